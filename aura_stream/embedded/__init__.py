@@ -1,0 +1,9 @@
+"""Kafka and Postgres without Docker, root or anything installed by hand: for ``aura up``, the demo and the tests."""
+
+from __future__ import annotations
+
+from aura_stream.embedded.kafka import KafkaCluster, KafkaServer, Listener
+from aura_stream.embedded.postgres import PostgresServer
+from aura_stream.embedded.processes import Process, Stack, wait_until
+
+__all__ = ["KafkaCluster", "KafkaServer", "Listener", "PostgresServer", "Process", "Stack", "wait_until"]

@@ -1,0 +1,238 @@
+"""All settings of the product: one frozen object, read and checked once at start.
+
+Sources, the first that has a value wins: arguments, the environment (``AURA_*``), the file ``<home>/env``
+that ``aura up`` writes, the default. Nothing else in the product reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "AURA_"
+ENV_FILE = "env"
+"""Name of the KEY=VALUE file inside ``home``."""
+
+_TENANT = re.compile(r"[a-z0-9_-]{1,64}")
+
+
+class SetupError(Exception):
+    """Something outside the program is not as it must be: what, where, why, and what mends it.
+
+    The command line prints it without a traceback, so each part is a sentence for the person who has to act.
+    """
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.why = why
+        self.fix = fix
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        parts += [f"  {name}: {text}" for name in ("where", "why", "fix") if (text := getattr(self, name))]
+        return "\n".join(parts)
+
+
+class SettingsError(SetupError):
+    """A setting is missing or has a value that cannot be used."""
+
+
+class _EnvFile(PydanticBaseSettingsSource):
+    """Reads ``<home>/env``. A source of its own because the file's place is itself a setting."""
+
+    def __init__(self, settings_cls: type[BaseSettings], home: Path) -> None:
+        super().__init__(settings_cls)
+        self._values = read_env_file(home / ENV_FILE)
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self._values.get(PREFIX + field_name.upper()), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, field in self.settings_cls.model_fields.items()
+            if (value := self.get_field_value(field, name)[0]) is not None
+        }
+
+
+class Settings(BaseSettings):
+    """The settings of one process. Every field can be set as ``AURA_<NAME>``."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    mode: Literal["sandbox", "live"] = Field(
+        "sandbox", description="`sandbox`: play money, simulated banks. `live` refuses unsafe defaults."
+    )
+    home: Path = Field(Path(".aura"), description="Directory for data, logs, pid files and the env file.")
+    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, `host:port[,host:port...]`.")
+    kafka_port: int = Field(9092, ge=1, le=65535, description="Port of the embedded Kafka that `aura up` starts.")
+    postgres_dsn: str = Field(
+        "postgresql://aura@127.0.0.1:5432/aura",
+        description="Postgres as the owner of the schema (migrations), `postgresql://user:password@host:port/db`.",
+    )
+    postgres_write_dsn: str = Field("", description="Postgres as the ledger's writer; default: the owner's DSN.")
+    postgres_read_dsn: str = Field("", description="Postgres as a reader; default: the owner's DSN.")
+    postgres_port: int = Field(5432, ge=1, le=65535, description="Port of the embedded Postgres.")
+    api_host: str = Field("127.0.0.1", description="Address the HTTP API listens on.")
+    api_port: int = Field(8080, ge=1, le=65535, description="Port the HTTP API listens on.")
+    api_url: str = Field("", description="Where clients reach the API; default: http://<api_host>:<api_port>.")
+    api_key: SecretStr | None = Field(
+        None, description="Bearer token of the HTTP API; must be set (24 characters or more) outside the sandbox."
+    )
+    api_wait_s: float = Field(2.0, ge=0, le=30, description="How long a request waits for its outcome, in seconds.")
+    partitions: int = Field(
+        8, ge=1, le=1024, description="Partitions of every topic that moves money; fixed once the topics exist."
+    )
+    replication_factor: int = Field(1, ge=1, le=9, description="Replicas of every topic; 3 in production.")
+    tenants: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("default", "demo"), description="Known tenants, comma separated."
+    )
+    state_dir: Path | None = Field(None, description="Directory of the local state stores; default: <home>/state.")
+    role: str = Field("main", description="Role of this process, a part of the default worker id.")
+    slot: int = Field(0, ge=0, le=999, description="Number of this process among those of its role.")
+    worker_id: str = Field(
+        "", description="Name of this worker instance and of its state directory; default: <role>-<slot>."
+    )
+    faust_web_port: int = Field(6066, ge=1, le=65535, description="Loopback port of the worker's own status page.")
+    session_timeout_s: float = Field(
+        10.0, ge=6, le=300, description="Seconds without heartbeat after which Kafka gives a worker's partitions away."
+    )
+    app_id: str = Field("aura", description="Prefix of topics, consumer groups and transactional ids.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe line logged.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Which sources there are, the strongest first."""
+        home = init_settings().get("home") or os.environ.get(PREFIX + "HOME") or ".aura"
+        return init_settings, env_settings, _EnvFile(settings_cls, Path(home))
+
+    @field_validator("tenants", mode="before")
+    @classmethod
+    def _split_tenants(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("tenants")
+    @classmethod
+    def _known_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("at least one tenant is needed")
+        for tenant in value:
+            if not _TENANT.fullmatch(tenant):
+                raise ValueError(f"tenant {tenant!r} must be 1 to 64 of a-z 0-9 _ -")
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("kafka_bootstrap")
+    @classmethod
+    def _host_ports(cls, value: str) -> str:
+        for part in value.split(","):
+            host, _, port = part.strip().rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ValueError(f"{part!r} is not host:port")
+        return value
+
+    @field_validator("postgres_dsn", "postgres_write_dsn", "postgres_read_dsn")
+    @classmethod
+    def _is_dsn(cls, value: str) -> str:
+        if value and not value.startswith(("postgresql://", "postgres://")):
+            raise ValueError("a DSN must begin with postgresql://")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Fill the defaults that follow from other settings, so that readers never have to."""
+        default = {name: field.default for name, field in cls.model_fields.items()}
+        have = {**default, **{name: value for name, value in values.items() if value not in (None, "")}}
+        filled = dict(values)
+        for name in ("postgres_write_dsn", "postgres_read_dsn"):
+            filled[name] = have[name] or have["postgres_dsn"]
+        filled["api_url"] = (have["api_url"] or f"http://{have['api_host']}:{have['api_port']}").rstrip("/")
+        filled["state_dir"] = have["state_dir"] or Path(have["home"]) / "state"
+        filled["worker_id"] = have["worker_id"] or f"{have['role']}-{have['slot']}"
+        return filled
+
+    @model_validator(mode="after")
+    def _safe_in_live(self) -> Self:
+        if self.mode != "sandbox" and (self.api_key is None or len(self.api_key.get_secret_value()) < 24):
+            raise ValueError("api_key: an API key of 24 characters or more must be set outside the sandbox")
+        return self
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """The KEY=VALUE lines of ``path``; empty when there is none. Comments and blank lines are skipped.
+
+    Raises :class:`SettingsError` for a line that is neither.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SettingsError(
+            "The settings file cannot be read.", where=str(path), why=str(error), fix=f"chmod u+r {path}"
+        ) from error
+    values: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, separator, value = line.partition("=")
+        if not separator or not key.strip().replace("_", "").isalnum():
+            raise SettingsError(
+                "The settings file has a line that is not KEY=VALUE.",
+                where=f"{path}, line {number}",
+                why=f"it reads {line.split('=')[0][:40]!r}",
+                fix="correct the line, or run `aura down && aura up`, which writes the file anew",
+            )
+        values[key.strip()] = value.strip().strip("\"'")
+    return values
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings of this process; ``overrides`` win over the environment and the env file.
+
+    Raises :class:`SettingsError`, which names each bad setting, where its value came from, why it is refused and
+    how to set it.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # checked by the model itself
+    except ValidationError as error:
+        home = Path(str(overrides.get("home") or os.environ.get(PREFIX + "HOME") or ".aura"))
+        file_values = read_env_file(home / ENV_FILE)
+        lines, places, names = [], [], []
+        for problem in error.errors():
+            field = str(problem["loc"][0]) if problem["loc"] else "api_key"
+            name = PREFIX + field.upper()
+            names.append(name)
+            if name in os.environ:
+                places.append(f"{name} in the environment")
+            elif name in file_values:
+                places.append(f"{name} in {home / ENV_FILE}")
+            else:
+                places.append(name)
+            lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+        raise SettingsError(
+            "A setting cannot be used." if len(lines) == 1 else f"{len(lines)} settings cannot be used.",
+            where="; ".join(dict.fromkeys(places)),
+            why="; ".join(lines),
+            fix=f"set {', '.join(dict.fromkeys(names))} to a value of the right form, or unset it to use the default",
+        ) from error
