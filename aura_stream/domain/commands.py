@@ -1,0 +1,298 @@
+"""The public door: what a command looks like and how its bytes become one.
+
+One decoder serves the Kafka door and HTTP, so that both accept and refuse the same. The JSON Schemas in
+`topics/schemas/` are generated from these models.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Discriminator, StringConstraints, TypeAdapter, ValidationError
+
+from aura_stream.domain import ids
+from aura_stream.domain.reasons import Invalid
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+UuidText = Annotated[
+    str, StringConstraints(pattern=r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$")
+]
+Tenant = Annotated[str, StringConstraints(pattern=ids.TENANT_PATTERN)]
+Customer = Annotated[str, StringConstraints(pattern=ids.CUSTOMER_PATTERN)]
+IdempotencyKey = Annotated[str, StringConstraints(pattern=ids.IDEMPOTENCY_KEY_PATTERN)]
+AccountName = Annotated[str, StringConstraints(pattern=ids.ACCOUNT_NAME_PATTERN)]
+# Form and asset of ids and amounts are checked by the machines' own parsers, which say what is wrong; here only a bound.
+AccountIdText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+AmountText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+DateTimeText = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+    ),
+]
+TransactionIdText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class OpenAccount(_Strict):
+    """Data of `account.open`."""
+
+    asset: Annotated[str, StringConstraints(min_length=1, max_length=16)]
+    name: AccountName | None = None
+
+
+class OnAccount(_Strict):
+    """Data of `account.freeze`, `account.unfreeze` and `account.close`."""
+
+    account_id: AccountIdText
+
+
+class SubmitDeposit(_Strict):
+    """Data of `deposit.submit`."""
+
+    account_id: AccountIdText
+    amount: AmountText
+    effective_at: DateTimeText | None = None
+
+
+class SubmitTransfer(_Strict):
+    """Data of `transfer.submit`."""
+
+    from_account_id: AccountIdText
+    to_account_id: AccountIdText
+    amount: AmountText
+    effective_at: DateTimeText | None = None
+
+
+class PlaceHold(_Strict):
+    """Data of `hold.place`: money of `account_id` is set aside for `to_account_id` until `expires_at`."""
+
+    account_id: AccountIdText
+    amount: AmountText
+    to_account_id: AccountIdText
+    expires_at: DateTimeText
+    effective_at: DateTimeText | None = None
+
+
+class OnTransaction(_Strict):
+    """Data of `deposit.reject`, `hold.release` and `transaction.cancel`."""
+
+    transaction_id: TransactionIdText
+
+
+class ConfirmDeposit(OnTransaction):
+    """Data of `deposit.confirm`."""
+
+    effective_at: DateTimeText | None = None
+
+
+class CaptureHold(OnTransaction):
+    """Data of `hold.capture`: `amount` or, without it, all; what is not captured is released."""
+
+    amount: AmountText | None = None
+    effective_at: DateTimeText | None = None
+
+
+class Envelope(_Strict):
+    """What every command carries. `issued_at` is the sender's word and decides nothing: the broker's time does."""
+
+    MOVES_NO_MONEY: ClassVar[bool] = False
+    id: UuidText
+    tenant: Tenant
+    customer: Customer
+    idempotency_key: IdempotencyKey
+    issued_at: DateTimeText
+
+
+class AccountOpen(Envelope):
+    """Opens an account of the customer in one asset."""
+
+    MOVES_NO_MONEY = True
+    type: Literal["account.open"]
+    data: OpenAccount
+
+
+class AccountFreeze(Envelope):
+    """Refuses new debits and incoming transfers of the account."""
+
+    MOVES_NO_MONEY = True
+    type: Literal["account.freeze"]
+    data: OnAccount
+
+
+class AccountUnfreeze(Envelope):
+    """Lifts a freeze."""
+
+    MOVES_NO_MONEY = True
+    type: Literal["account.unfreeze"]
+    data: OnAccount
+
+
+class AccountClose(Envelope):
+    """Closes an empty account for good."""
+
+    MOVES_NO_MONEY = True
+    type: Literal["account.close"]
+    data: OnAccount
+
+
+class DepositSubmit(Envelope):
+    """Announces money from outside; nothing is available before it is confirmed."""
+
+    type: Literal["deposit.submit"]
+    data: SubmitDeposit
+
+
+class DepositConfirm(Envelope):
+    """The money of a deposit has come."""
+
+    type: Literal["deposit.confirm"]
+    data: ConfirmDeposit
+
+
+class DepositReject(Envelope):
+    """The money of a deposit will not come."""
+
+    type: Literal["deposit.reject"]
+    data: OnTransaction
+
+
+class TransferSubmit(Envelope):
+    """Moves money from an account of the customer to any account of the tenant."""
+
+    type: Literal["transfer.submit"]
+    data: SubmitTransfer
+
+
+class HoldPlace(Envelope):
+    """Sets money aside."""
+
+    type: Literal["hold.place"]
+    data: PlaceHold
+
+
+class HoldCapture(Envelope):
+    """Moves held money to its target, once."""
+
+    type: Literal["hold.capture"]
+    data: CaptureHold
+
+
+class HoldRelease(Envelope):
+    """Gives held money back."""
+
+    type: Literal["hold.release"]
+    data: OnTransaction
+
+
+class TransactionCancel(Envelope):
+    """Cancels an unconfirmed deposit or a hold."""
+
+    type: Literal["transaction.cancel"]
+    data: OnTransaction
+
+
+Command = (
+    AccountOpen
+    | AccountFreeze
+    | AccountUnfreeze
+    | AccountClose
+    | DepositSubmit
+    | DepositConfirm
+    | DepositReject
+    | TransferSubmit
+    | HoldPlace
+    | HoldCapture
+    | HoldRelease
+    | TransactionCancel
+)
+COMMAND_TYPES: Final[dict[str, type[Envelope]]] = {
+    "account.open": AccountOpen,
+    "account.freeze": AccountFreeze,
+    "account.unfreeze": AccountUnfreeze,
+    "account.close": AccountClose,
+    "deposit.submit": DepositSubmit,
+    "deposit.confirm": DepositConfirm,
+    "deposit.reject": DepositReject,
+    "transfer.submit": TransferSubmit,
+    "hold.place": HoldPlace,
+    "hold.capture": HoldCapture,
+    "hold.release": HoldRelease,
+    "transaction.cancel": TransactionCancel,
+}
+ADAPTER: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Discriminator("type")])
+
+
+def parse_command(value: bytes | None) -> Command:
+    """The command in a record's value. Raises :class:`Invalid` with reason, detail and pointer."""
+    try:
+        return ADAPTER.validate_json(value or b"")
+    except ValidationError as error:
+        raise as_invalid(error) from None
+
+
+def as_invalid(error: ValidationError) -> Invalid:
+    """The first of pydantic's errors as one of our reasons, with a pointer to the place."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    # A discriminated union puts the tag in front of the location; the sender knows no such level.
+    location = [str(part) for part in first["loc"] if part not in COMMAND_TYPES]
+    pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in location)
+    kind, field = first["type"], location[-1] if location else ""
+    if kind == "json_invalid":
+        return Invalid("invalid_json", first["msg"])
+    if kind.startswith("union_tag"):
+        shown = repr(first["input"].get("type"))[:80] if isinstance(first["input"], dict) else "nothing"
+        missing = kind == "union_tag_not_found"
+        return Invalid(
+            "missing_fields" if missing else "invalid_type",
+            "type is missing" if missing else f"{shown} is not a command type; known are {', '.join(COMMAND_TYPES)}",
+            "/type",
+        )
+    if kind == "missing":
+        return Invalid("missing_fields", f"{field} is missing", pointer)
+    if kind == "extra_forbidden":
+        return Invalid("unknown_field", f"{field[:80]} is not known here", pointer)
+    reason = {
+        "id": "invalid_uuid_format",
+        "issued_at": "invalid_datetime_format",
+        "effective_at": "invalid_datetime_format",
+        "expires_at": "invalid_datetime_format",
+        "amount": "invalid_amount_format",
+        "idempotency_key": "idempotency_key_invalid",
+        "account_id": "invalid_account_id",
+        "from_account_id": "invalid_account_id",
+        "to_account_id": "invalid_account_id",
+    }.get(field, "invalid_field")
+    return Invalid(reason, f"{field or 'the message'}: {first['msg']}", pointer)
+
+
+def parse_time(text: str) -> int:
+    """Milliseconds since 1970 of an RFC 3339 time. Raises :class:`Invalid` ``invalid_datetime_format``."""
+    try:
+        parsed = datetime.fromisoformat(text.upper())
+        if parsed.tzinfo is None:
+            raise ValueError("no zone")
+        return (parsed - _EPOCH) // _MILLISECOND
+    except (ValueError, OverflowError) as error:
+        raise Invalid("invalid_datetime_format", f"{text[:64]!r}: {error}") from None
+
+
+def fingerprint(command: Command) -> str:
+    """A hash of what the command asks for, without its id and time of issue: the same content, the same hash.
+
+    `12.5` and `12.50` are the same content, so amounts go in without trailing zeros.
+    """
+    content: dict[str, Any] = {key: value for key, value in command.data.__dict__.items() if value is not None}
+    amount = content.get("amount")
+    if amount is not None and "." in amount:
+        content["amount"] = amount.rstrip("0").rstrip(".")
+    packed = orjson.dumps([command.type, content], option=orjson.OPT_SORT_KEYS)
+    return blake2b(packed, digest_size=16).hexdigest()

@@ -1,0 +1,137 @@
+"""The local copy of a shard's state: an ordered map of bytes. RocksDB in a worker, a dictionary where nothing may stay.
+
+The changelog is the truth; a store can be thrown away at any time and is restored from it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from rocksdict import AccessType, BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
+
+from aura_stream.engine.errors import StoreFailed
+
+Changes = Iterable[tuple[bytes, bytes | None]]
+"""Keys with their new values; None deletes."""
+
+
+class Store(Protocol):
+    """An ordered map of bytes with one writer."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, or None."""
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs with start <= key < stop, in order."""
+
+    def write(self, changes: Changes) -> None:
+        """All changes or none, visible at once."""
+
+    def close(self) -> None:
+        """Gives back files and locks."""
+
+
+class MemoryStore:
+    """A store for tests, rebuilds and simulations."""
+
+    def __init__(self) -> None:
+        self._data: dict[bytes, bytes] = {}
+        self._sorted: list[bytes] | None = []
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._data.get(key)
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        if self._sorted is None:
+            self._sorted = sorted(self._data)
+        keys = self._sorted
+        for at in range(bisect_left(keys, start), bisect_left(keys, stop)):
+            yield keys[at], self._data[keys[at]]
+
+    def write(self, changes: Changes) -> None:
+        for key, value in changes:
+            if value is None:
+                if self._data.pop(key, None) is not None:
+                    self._sorted = None
+            else:
+                if key not in self._data:
+                    self._sorted = None
+                self._data[key] = value
+
+    def close(self) -> None:
+        pass
+
+
+class RocksStore:
+    """A RocksDB directory.
+
+    All changes of a unit are one write batch that also holds the changelog position, so that position and data agree
+    after any crash. Nothing is synced: what a power cut takes away is read from the changelog again.
+    """
+
+    _cache: Cache | None = None  # one block cache for all shards of the process
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if RocksStore._cache is None:
+            RocksStore._cache = Cache(64 << 20)
+        table = BlockBasedOptions()
+        table.set_block_cache(RocksStore._cache)
+        table.set_bloom_filter(10, False)
+        table.set_cache_index_and_filter_blocks(True)
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_block_based_table_factory(table)
+        options.set_write_buffer_size(8 << 20)
+        options.set_max_write_buffer_number(2)
+        options.set_max_background_jobs(1)
+        options.set_compression_type(DBCompressionType.lz4())
+        options.set_keep_log_file_num(1)
+        options.set_max_open_files(64)
+        self.path = path
+        try:
+            self._db = Rdict(str(path), options=options, access_type=AccessType.read_write())
+        except Exception as error:
+            raise StoreFailed(f"cannot open {path}: {error}") from error
+        self._read = ReadOptions()
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as error:
+            raise StoreFailed(f"cannot read {self.path}: {error}") from error
+        return value
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            cursor = self._db.iter(self._read)
+            cursor.seek(start)
+            while cursor.valid():
+                key = cursor.key()
+                if key >= stop:
+                    return
+                yield key, cursor.value()
+                cursor.next()
+        except GeneratorExit:
+            raise
+        except Exception as error:
+            raise StoreFailed(f"cannot read {self.path}: {error}") from error
+
+    def write(self, changes: Changes) -> None:
+        batch = WriteBatch(raw_mode=True)
+        for key, value in changes:
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        try:
+            self._db.write(batch)
+        except Exception as error:
+            raise StoreFailed(f"cannot write {self.path}: {error}") from error
+
+    def close(self) -> None:
+        self._db.close()
+

@@ -1,0 +1,79 @@
+"""Topics are declared once; this creates them, and refuses to work with others than the declared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import for_code
+
+DAY_MS = 24 * 60 * 60 * 1000
+KEEP = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+"""What carries money or the memory of it is kept without limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic: name, what its key is, its settings, and the JSON Schema of its values (a file in `topics/schemas/`).
+
+    All topics have the same number of partitions, the cluster's: what belongs to a customer has one partition number
+    everywhere.
+    """
+
+    name: str
+    key: str
+    value: str
+    schema: str = ""
+    config: Mapping[str, str] = field(default_factory=lambda: dict(KEEP))
+
+
+class TopicMismatch(Exception):
+    """Topics are missing or have another number of partitions than the cluster's. The message names them and the fix."""
+
+
+async def apply_topics(bootstrap: str, topics: Iterable[Topic], *, partitions: int, replication: int) -> list[str]:
+    """Creates the topics that are missing and returns their names. Raises :class:`TopicMismatch` as `check_topics` does."""
+    topics = list(topics)
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=30_000)
+    await admin.start()
+    try:
+        present = set(await admin.list_topics())
+        missing = [topic for topic in topics if topic.name not in present]
+        if missing:
+            config = {"min.insync.replicas": str(min(2, replication))}
+            answer = await admin.create_topics(
+                [
+                    NewTopic(topic.name, partitions, replication, topic_configs=config | dict(topic.config))
+                    for topic in missing
+                ],
+                timeout_ms=30_000,
+            )
+            for name, code, *message in answer.topic_errors:
+                if code and for_code(code).__name__ != "TopicAlreadyExistsError":
+                    raise TopicMismatch(f"cannot create {name}: {for_code(code).__name__} {message}")
+    finally:
+        await admin.close()
+    await check_topics(bootstrap, topics, partitions=partitions)
+    return [topic.name for topic in missing]
+
+
+async def check_topics(bootstrap: str, topics: Iterable[Topic], *, partitions: int) -> None:
+    """Raises :class:`TopicMismatch` unless every topic is there with just `partitions` partitions."""
+    names = [topic.name for topic in topics]
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=30_000)
+    await admin.start()
+    try:
+        present = set(await admin.list_topics())
+        missing = [name for name in names if name not in present]
+        if missing:
+            raise TopicMismatch(f"Kafka at {bootstrap} lacks {', '.join(missing)}. Fix: aura topics apply")
+        for found in await admin.describe_topics(names):
+            count = len(found["partitions"])
+            if count != partitions:
+                raise TopicMismatch(
+                    f"Kafka at {bootstrap} has {found['topic']} with {count} partitions, {partitions} are configured "
+                    f"(AURA_PARTITIONS). The number is fixed when a cluster is set up: configure {count}, or use a new cluster."
+                )
+    finally:
+        await admin.close()

@@ -1,0 +1,506 @@
+"""The unit of work: what one batch of records changes, gathered in memory and committed as a whole.
+
+Everything in this file is synchronous and pure of IO but for reads of the local store. The same code runs in a worker
+(`shard.py`), in a rebuild and in tests (`driver.py`), so that all three decide alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from aura_stream.engine.errors import EngineError, Oversize, Poison, SignalGap, SignalUndecodable
+from aura_stream.engine.partitioner import Partitioner
+from aura_stream.engine.store import Store
+from aura_stream.engine.table import Table, after, enter
+
+log = logging.getLogger(__name__)
+
+STATE_KEY = b"\xf0state"
+EXPIRY = b"\xf1"  # + key of a table value; the deadline of a value that expires carries it
+DEADLINES = b"\xf2"  # + due (8 bytes) + key
+
+JOURNAL_PART_MAX = 512 * 1024  # bytes; a journal record is split above, between commands
+SIGNALS_MAX, SIGNALS_BYTES_MAX = 500, 256 * 1024  # of one packed record
+OUTPUT_MAX = 1024 * 1024  # bytes of one value sent
+DEADLINES_PER_UNIT = 1000
+CACHE_MAX = 4096  # values per generation of a shard's read cache
+
+
+class Record(Protocol):
+    """What the engine needs of a Kafka record; aiokafka's fit."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+class Output(NamedTuple):
+    """A message to send with the unit; it goes to the shard's own partition number unless another is named."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int = -1
+
+
+class ShardState(msgspec.Struct):
+    """The engine's own state of a partition, kept beside the tables: one changelog record per unit."""
+
+    at: int = 0  # the shard's time, ms
+    seq: int = 0  # last journal record
+    applied: dict[str, int] = {}  # source (commands, signals) -> last offset applied
+    counters: dict[str, int] = {}
+    sent: dict[int, int] = {}  # target partition -> last packed signal
+    received: dict[int, int] = {}  # source partition -> last packed signal
+    rules: str = ""
+
+
+class Packed(msgspec.Struct, frozen=True):
+    """One record of the signals topic: what one unit of one partition tells another. `seq` is dense per pair."""
+
+    source: int
+    seq: int
+    at: int
+    signals: list[msgspec.Raw]
+    v: int = 1
+
+
+class Actor(Protocol):
+    """What the engine runs: the business of a partition, written as if nothing could fail.
+
+    Each method is called inside a unit of work with tables open; it is synchronous, reads no clock and awaits nothing.
+    It may raise :class:`Poison` (or anything): then nothing of this record remains but its dead letter.
+    """
+
+    signal_type: Any
+    """A msgspec type that all signals are decoded to."""
+
+    def command(self, unit: Unit, record: Record) -> None:
+        """Handles one record of the commands topic."""
+
+    def dead_letter(self, unit: Unit, record: Record, reason: str, detail: str) -> None:
+        """Answers a command that raised; its bytes are already on their way to the dead letters."""
+
+    def signal(self, unit: Unit, signal: Any) -> None:
+        """Handles one signal of another partition, or of this one."""
+
+    def refuse(self, unit: Unit, signal: Any, reason: str, detail: str) -> None:
+        """Answers a signal that raised: money under way goes back. If this raises too, the shard stops."""
+
+    def deadline(self, unit: Unit, key: bytes) -> None:
+        """A deadline that was set with :meth:`Unit.deadline` has come."""
+
+
+class Names(NamedTuple):
+    """Topics of an engine: what it reads and writes."""
+
+    commands: str
+    signals: str
+    journal: str
+    dead_letters: str
+    changelog: str
+
+
+class Unit:
+    """One unit of work: overlay over the store, lines for the journal, outputs, signals, and the state they lead to."""
+
+    def __init__(self, shard: Memory) -> None:
+        state = shard.state
+        self._shard = shard
+        self.partition = shard.partition
+        self.at = state.at
+        self.seq = state.seq + 1
+        self.dirty: dict[bytes, bytes | None] = {}
+        self.outputs: list[Output] = []
+        self.inputs: list[list[str | int]] = []
+        self.records = 0
+        self.fired = 0
+        self.dead = 0
+        self.parts: list[tuple[int, list[bytes]]] = []
+        self.counters = state.counters.copy()
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._outgoing: list[tuple[int, bytes]] = []
+        self._undo: list[tuple[bytes, Any]] = []
+        self._undo_values: list[tuple[bytes, Any]] = []
+        self.line_number = 0
+
+    # --- for agents ------------------------------------------------------------------------------------------------
+
+    def line(self, line: msgspec.Struct) -> None:
+        """Adds a line to the journal message: something that was decided. Raises :class:`Oversize`."""
+        encoded = _encode(line)
+        if len(encoded) > OUTPUT_MAX // 2:
+            raise Oversize("a journal line", len(encoded), OUTPUT_MAX // 2)
+        self._lines.append(encoded)
+        self._size += len(encoded)
+        self.line_number += 1
+
+    def send(self, topic: str, key: bytes, value: bytes, headers: tuple[tuple[str, bytes], ...] = ()) -> None:
+        """Sends a message to the shard's own partition of a topic, with the unit. Raises :class:`Oversize`."""
+        if len(value) > OUTPUT_MAX:
+            raise Oversize(f"a message to {topic}", len(value), OUTPUT_MAX)
+        self.outputs.append(Output(topic, key, value, headers))
+
+    def signal(self, key: bytes, signal: msgspec.Struct) -> None:
+        """Sends a signal to the shard of `key`; it is handled there exactly once and in order. Raises :class:`Oversize`."""
+        encoded = _encode(signal)
+        if len(encoded) > SIGNALS_BYTES_MAX:
+            raise Oversize("a signal", len(encoded), SIGNALS_BYTES_MAX)
+        self._outgoing.append((self._shard.partitioner(key), encoded))
+
+    def deadline(self, key: bytes, due: int) -> None:
+        """Asks for a call of the actor's `deadline` with `key` once the shard's time has reached `due` (ms)."""
+        self._mark(DEADLINES + due.to_bytes(8, "big") + key, b"")
+        if due < self._shard.next_due:
+            self._shard.next_due = due
+
+    def clear_deadline(self, key: bytes, due: int) -> None:
+        """Takes a deadline back; `due` must be the time it was set for."""
+        self._mark(DEADLINES + due.to_bytes(8, "big") + key, None)
+
+    def next_number(self, counter: str) -> int:
+        """The next number of a dense count of this partition, from 1."""
+        number = self.counters[counter] = self.counters.get(counter, 0) + 1
+        return number
+
+    # --- for tables ------------------------------------------------------------------------------------------------
+
+    def read(self, table: Table[Any], full: bytes) -> Any:
+        """The present value of a full key, decoded."""
+        shard = self._shard
+        try:
+            return shard.young[full]
+        except KeyError:
+            pass
+        if full in shard.old:
+            value = shard.old[full]
+        else:
+            encoded = shard.store.get(full)
+            if encoded is None:
+                return None
+            value = table.decode(encoded)
+        shard.young[full] = value
+        return value
+
+    def write(self, full: bytes, value: Any, encoded: bytes | None) -> None:
+        """Puts a value (None deletes) and remembers what was there, until the record is done."""
+        young = self._shard.young
+        self._undo_values.append((full, young.get(full, _UNKNOWN)))
+        young[full] = value
+        self._mark(full, encoded)
+
+    def _mark(self, full: bytes, encoded: bytes | None) -> None:
+        dirty = self.dirty
+        self._undo.append((full, dirty.get(full, _UNKNOWN)))
+        dirty[full] = encoded
+
+    def expire(self, full: bytes, due: int) -> None:
+        """Has the engine delete a value at `due`, unless it was changed to live longer."""
+        self.deadline(EXPIRY + full, due)
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Store and overlay together, in order. The overlay is read as it is now; changes during the scan are not seen."""
+        overlay = sorted((k, v) for k, v in self.dirty.items() if start <= k < stop)
+        at = 0
+        for key, value in self._shard.store.scan(start, stop):
+            while at < len(overlay) and overlay[at][0] < key:
+                new_key, new_value = overlay[at]
+                at += 1
+                if new_value is not None:
+                    yield new_key, new_value
+            if at < len(overlay) and overlay[at][0] == key:
+                changed = overlay[at][1]
+                at += 1
+                if changed is not None:
+                    yield key, changed
+            else:
+                yield key, value
+        for new_key, new_value in overlay[at:]:
+            if new_value is not None:
+                yield new_key, new_value
+
+    # --- for the engine --------------------------------------------------------------------------------------------
+
+    def attempt(self, work: Callable[..., None], *arguments: Any) -> Exception | None:
+        """Runs `work`; if it raises, nothing of it remains (rule: a record is all or nothing) and the error is returned."""
+        if self._size > JOURNAL_PART_MAX:
+            self._begin_part()
+        marks = (len(self._lines), self._size, self.line_number, len(self.outputs), len(self._outgoing))
+        counters = self.counters.copy()
+        self._undo.clear()
+        self._undo_values.clear()
+        try:
+            work(self, *arguments)
+        except EngineError:
+            raise
+        except Exception as error:
+            for target, undo in ((self.dirty, self._undo), (self._shard.young, self._undo_values)):
+                for full, value in reversed(undo):
+                    if value is _UNKNOWN:
+                        target.pop(full, None)
+                    else:
+                        target[full] = value
+            lines, self._size, self.line_number, outputs, outgoing = marks
+            del self._lines[lines:], self.outputs[outputs:], self._outgoing[outgoing:]
+            self.counters = counters
+            return error
+        return None
+
+    def _begin_part(self) -> None:
+        self.parts.append((self.seq, self._lines))
+        self._lines, self._size, self.line_number = [], 0, 0
+        self.seq += 1
+
+    def finish(self) -> Finished:
+        """Closes the unit: the changelog records, the messages, and the state of the shard after it."""
+        shard, before = self._shard, self._shard.state
+        applied, received = shard.applied, shard.received
+        sent = before.sent.copy()
+        outputs = self.outputs
+        for target, values in _pack(self._outgoing):
+            sent[target] = seq = sent.get(target, 0) + 1
+            value = b'{"source":%d,"seq":%d,"at":%d,"signals":[%b],"v":1}' % (self.partition, seq, self.at, b",".join(values))
+            outputs.append(Output(shard.names.signals, b"%d" % self.partition, value, (), target))
+        self.parts.append((self.seq, self._lines))
+        rules = b""
+        if before.rules != shard.rules_hash:
+            self.inputs.insert(0, ["rules", shard.rules_hash])
+            rules = b',"rules":' + _encode(shard.rules.decode())
+        last = len(self.parts) - 1
+        for number, (seq, lines) in enumerate(self.parts):
+            end = b',"inputs":%b%b' % (_encode(self.inputs), rules) if number == last else b',"last":false'
+            value = b'{"partition":%d,"seq":%d,"at":%d,"lines":[%b]%b,"v":1}' % (
+                self.partition, seq, self.at, b",".join(lines), end
+            )
+            outputs.append(Output(shard.names.journal, b"%d" % self.partition, value))
+        state = ShardState(self.at, self.seq, applied, self.counters, sent, received, shard.rules_hash)
+        self.dirty[STATE_KEY] = _encode(state)
+        return Finished(self.dirty, outputs, state)
+
+
+class Finished(NamedTuple):
+    """What a unit of work leaves: to be written in one Kafka transaction, and then to the store."""
+
+    changes: dict[bytes, bytes | None]
+    outputs: list[Output]
+    state: ShardState
+
+
+class Memory:
+    """What a shard knows between units: its state, a read cache over its store, and the actor that it runs.
+
+    `run` computes a unit from records; `adopt` takes it over once it is committed. After a failed commit the memory is
+    thrown away and made anew from the restored store.
+    """
+
+    def __init__(
+        self, partition: int, *, actor: Actor, names: Names, store: Store, partitioner: Partitioner, rules: bytes, rules_hash: str
+    ) -> None:
+        self.partition, self.actor, self.names, self.store = partition, actor, names, store
+        self.partitioner, self.rules, self.rules_hash = partitioner, rules, rules_hash
+        kept = store.get(STATE_KEY)
+        self.state = msgspec.json.decode(kept, type=ShardState) if kept is not None else ShardState()
+        self.applied = self.state.applied.copy()  # while a unit is computed: what it will have applied
+        self.received = self.state.received.copy()
+        self.young: dict[bytes, Any] = {}
+        self.old: dict[bytes, Any] = {}
+        self.next_due = next((_due(key) for key, _ in store.scan(DEADLINES, after(DEADLINES))), NEVER)
+        self._packed = msgspec.json.Decoder(Packed)
+        self._signals = msgspec.json.Decoder(actor.signal_type)
+
+    def run(self, batch: Sequence[Record], *, clock: int = 0, recorded: Sequence[Sequence[str | int]] | None = None) -> tuple[Unit, int]:
+        """Computes one unit from records in their order; returns it and how many records it took (the rest is for the next).
+
+        `clock` moves the shard's time when no command does. `recorded` are the inputs of a unit that ran before: then
+        deadlines fire exactly where they fired then (a rebuild).
+        """
+        self.applied, self.received = self.state.applied.copy(), self.state.received.copy()
+        unit = Unit(self)
+        enter(unit)
+        try:
+            if recorded is not None:
+                return unit, self._replay(unit, batch, recorded)
+            if clock > unit.at and not self._tick(unit, clock):
+                return unit, 0
+            for taken, record in enumerate(batch):
+                if not self._take(unit, record, True):
+                    return unit, taken
+            return unit, len(batch)
+        finally:
+            enter(None)
+
+    def adopt(self, finished: Finished) -> None:
+        """Takes over the state of a unit that is committed."""
+        self.store.write(finished.changes.items())
+        self.state = finished.state
+        if len(self.young) > CACHE_MAX:
+            self.old, self.young = self.young, {}
+
+    def _take(self, unit: Unit, record: Record, fire: bool) -> bool:
+        """Handles one record, after the deadlines that its time has reached; False when they fill the unit."""
+        if record.topic == self.names.commands:
+            source = "commands"
+            if record.offset <= self.applied.get(source, -1):
+                return True
+            if fire and record.timestamp >= self.next_due and not self._tick(unit, record.timestamp):
+                return False
+            if record.timestamp > unit.at:
+                unit.at = record.timestamp
+            error = unit.attempt(self.actor.command, record)
+            if error is not None:
+                self._bury(unit, record, error)
+        else:
+            source = "signals"
+            if record.offset <= self.applied.get(source, -1):
+                return True
+            packed = self._unpack(record)
+            if fire and packed.at >= self.next_due and not self._tick(unit, packed.at):
+                return False
+            if packed.at > unit.at:
+                unit.at = packed.at
+            self._signal(unit, record, packed)
+        self.applied[source] = record.offset
+        unit.records += 1
+        inputs = unit.inputs
+        if inputs and inputs[-1][0] == source:
+            inputs[-1][2] = record.offset
+        else:
+            inputs.append([source, record.offset, record.offset])
+        return True
+
+    def _unpack(self, record: Record) -> Packed:
+        try:
+            return self._packed.decode(record.value or b"")
+        except msgspec.MsgspecError as error:
+            raise SignalUndecodable(f"{record.topic}[{record.partition}] offset {record.offset}: {error}") from error
+
+    def _signal(self, unit: Unit, record: Record, packed: Packed) -> None:
+        last = self.received.get(packed.source, 0)
+        if packed.seq <= last:
+            return
+        if packed.seq != last + 1:
+            raise SignalGap(
+                f"{record.topic}[{record.partition}] offset {record.offset}: signal {packed.seq} of partition {packed.source}"
+                f" follows {last}; what lies between is lost. Keep the topic, stop, and rebuild the partition."
+            )
+        self.received[packed.source] = packed.seq
+        for raw in packed.signals:
+            try:
+                signal = self._signals.decode(raw)
+            except msgspec.MsgspecError as error:
+                raise SignalUndecodable(f"{record.topic}[{record.partition}] offset {record.offset}: {error}") from error
+            error_ = unit.attempt(self.actor.signal, signal)
+            if error_ is not None:
+                reason, detail = _reason(error_)
+                log.error("signal refused: %s", detail, exc_info=error_)
+                refusing = unit.attempt(self.actor.refuse, signal, reason, detail)
+                if refusing is not None:
+                    raise EngineError(f"a signal could be neither handled nor refused: {refusing!r}") from refusing
+                self._copy_to_dead_letters(unit, record, bytes(raw), reason, detail)
+
+    def _bury(self, unit: Unit, record: Record, error: Exception) -> None:
+        reason, detail = _reason(error)
+        if reason == "internal_error":
+            log.error("%s[%s] offset %s: %s", record.topic, record.partition, record.offset, detail, exc_info=error)
+        self._copy_to_dead_letters(unit, record, record.value, reason, detail)
+        answering = unit.attempt(self.actor.dead_letter, record, reason, detail)
+        if answering is not None:
+            raise EngineError(f"a dead letter could not be answered: {answering!r}") from answering
+
+    def _copy_to_dead_letters(self, unit: Unit, record: Record, value: bytes | None, reason: str, detail: str) -> None:
+        headers = (
+            ("aura-reason", reason.encode()),
+            ("aura-detail", detail[:1000].encode(errors="replace")),
+            ("aura-topic", record.topic.encode()),
+            ("aura-partition", b"%d" % record.partition),
+            ("aura-offset", b"%d" % record.offset),
+        )
+        unit.dead += 1
+        unit.outputs.append(Output(self.names.dead_letters, record.key, value, headers))
+
+    def _tick(self, unit: Unit, now: int) -> bool:
+        """Moves the time to `now` and fires what is due, in order; False when the unit is full and more is due."""
+        unit.at = max(unit.at, now)
+        room = DEADLINES_PER_UNIT - unit.fired
+        due = []
+        self.next_due = NEVER
+        for key, _ in unit.scan(DEADLINES, after(DEADLINES)):
+            if len(due) == room or _due(key) > unit.at:
+                self.next_due = _due(key)
+                break
+            due.append(key)
+        if due:
+            unit.inputs.append(["clock", unit.at])
+        for key in due:
+            unit.fired += 1
+            unit._mark(key, None)
+            name = key[len(DEADLINES) + 8 :]
+            error = unit.attempt(self._expire if name.startswith(EXPIRY) else self.actor.deadline, name)
+            if error is not None:
+                raise EngineError(f"the deadline of {name!r} raised {error!r}") from error
+        return self.next_due > unit.at
+
+    def _expire(self, unit: Unit, name: bytes) -> None:
+        full = name[len(EXPIRY) :]
+        table = Table.by_prefix[full[:1]]
+        value = unit.read(table, full)
+        # A value that was set again to live longer has a later deadline of its own.
+        if value is not None and table.expires is not None and table.expires(value) <= unit.at:
+            unit.write(full, None, None)
+
+    def _replay(self, unit: Unit, batch: Sequence[Record], recorded: Sequence[Sequence[str | int]]) -> int:
+        taken = 0
+        for kind, *where in recorded:
+            if kind == "clock":
+                self._tick(unit, int(where[0]))
+            elif kind != "rules":
+                while taken < len(batch) and batch[taken].offset <= int(where[1]) and self._source(batch[taken]) == kind:
+                    self._take(unit, batch[taken], False)
+                    taken += 1
+        return taken
+
+    def _source(self, record: Record) -> str:
+        return "commands" if record.topic == self.names.commands else "signals"
+
+
+NEVER = (1 << 63) - 1
+_UNKNOWN = object()
+_encode = msgspec.json.Encoder().encode
+
+
+def _due(key: bytes) -> int:
+    return int.from_bytes(key[len(DEADLINES) : len(DEADLINES) + 8], "big")
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    if isinstance(error, Poison):
+        return error.reason, error.detail
+    return "internal_error", f"{type(error).__name__}: {error}"
+
+
+def _pack(outgoing: list[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]]:
+    """Signals by target in their order, split where a record would grow too large."""
+    targets: dict[int, list[bytes]] = {}
+    sizes: dict[int, int] = {}
+    for target, value in outgoing:
+        waiting = targets.get(target)
+        if waiting is not None and (len(waiting) == SIGNALS_MAX or sizes[target] + len(value) > SIGNALS_BYTES_MAX):
+            yield target, waiting
+            waiting = None
+        if waiting is None:
+            waiting = targets[target] = []
+            sizes[target] = 0
+        waiting.append(value)
+        sizes[target] += len(value)
+    yield from targets.items()
+
