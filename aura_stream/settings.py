@@ -14,34 +14,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from aura_stream import SettingsError, SetupError
+
+__all__ = ["Settings", "SettingsError", "SetupError", "load_settings", "read_env_file"]
+
 PREFIX = "AURA_"
 ENV_FILE = "env"
 """Name of the KEY=VALUE file inside ``home``."""
 
 _TENANT = re.compile(r"[a-z0-9_-]{1,64}")
-
-
-class SetupError(Exception):
-    """Something outside the program is not as it must be: what, where, why, and what mends it.
-
-    The command line prints it without a traceback, so each part is a sentence for the person who has to act.
-    """
-
-    def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "") -> None:
-        self.what = what
-        self.where = where
-        self.why = why
-        self.fix = fix
-        super().__init__(what)
-
-    def __str__(self) -> str:
-        parts = [self.what]
-        parts += [f"  {name}: {text}" for name in ("where", "why", "fix") if (text := getattr(self, name))]
-        return "\n".join(parts)
-
-
-class SettingsError(SetupError):
-    """A setting is missing or has a value that cannot be used."""
 
 
 class _EnvFile(PydanticBaseSettingsSource):
@@ -106,6 +87,11 @@ class Settings(BaseSettings):
     )
     app_id: str = Field("aura", description="Prefix of topics, consumer groups and transactional ids.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe line logged.")
+
+    @property
+    def ready_file(self) -> Path:
+        """The file that a worker writes when it does its work, and removes when it stops."""
+        return self.home / "run" / f"{self.worker_id}.ready"
 
     @classmethod
     def settings_customise_sources(

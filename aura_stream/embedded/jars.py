@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aura_stream.settings import SetupError
+from aura_stream import SetupError
 
 if TYPE_CHECKING:
     from jgo.maven import MavenContext

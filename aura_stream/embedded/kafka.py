@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from aura_stream import SetupError
 from aura_stream.embedded.jars import KAFKA_VERSION, ensure_jars
 from aura_stream.embedded.processes import Process, free_port, require_port
-from aura_stream.settings import SetupError
 
 __all__ = ["KAFKA_SETTINGS", "KAFKA_VERSION", "KafkaCluster", "KafkaServer", "Listener", "replication_settings"]
 

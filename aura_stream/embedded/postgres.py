@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from aura_stream import SetupError
 from aura_stream.embedded.processes import LAUNCHER, Process, children, free_port, require_port, start_ticks, wait_until
-from aura_stream.settings import SetupError
 
 __all__ = ["OWNER", "POSTGRES_SETTINGS", "POSTGRES_VERSION", "READER", "WRITER", "PostgresServer"]
 
@@ -169,6 +169,11 @@ class PostgresServer:
         """Stop in order and start again with the same data and port."""
         self.stop()
         self.start()
+
+    def program_version(self) -> str:
+        """What the installed program says of itself. Raises :class:`SetupError` if there is none."""
+        result = subprocess.run([str(self._program("postgres")), "--version"], capture_output=True, text=True)
+        return result.stdout.strip()
 
     def execute(self, sql: str, database: str = OWNER, user: str = OWNER) -> str:
         """Run SQL through psql, for set-up and checks; returns its unadorned output.

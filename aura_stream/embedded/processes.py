@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from aura_stream.settings import SetupError
+from aura_stream import SetupError
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 _POLL_S = 0.02
@@ -44,6 +44,15 @@ def start_ticks(pid: int) -> int | None:
         return None
     fields = stat[stat.rindex(")") + 2 :].split()
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def running_since(pid: int) -> float | None:
+    """For how many seconds process ``pid`` has been running; None if there is none."""
+    ticks = start_ticks(pid)
+    if ticks is None:
+        return None
+    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    return max(0.0, uptime_s - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def command_line(pid: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -14,11 +15,10 @@ from aura_stream.settings import SetupError
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> PostgresServer:
-    """A server of this module's own, because its tests kill it; tied, so it cannot be left over."""
-    server = PostgresServer(tmp_path_factory.mktemp("pg"), tied=True)
-    server.start()
-    return server
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A server of this module's own, because its tests kill it."""
+    with PostgresServer(tmp_path_factory.mktemp("pg"), tied=True) as server:
+        yield server
 
 
 async def test_committed_rows_survive_kill_and_restart(server: PostgresServer) -> None:
@@ -27,7 +27,7 @@ async def test_committed_rows_survive_kill_and_restart(server: PostgresServer) -
     await connection.execute("INSERT INTO kept VALUES (1)")
     before = server.pid
     server.kill()
-    assert server.pid is None
+    assert not server.process.alive
     with pytest.raises((asyncpg.PostgresError, OSError, asyncpg.InterfaceError)):
         await connection.fetchval("SELECT 1")
     server.start()

