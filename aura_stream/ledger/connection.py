@@ -1,0 +1,87 @@
+"""Connections to the ledger, always in a role: nothing runs as the owner but migrations.
+
+A DSN may log in as the owner (embedded, tests), as a superuser or as a login that is a member of one role; each
+session then acts as `aura_writer` or `aura_reader`, so that a program can do no more than its part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+
+OWNER: Final = "aura_owner"
+WRITER: Final = "aura_writer"
+READER: Final = "aura_reader"
+
+CONNECT_TIMEOUT_S: Final = 5.0
+
+_SESSION: Final = {
+    "timezone": "UTC",
+    # A client that is gone must not keep its locks: noticed after 5 + 3 * 2 s of silence.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "idle_in_transaction_session_timeout": "10s",
+}
+
+
+async def connect(
+    dsn: str,
+    role: str = READER,
+    *,
+    timeout_s: float = CONNECT_TIMEOUT_S,
+    application_name: str = "aura ledger",
+    settings: dict[str, str] | None = None,
+) -> asyncpg.Connection[asyncpg.Record]:
+    """One connection that acts as `role`; `settings` are added to the session's.
+
+    Raises asyncpg's and the system's errors as they are; `InsufficientPrivilegeError` when the login is no member.
+    """
+    connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
+        dsn,
+        timeout=timeout_s,
+        command_timeout=60,
+        server_settings={**_SESSION, "application_name": application_name, **(settings or {})},
+    )
+    try:
+        await act_as(connection, role)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def act_as(connection: Connection, role: str) -> None:
+    """Makes a session act as `role` until it ends."""
+    await connection.execute("SELECT set_config('role', $1, false)", role)
+
+
+def pool_init(role: str) -> Callable[[Connection], Coroutine[Any, Any, None]]:
+    """The `init` of `asyncpg.create_pool` that makes each connection act as `role` (a pool's reset keeps the role)."""
+
+    async def init(connection: Connection) -> None:
+        await act_as(connection, role)
+
+    return init
+
+
+async def create_pool(
+    dsn: str, role: str = READER, *, size_max: int = 8, application_name: str = "aura ledger"
+) -> asyncpg.Pool[asyncpg.Record]:
+    """A pool whose connections act as `role`; close it after use. It connects when it is first used."""
+    return asyncpg.create_pool(
+        dsn,
+        min_size=0,
+        max_size=size_max,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=30,
+        init=pool_init(role),
+        server_settings={**_SESSION, "application_name": application_name},
+    )
