@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import asyncpg
 import typer
-from pogo_core.error import PogoError
+from pogo_core.error import BadMigrationError
 
 from aura_stream.cli import emit, say
 from aura_stream.ledger.errors import LedgerError
@@ -50,7 +50,7 @@ def run(work: Coroutine[None, None, T], what: str) -> T:
     """Runs one piece of work with the database. Raises :class:`SetupError` when the database does not let it."""
     try:
         return asyncio.run(work)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, LedgerError, PogoError) as error:
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, LedgerError, BadMigrationError) as error:
         cause = f": {error.__cause__}" if error.__cause__ else ""
         raise SetupError(
             what,
