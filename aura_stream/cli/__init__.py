@@ -68,11 +68,18 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     return app
 
 
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
-    """Aura Stream: a real-time, exactly-once stream processor for money."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(__version__)
         raise typer.Exit
+
+
+def _root(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Print the version and leave."
+    ),
+) -> None:
+    """Aura Stream: a real-time, exactly-once stream processor for money."""
 
 
 def _listed_only() -> None:

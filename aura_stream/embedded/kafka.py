@@ -303,7 +303,8 @@ class KafkaCluster:
 
 def new_cluster_id() -> str:
     """A cluster id in the form Kafka wants: 16 random bytes, base64."""
-    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # The letter in front: one that began with "-" would be taken for an option by Kafka's tools.
+    return "A" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:].rstrip("=")
 
 
 def _java() -> str:

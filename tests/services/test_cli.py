@@ -1,0 +1,151 @@
+"""The command line: help, exit codes, errors without traceback, and a full up, status, down."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aura_stream.cli import COMMANDS, has_command, main
+from aura_stream.embedded.processes import free_port, start_ticks
+from aura_stream.settings import read_env_file
+
+
+class Aura:
+    """Runs the command line as its user does, with a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith("AURA_")}
+        self.env |= {"AURA_HOME": str(home), "NO_COLOR": "1", "COLUMNS": "100"}
+
+    def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "aura_stream.cli", *arguments],
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+
+
+@pytest.fixture
+def aura(tmp_path: Path) -> Aura:
+    return Aura(tmp_path / "home")
+
+
+def test_help_lists_the_commands_quickly_and_without_importing_them(aura: Aura) -> None:
+    began = time.monotonic()
+    result = aura("--help")
+    assert time.monotonic() - began < 3
+    assert result.returncode == 0 and "\033" not in result.stdout
+    for name in filter(has_command, COMMANDS):
+        assert f" {name} " in result.stdout
+    code = "import sys, contextlib, aura_stream.cli as c\nwith contextlib.suppress(SystemExit): c.main(['--help'])\n"
+    code += "assert not {'faust', 'aiokafka', 'asyncpg', 'aura_stream.cli.services'} & set(sys.modules), 'imported'"
+    assert subprocess.run([sys.executable, "-c", code], env=aura.env, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["up", "down", "status", "doctor"])
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    assert f" {name} " in capsys.readouterr().out
+
+
+def test_exit_codes(aura: Aura) -> None:
+    assert aura("--version").returncode == 0
+    assert aura("no-such-command").returncode == 2
+    assert aura("status", "--no-such-option").returncode == 2
+    assert aura("status").returncode == 1
+    bad = aura("status", AURA_PARTITIONS="many")
+    assert bad.returncode == 2
+    assert "AURA_PARTITIONS in the environment" in bad.stderr and "Traceback" not in bad.stderr
+    assert bad.stdout == ""
+
+
+def test_wipe_is_refused_in_live_mode(aura: Aura) -> None:
+    result = aura("down", "--wipe", AURA_MODE="live", AURA_API_KEY="k" * 24)
+    assert result.returncode == 2
+    assert "not wiped" in result.stderr
+
+
+def test_doctor_says_what_it_could_not_check(aura: Aura) -> None:
+    ports = {f"AURA_{name}_PORT": str(free_port()) for name in ("KAFKA", "POSTGRES", "API")}
+    ports["AURA_KAFKA_BOOTSTRAP"] = f"127.0.0.1:{ports['AURA_KAFKA_PORT']}"
+    ports["AURA_POSTGRES_DSN"] = f"postgresql://aura@127.0.0.1:{ports['AURA_POSTGRES_PORT']}/aura"
+    result = aura("doctor", "--json", **ports)
+    checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert checks["kafka"]["state"] == checks["postgres"]["state"] == checks["api"]["state"] == "unknown"
+    assert checks["kafka"]["fix"] == "aura up"
+    assert checks["python"]["state"] == checks["java runtime"]["state"] == checks["postgres program"]["state"] == "ok"
+    assert result.returncode == 3
+    assert aura("doctor", **ports).stdout == ""
+
+
+def test_a_used_port_stops_up_with_its_owner(aura: Aura) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        result = aura("up", AURA_KAFKA_PORT=str(port))
+    assert result.returncode == 3
+    assert f"port {port} is in use" in result.stderr and f"process {os.getpid()} " in result.stderr
+    assert "AURA_KAFKA_PORT=" in result.stderr and "Traceback" not in result.stderr
+    aura("down")
+
+
+def test_services_up_twice_status_down_and_wipe(aura: Aura) -> None:
+    """Only the services: the roles have their own end-to-end tests."""
+    ports = {f"AURA_{name}_PORT": str(free_port()) for name in ("KAFKA", "POSTGRES", "API")}
+    only_services = (
+        "import sys, aura_stream.cli as c, aura_stream.cli.services as s\n"
+        "s.has_command = lambda name: False\n"
+        "c.main(sys.argv[1:])\n"
+    )
+
+    def up(**env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", only_services, "up"],
+            env={**aura.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+
+    try:
+        first = up(**ports)
+        assert first.returncode == 0, first.stderr
+        env_file = aura.home / "env"
+        assert env_file.stat().st_mode & 0o777 == 0o600
+        values = read_env_file(env_file)
+        wanted = {"KAFKA_BOOTSTRAP", "POSTGRES_DSN", "POSTGRES_WRITE_DSN", "POSTGRES_READ_DSN", "API_URL", "API_KEY"}
+        assert {f"AURA_{name}" for name in wanted | {"PARTITIONS"}} <= set(values)
+        assert values["AURA_KAFKA_BOOTSTRAP"] == f"127.0.0.1:{ports['AURA_KAFKA_PORT']}"
+
+        # Again, in a shell that has read the env file: still ours, already running.
+        second = up(**values)
+        assert second.returncode == 0 and second.stderr.count("already running") == 2, second.stderr
+
+        status = aura("status", "--json")
+        report = json.loads(status.stdout)
+        assert status.returncode == 0 and report["ready"]
+        pids = {row["name"]: row["pid"] for row in report["processes"]}
+        assert set(pids) == {"kafka", "postgres"}
+
+        down = aura("down")
+        assert down.returncode == 0, down.stderr
+        assert all(start_ticks(pid) is None for pid in pids.values())
+        assert not env_file.exists() and (aura.home / "postgres" / "data").exists()
+        again = aura("down", "--wipe")
+        assert "Nothing was running" in again.stderr
+        assert {path.name for path in aura.home.iterdir()} <= {"up.lock"}
+    finally:
+        aura("down")

@@ -1,0 +1,88 @@
+"""Settings: where values come from, what is refused, and what the refusal says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from aura_stream.settings import Settings, SettingsError, load_settings, read_env_file
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"AURA_{name.upper()}", raising=False)
+    monkeypatch.setenv("AURA_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_defaults_are_a_complete_sandbox(home: Path) -> None:
+    settings = load_settings()
+    assert settings.mode == "sandbox" and settings.partitions == 8
+    assert settings.tenants == ("default", "demo")
+    assert settings.postgres_read_dsn == settings.postgres_write_dsn == settings.postgres_dsn
+    assert settings.api_url == "http://127.0.0.1:8080"
+    assert settings.state_dir == home / "state"
+    assert settings.ready_file == home / "run" / "main-0.ready"
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_argument_over_environment_over_file_over_default(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "env").write_text(
+        "# ours\nAURA_PARTITIONS=4\nAURA_API_PORT=9000\nAURA_EMBEDDED=kafka\n\nAURA_TENANTS=a, b\n"
+    )
+    assert load_settings().partitions == 4
+    monkeypatch.setenv("AURA_PARTITIONS", "16")
+    settings = load_settings(role="ledger", slot=2)
+    assert (settings.partitions, settings.api_port, settings.tenants) == (16, 9000, ("a", "b"))
+    assert settings.api_url == "http://127.0.0.1:9000"
+    assert settings.worker_id == "ledger-2"
+    assert load_settings(partitions=32).partitions == 32
+
+
+def test_settings_cannot_be_changed_and_hide_the_key(home: Path) -> None:
+    settings = load_settings(api_key="a-secret-of-some-length-x")
+    with pytest.raises(ValidationError):
+        settings.partitions = 9
+    assert "a-secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(("name", "value", "why"), [
+    ("AURA_PARTITIONS", "many", "integer"),
+    ("AURA_PARTITIONS", "0", "greater than or equal to 1"),
+    ("AURA_MODE", "prod", "'sandbox' or 'live'"),
+    ("AURA_TENANTS", "default,Demo!", "a-z 0-9 _ -"),
+    ("AURA_KAFKA_BOOTSTRAP", "localhost", "host:port"),
+    ("AURA_POSTGRES_DSN", "mysql://x", "postgresql://"),
+])  # fmt: skip
+def test_a_bad_value_is_named_with_its_place(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, why: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert f"{name} in the environment" in caught.value.where
+    assert why in caught.value.why
+    assert name in caught.value.fix
+    monkeypatch.delenv(name)
+    (home / "env").write_text(f"{name}={value}\n")
+    with pytest.raises(SettingsError, match="cannot be used") as caught:
+        load_settings()
+    assert f"{name} in {home / 'env'}" in caught.value.where
+
+
+@pytest.mark.parametrize("key", [None, "short"])
+def test_live_refuses_a_missing_or_weak_api_key(home: Path, key: str | None) -> None:
+    with pytest.raises(SettingsError, match="AURA_API_KEY"):
+        load_settings(mode="live", api_key=key)
+    assert load_settings(mode="live", api_key="k" * 24).mode == "live"
+
+
+def test_a_damaged_env_file_is_refused_without_showing_secrets(home: Path) -> None:
+    (home / "env").write_text("AURA_PARTITIONS=4\nnonsense\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "line 2" in caught.value.where
+    assert read_env_file(home / "absent") == {}
