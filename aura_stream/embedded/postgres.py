@@ -24,10 +24,12 @@ POSTGRES_VERSION = 18
 
 OWNER = "aura"
 """Role and database that own the schema."""
-WRITER = "aura_write"
-"""Login role of the sink."""
-READER = "aura_read"
-"""Login role of readers."""
+WRITER = "aura_sink"
+"""Login of those who write the ledger; a member of aura_writer."""
+READER = "aura_web"
+"""Login of those who only read it; a member of aura_reader."""
+MEMBERSHIP = {WRITER: "aura_writer", READER: "aura_reader"}
+"""Login -> the role whose rights it has. What these may do is settled by the migrations."""
 
 POSTGRES_SETTINGS: dict[str, str] = {
     # A commit that was answered must survive a power cut: this is the ledger.
@@ -260,15 +262,16 @@ class PostgresServer:
         os.replace(staging, self.data_dir)  # so that a directory named "data" is always whole
 
     def _ensure_roles(self) -> None:
-        """Make the database and the login roles that are missing. What they may do is the migrations' matter."""
+        """Make the database, the logins and the roles they are members of, where they are missing."""
         present = self.execute(
             "SELECT rolname FROM pg_roles UNION ALL SELECT 'db:' || datname FROM pg_database", "postgres"
         ).split()
-        statements = [
-            f"CREATE ROLE {role} LOGIN PASSWORD '{self._password(role)}';"
-            for role in (WRITER, READER)
-            if role not in present
-        ]
+        statements = []
+        for login, role in MEMBERSHIP.items():
+            if role not in present:
+                statements.append(f"CREATE ROLE {role} NOLOGIN;")
+            if login not in present:
+                statements.append(f"CREATE ROLE {login} LOGIN PASSWORD '{self._password(login)}' IN ROLE {role};")
         if f"db:{OWNER}" not in present:
             statements.append(f"CREATE DATABASE {OWNER};")
         if statements:
