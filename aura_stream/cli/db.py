@@ -18,6 +18,7 @@ from aura_stream.settings import SetupError, load_settings
 
 app = typer.Typer(no_args_is_help=True)
 
+FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, LedgerError, BadMigrationError)
 T = TypeVar("T")
 DsnOption = Annotated[str, typer.Option("--dsn", help="Postgres as the owner; default: AURA_POSTGRES_DSN.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -50,7 +51,14 @@ def run(work: Coroutine[None, None, T], what: str) -> T:
     """Runs one piece of work with the database. Raises :class:`SetupError` when the database does not let it."""
     try:
         return asyncio.run(work)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, LedgerError, BadMigrationError) as error:
+    except (
+        OSError,
+        TimeoutError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        LedgerError,
+        BadMigrationError,
+    ) as error:
         cause = f": {error.__cause__}" if error.__cause__ else ""
         raise SetupError(
             what,

@@ -468,10 +468,10 @@ CREATE FUNCTION ledger.balance_as_of(
     GROUP BY n.sign
 $$;
 
--- Writes the checkpoints of one account that are due: one per full block of block_entries entries of a slice. Returns
--- how many. What a snapshot shows of a partition is a prefix of it, so a block can never gain an entry later. Runs as
+-- Writes the checkpoints of one account (of one partition, if named) that are due: one per full block of block_entries
+-- entries of a slice. Returns how many. What a snapshot shows of a partition is a prefix of it, so a block can never gain an entry later. Runs as
 -- the owner: nobody else may insert a checkpoint. Two at once cannot overlap: the chain's unique key refuses.
-CREATE FUNCTION ledger.write_checkpoints(tenant text, account text, block_entries integer DEFAULT 2000)
+CREATE FUNCTION ledger.write_checkpoints(tenant text, account text, block_entries integer DEFAULT 4000, only_partition integer DEFAULT NULL)
 RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     written bigint;
@@ -489,6 +489,7 @@ BEGIN
             WHERE b.tenant_id = tenant AND b.account_id = account AND b.partition = o.partition
             ORDER BY b.journal_through DESC LIMIT 1
         ) c ON true
+        WHERE o.partition = coalesce(only_partition, o.partition)
     ), fresh AS (
         -- rank() gives all entries of a journal one number: a block never splits a journal.
         SELECT s.partition, e.journal_id, e.asset, e.layer, e.amount, e.effective_at,

@@ -1,0 +1,335 @@
+"""From journal records to rows: a pure function, the sink's hot path.
+
+The rows are text of Postgres' COPY: what comes out of the JSON is passed on as it is, without an object per value.
+Changes of a transaction that began in the same batch are folded into its row, so that one that begins and ends
+there is one plain insert.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+from aura_stream import journal
+from aura_stream.domain.state import TERMINAL
+from aura_stream.ledger.errors import Diverged
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_plain = re.compile(r'[^\\"\x00-\x1f\x7f]*').fullmatch
+
+NULL: Final = "\\N"
+COPY_COLUMNS: Final[dict[str, tuple[str, ...]]] = {
+    "journals": (
+        *("journal_id", "partition", "transaction_id", "tenant_id", "kind", "asset", "leg_count", "effective_at"),
+        *("posted_at", "journal_seq"),
+    ),
+    "entries": (
+        *("journal_id", "leg", "transaction_id", "tenant_id", "account_id", "asset", "amount", "layer", "partition"),
+        *("effective_at", "posted_at"),
+    ),
+    "transactions": (
+        *("transaction_id", "tenant_id", "customer_id", "type", "asset", "amount", "from_account_id", "to_account_id"),
+        *("idempotency_key", "created_at", "expires_at", "partition", "status", "state", "reason", "captured_amount"),
+        *("updated_at", "seq", "journal_ids", "history"),
+    ),
+    "accounts": (
+        *("tenant_id", "account_id", "customer_id", "asset", "name", "opened_at", "partition", "status", "closed_at"),
+    ),
+    "refusals": (
+        *("partition", "journal_seq", "line", "tenant_id", "customer_id", "command_id", "type", "idempotency_key"),
+        *("reason", "detail", "transaction_id", "account_id", "at"),
+    ),
+    "units": ("partition", "seq", "inputs", "counters", "last", "rules", "at", "committed_at"),
+}
+"""Column order of the COPY text of each table, in the order in which they are written."""
+
+
+def escaped(text: str) -> str:
+    """`text` as one field of COPY's text format. NUL, which Postgres cannot hold, becomes U+FFFD."""
+    if _plain(text):
+        return text
+    text = text.replace("\x00", "\ufffd").replace("\\", "\\\\")
+    return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+@lru_cache(maxsize=1 << 14)
+def name(text: str) -> str:
+    """:func:`escaped` for what repeats: tenants, customers, accounts, kinds."""
+    return escaped(text)
+
+
+def optional(text: str) -> str:
+    """A field in which "" stands for nothing."""
+    return escaped(text) if text else NULL
+
+
+def quoted(text: str) -> str:
+    """`text` as a JSON string. NUL, which jsonb cannot hold, becomes U+FFFD."""
+    return f'"{text}"' if _plain(text) else msgspec.json.encode(text.replace("\x00", "\ufffd")).decode()
+
+
+@lru_cache(maxsize=1 << 12)
+def timestamp(ms: int) -> str:
+    """Milliseconds since 1970 as a timestamptz literal, exact. Raises OverflowError outside the years 1 to 9999."""
+    return (_EPOCH + ms * _MILLISECOND).isoformat()
+
+
+@lru_cache(maxsize=1 << 12)
+def _event_head(event: str, status: str, state: str, reason: str) -> str:
+    head = f',"type":{quoted(event)},"status":{quoted(status)},"state":{quoted(state)}'
+    return f'{head},"reason":{quoted(reason)}' if reason else head
+
+
+class Row:
+    """A transaction's row, or what changes of it, while a batch is built. `head` alone is escaped for COPY."""
+
+    __slots__ = (
+        *("at", "captured", "customer", "first_seq", "head", "history", "journal_ids", "journal_seq", "reason", "seq"),
+        *("state", "status", "tenant"),
+    )
+
+    def __init__(self, head: str, tenant: str, customer: str, first_seq: int, journal_seq: int) -> None:
+        self.head = head  # the unchanging columns; "" for a transaction that began earlier
+        self.tenant = tenant
+        self.customer = customer
+        self.first_seq = first_seq
+        self.journal_seq = journal_seq
+        self.seq = first_seq - 1
+        self.status = self.state = self.reason = self.captured = ""
+        self.at = 0
+        self.journal_ids: list[str] = []
+        self.history: list[str] = []
+
+    def copy_text(self) -> str:
+        """The whole row of a transaction that began in this batch."""
+        reason = name(self.reason) if self.reason else NULL
+        history = ",".join(self.history).replace("\\", "\\\\")  # JSON has no other character that COPY reads
+        return (
+            f"{self.head}\t{name(self.status)}\t{name(self.state)}\t{reason}\t{self.captured or NULL}\t"
+            f"{timestamp(self.at)}\t{self.seq}\t{{{','.join(self.journal_ids)}}}\t[{history}]\n"
+        )
+
+
+class AccountRow:
+    """An account that was opened in this batch (`head`), or a change of its status (`head` is empty)."""
+
+    __slots__ = ("at", "head", "journal_seq", "status")
+
+    def __init__(self, head: str, journal_seq: int) -> None:
+        self.head = head
+        self.journal_seq = journal_seq
+        self.status = ""
+        self.at = 0
+
+
+class Batch:
+    """The rows of one write: `add` the records in order, then take :meth:`copy_texts` and the changes."""
+
+    def __init__(self, partition: int, last_seq: int, last_journal: int) -> None:
+        self.partition = partition
+        self.first_seq = last_seq + 1
+        self.last_seq = last_seq
+        self.last_journal = last_journal
+        self.next_offset = 0
+        self.commands_offset: int | None = None
+        self.signals_offset: int | None = None
+        self.shard_time: int | None = None
+        self.journals: list[str] = []
+        self.journal_seqs: list[int] = []
+        self.entries: list[str] = []
+        self.entry_seqs: list[int] = []
+        self.transactions: dict[str, Row] = {}
+        self.changes: dict[str, Row] = {}
+        self.accounts: dict[str, AccountRow] = {}
+        self.account_changes: dict[tuple[str, str], AccountRow] = {}
+        self.refusals: list[str] = []
+        self.refusal_seqs: list[int] = []
+        self.units: list[str] = []
+        self.touched: Counter[str] = Counter()  # entries per "tenant TAB account", escaped
+        self._base = partition * journal.JOURNALS_PER_PARTITION
+        self._seen_accounts: list[str] = []
+
+    def add(self, offset: int, value: bytes) -> None:
+        """One record of the journal topic. Raises :class:`Diverged` when it is not the next one or cannot be read."""
+        seq = self.last_seq + 1
+        try:
+            record = journal.DECODE(value)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Diverged(self.partition, seq, "journal_undecodable", f"offset {offset}: {error}") from error
+        if record.partition != self.partition or record.seq != seq:
+            found = f"offset {offset} holds seq {record.seq} of partition {record.partition}"
+            raise Diverged(self.partition, seq, "units_dense", found)
+        first_journal, entries_before = self.last_journal + 1, len(self.entries)
+        counts = [0, 0, 0, 0, 0, 0, 0]  # in the order of the counters below
+        try:
+            for number, line in enumerate(record.lines):
+                if isinstance(line, journal.TransactionLine):
+                    self._transaction(line, seq)
+                    counts[0] += 1
+                elif isinstance(line, journal.ChangeLine):
+                    self._change(line, seq)
+                    counts[1] += 1
+                elif isinstance(line, journal.ReceivedLine):
+                    self._journals(line.journals, seq)
+                    counts[2] += 1
+                elif isinstance(line, journal.AccountLine):
+                    self._account(line, seq)
+                    counts[3] += 1
+                elif line.kind == "repeat":
+                    counts[4] += 1
+                elif line.kind == "refused":
+                    self._refusal(line, seq, number)
+                    counts[5] += 1
+                else:
+                    counts[6] += 1
+            at = timestamp(record.at)
+        except (ValueError, OverflowError) as error:
+            raise Diverged(self.partition, seq, "journal_value", str(error)) from error
+        self.units.append(
+            f"{self.partition}\t{seq}\t{escaped(msgspec.json.encode(record.inputs).decode())}\t"
+            f'{{"first_journal":{first_journal},"last_journal":{self.last_journal},'
+            f'"entries":{len(self.entries) - entries_before},"transactions":{counts[0]},"changes":{counts[1]},'
+            f'"received":{counts[2]},"accounts":{counts[3]},"repeats":{counts[4]},"refusals":{counts[5]},'
+            f'"dead_letters":{counts[6]}}}\t{"t" if record.last else "f"}\t{optional(record.rules)}\t{at}\t'
+        )
+        self.last_seq = seq
+        self.next_offset = offset + 1
+        for read in record.inputs:
+            if read[0] == "commands":
+                self.commands_offset = int(read[2]) + 1
+            elif read[0] == "signals":
+                self.signals_offset = int(read[2]) + 1
+        if record.last:
+            self.shard_time = record.at
+
+    def copy_texts(self, committed_at: datetime) -> dict[str, bytes]:
+        """COPY text per table, without tables that get no row."""
+        self.touched.update(self._seen_accounts)
+        known = committed_at.isoformat()
+        texts = {
+            "journals": "".join(self.journals),
+            "entries": "".join(self.entries),
+            "transactions": "".join([row.copy_text() for row in self.transactions.values()]),
+            "accounts": "".join([_account_text(row) for row in self.accounts.values()]),
+            "refusals": "".join(self.refusals),
+            "units": "".join([f"{unit}{known}\n" for unit in self.units]),
+        }
+        return {table: text.encode() for table, text in texts.items() if text}
+
+    def seq_of_row(self, table: str, row: int) -> int:
+        """The journal seq that made a row (1 for the first) of a table's COPY text."""
+        seqs = {
+            "journals": self.journal_seqs,
+            "entries": self.entry_seqs,
+            "transactions": [new.journal_seq for new in self.transactions.values()],
+            "accounts": [new.journal_seq for new in self.accounts.values()],
+            "refusals": self.refusal_seqs,
+            "units": list(range(self.first_seq, self.last_seq + 1)),
+        }[table]
+        return seqs[row - 1] if 0 < row <= len(seqs) else self.first_seq
+
+    def _journals(self, journals: Sequence[journal.Journal], seq: int) -> None:
+        partition = self.partition
+        for booked in journals:
+            if booked.number != self.last_journal + 1:
+                found = f"{booked.number} follows {self.last_journal}"
+                raise Diverged(partition, seq, "journal_numbers_dense", found)
+            self.last_journal = booked.number
+            number = self._base + booked.number
+            entries, asset, tenant = booked.entries, name(booked.asset), name(booked.tenant)
+            times = f"{timestamp(booked.effective_at)}\t{timestamp(booked.posted_at)}"
+            transaction_id = name(booked.transaction_id)
+            self.journals.append(
+                f"{number}\t{partition}\t{transaction_id}\t{tenant}\t{name(booked.kind)}\t{asset}\t{len(entries)}\t{times}\t{seq}\n"
+            )
+            self.journal_seqs.append(seq)
+            for leg, entry in enumerate(entries):
+                account = f"{tenant}\t{name(entry.account_id)}"
+                self._seen_accounts.append(account)
+                # int() and back: "1.5" or "NaN" must not reach a numeric column, which would take them.
+                self.entries.append(
+                    f"{number}\t{leg}\t{transaction_id}\t{account}\t{asset}\t{int(entry.amount)}\t{name(entry.layer)}\t{partition}\t{times}\n"
+                )
+                self.entry_seqs.append(seq)
+
+    def _transaction(self, line: journal.TransactionLine, seq: int) -> None:
+        expires = timestamp(line.expires_at) if line.expires_at else NULL
+        row = Row(
+            f"{escaped(line.id)}\t{name(line.tenant)}\t{name(line.customer)}\t{name(line.type)}\t{name(line.asset)}\t"
+            f"{int(line.amount)}\t{optional(line.from_account_id)}\t{optional(line.to_account_id)}\t"
+            f"{escaped(line.idempotency_key)}\t{timestamp(line.at)}\t{expires}\t{self.partition}",
+            line.tenant,
+            line.customer,
+            1,
+            seq,
+        )
+        if line.id in self.transactions or line.id in self.changes:
+            raise Diverged(self.partition, seq, "transactions_pkey", f"transaction {line.id} begins twice")
+        self.transactions[line.id] = row
+        self._event(row, line, 1, seq)
+
+    def _change(self, line: journal.ChangeLine, seq: int) -> None:
+        row = self.transactions.get(line.id) or self.changes.get(line.id)
+        if row is None:
+            row = self.changes[line.id] = Row("", line.tenant, line.customer, line.seq, seq)
+        elif (
+            row.seq != line.seq - 1
+            or (row.status in TERMINAL and line.status != row.status)
+            or (row.tenant, row.customer) != (line.tenant, line.customer)
+        ):
+            found = f"transaction {line.id}: seq {line.seq} {line.status} follows seq {row.seq} {row.status}"
+            raise Diverged(self.partition, seq, "transactions_seq", found)
+        if line.captured:
+            row.captured = str(int(line.captured))
+        self._event(row, line, line.seq, seq)
+        if line.also_journal:
+            row.journal_ids.append(str(line.also_journal))
+
+    def _event(self, row: Row, line: journal.TransactionLine | journal.ChangeLine, event_seq: int, seq: int) -> None:
+        row.seq, row.at = event_seq, line.at
+        row.status, row.state, row.reason = line.status, line.state, line.reason
+        command = f',"command_id":{quoted(line.command_id)}' if line.command_id else ""
+        row.history.append(
+            f'{{"seq":{event_seq}{_event_head(line.event, line.status, line.state, line.reason)},"at":{line.at},'
+            f'"journal_seq":{seq}{command}}}'
+        )
+        if line.journals:
+            self._journals(line.journals, seq)
+            row.journal_ids += [str(self._base + booked.number) for booked in line.journals]
+
+    def _account(self, line: journal.AccountLine, seq: int) -> None:
+        key = (line.tenant, line.account_id)
+        field = f"{name(line.tenant)}\t{name(line.account_id)}"
+        opened = self.accounts.get(field)
+        if line.event == "account.opened":
+            if opened is not None:
+                raise Diverged(self.partition, seq, "accounts_pkey", f"account {line.account_id} is opened twice")
+            opened = self.accounts[field] = AccountRow(
+                f"{field}\t{name(line.customer)}\t{name(line.asset)}\t{optional(line.name)}\t{timestamp(line.at)}\t"
+                f"{self.partition}",
+                seq,
+            )
+        row = opened or self.account_changes.setdefault(key, AccountRow("", seq))
+        if row.status == "closed":
+            raise Diverged(self.partition, seq, "accounts_closed", f"account {line.account_id} changes after its end")
+        row.status, row.at = line.status, line.at
+
+    def _refusal(self, line: journal.AnswerLine, seq: int, number: int) -> None:
+        self.refusals.append(
+            f"{self.partition}\t{seq}\t{number}\t{name(line.tenant)}\t{name(line.customer)}\t{escaped(line.command_id)}\t"
+            f"{name(line.command_type)}\t{escaped(line.idempotency_key)}\t{name(line.reason)}\t{optional(line.detail)}\t"
+            f"{optional(line.transaction_id)}\t{optional(line.account_id)}\t{timestamp(line.at)}\n"
+        )
+        self.refusal_seqs.append(seq)
+
+
+def _account_text(row: AccountRow) -> str:
+    closed = timestamp(row.at) if row.status == "closed" else NULL
+    return f"{row.head}\t{name(row.status)}\t{closed}\n"

@@ -1,0 +1,378 @@
+"""The sink's writer: journal records become rows, and the position in the journal moves, in one database transaction.
+
+The fence makes that exactly once: a batch is written only if the partition's row still holds the position, the epoch
+and the seq that it was made for. After any doubt the caller claims again and reads where it stands; nothing is
+guessed, nothing is skipped, nothing is inserted "if not there".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+import asyncpg
+
+from aura_stream.ledger.connection import CONNECT_TIMEOUT_S, WRITER, connect
+from aura_stream.ledger.errors import Diverged, Fenced, LedgerError, NotMigrated, Unavailable
+from aura_stream.ledger.migrations import check_assets
+from aura_stream.ledger.rows import COPY_COLUMNS, Batch, timestamp
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+__all__ = ["Claim", "Diverged", "Fenced", "LedgerError", "LedgerWriter", "NotMigrated", "Unavailable"]
+
+CHECKPOINT_ENTRIES: Final = 4000
+"""Entries of one account in one partition between two checkpoints: what a read of its balance has to add up."""
+
+APPLICATION_NAME: Final = "aura ledger writer"
+_SESSION: Final = {
+    "synchronous_commit": "on",
+    "statement_timeout": "15s",
+    "lock_timeout": "2s",
+    "jit": "off",
+    # The tables grow from nothing under load: a plan made when they were small would scan them later.
+    "plan_cache_mode": "force_custom_plan",
+}
+_COUNTED_ACCOUNTS_MAX: Final = 100_000
+
+_CLAIM: Final = """
+INSERT INTO ledger.sink_offsets AS o (partition) VALUES ($1)
+ON CONFLICT (partition) DO UPDATE SET epoch = o.epoch + 1
+RETURNING next_offset, last_seq, epoch, last_journal
+"""
+# A sink that froze in the middle of a COPY keeps the row locked for ever: no time-out of Postgres reaches it there.
+_END_HOLDER: Final = """
+SELECT pg_terminate_backend(l.pid, 2000)
+FROM ledger.sink_offsets o
+JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = o.xmax AND l.granted
+WHERE o.partition = $1
+"""
+_FENCE: Final = """
+UPDATE ledger.sink_offsets
+SET next_offset = $5, last_seq = $6, last_journal = $7, committed_at = greatest(clock_timestamp(), committed_at),
+    commands_offset = coalesce($8, commands_offset), signals_offset = coalesce($9, signals_offset),
+    shard_time = coalesce($10, shard_time)
+WHERE partition = $1 AND next_offset = $2 AND epoch = $3 AND last_seq = $4
+RETURNING committed_at
+"""
+_CHANGE: Final = """
+UPDATE ledger.transactions t
+SET status = c.status, state = c.state, reason = nullif(c.reason, ''), updated_at = c.at::timestamptz, seq = c.seq,
+    captured_amount = coalesce(nullif(c.captured, '')::numeric, t.captured_amount),
+    journal_ids = t.journal_ids || c.journal_ids::bigint[], history = t.history || c.history::jsonb
+FROM unnest($2::text[], $3::int[], $4::int[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
+    $11::text[], $12::text[], $13::text[])
+    AS c (id, first_seq, seq, tenant, customer, status, state, reason, at, captured, journal_ids, history)
+WHERE t.transaction_id = c.id::uuid AND t.seq = c.first_seq - 1 AND t.partition = $1
+    AND t.tenant_id = c.tenant AND t.customer_id = c.customer
+"""
+_MISSED_CHANGE: Final = """
+SELECT c.id, c.first_seq, t.seq, t.status
+FROM unnest($2::text[], $3::int[], $4::text[], $5::text[]) AS c (id, first_seq, tenant, customer)
+LEFT JOIN ledger.transactions t ON t.transaction_id = c.id::uuid AND t.partition = $1
+    AND t.tenant_id = c.tenant AND t.customer_id = c.customer
+WHERE (t.seq = c.first_seq - 1) IS NOT TRUE
+LIMIT 1
+"""
+_CHANGE_ACCOUNTS: Final = """
+UPDATE ledger.accounts a
+SET status = c.status, closed_at = CASE c.status WHEN 'closed' THEN c.at::timestamptz END
+FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) AS c (tenant, account, status, at)
+WHERE a.tenant_id = c.tenant AND a.account_id = c.account AND a.partition = $1
+"""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_copy_place = re.compile(r"COPY (\w+), line (\d+)").search
+_log = logging.getLogger(__name__)
+
+# What says that the journal cannot be what the ledger holds: constraints (our triggers too) and values.
+_DIVERGED: Final = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)
+# What passes: no answer, no room, a lock, a server that goes down or is only a standby.
+_PASSING: Final = ("08", "40", "53", "55P03", "57", "58", "25P", "25006")
+
+
+class Claim(NamedTuple):
+    """Where a partition stands in Postgres, and the epoch under which its owner may write."""
+
+    next_offset: int
+    last_seq: int
+    epoch: int
+
+
+@dataclass(slots=True)
+class _Position:
+    next_offset: int
+    last_seq: int
+    epoch: int
+    last_journal: int
+
+
+class LedgerWriter:
+    """Writes journal records of claimed partitions. One per process; partitions may be written side by side.
+
+    Raises :class:`Fenced` and :class:`Unavailable` (claim again, seek to its position, go on) and :class:`Diverged`
+    (stop the partition loudly). An error of the database that is none of these is raised as it is: the set-up is wrong.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        connections_max: int = 4,
+        timeout_s: float = 20.0,
+        checkpoint_entries: int = CHECKPOINT_ENTRIES,
+    ) -> None:
+        self._dsn = dsn
+        self._timeout_s = timeout_s
+        self._checkpoint_entries = checkpoint_entries
+        self._slots = asyncio.Semaphore(connections_max)
+        self._idle: list[Connection] = []
+        self._positions: dict[int, _Position] = {}
+        self._entries_since: Counter[tuple[int, str]] = Counter()
+
+    @classmethod
+    async def connect(
+        cls,
+        dsn: str,
+        *,
+        connections_max: int = 4,
+        timeout_s: float = 20.0,
+        checkpoint_entries: int = CHECKPOINT_ENTRIES,
+    ) -> Self:
+        """A writer whose database answers and fits this program.
+
+        Raises :class:`NotMigrated` and :class:`Unavailable`. `timeout_s` bounds each call as a whole.
+        """
+        writer = cls(dsn, connections_max=connections_max, timeout_s=timeout_s, checkpoint_entries=checkpoint_entries)
+        async with writer._connection() as connection:
+            await check_assets(connection)
+        return writer
+
+    async def claim(self, partition: int) -> Claim:
+        """Makes this writer the owner of a partition and says where to go on; a former owner can write no more.
+
+        A transaction of the former owner that is still running is waited for and then ended. Raises
+        :class:`Unavailable`.
+        """
+        self._positions.pop(partition, None)
+        try:
+            row = await self._claimed(partition)
+        except asyncpg.LockNotAvailableError:
+            _log.warning("partition %d is locked by a former owner; its session is ended", partition)
+            await self._end_holder(partition)
+            with _translated(partition):
+                row = await self._claimed(partition)
+        self._positions[partition] = _Position(row["next_offset"], row["last_seq"], row["epoch"], row["last_journal"])
+        return Claim(row["next_offset"], row["last_seq"], row["epoch"])
+
+    async def write(self, partition: int, records: Sequence[tuple[int, bytes]]) -> None:
+        """Writes the next records of a claimed partition (Kafka offset and value, in order), all or none.
+
+        When it returns they are durable. Raises :class:`Diverged`, :class:`Fenced` and :class:`Unavailable`; after the
+        last two the partition must be claimed again.
+        """
+        if not records:
+            return
+        position = self._positions.get(partition)
+        if position is None:
+            raise Fenced(f"partition {partition} is not claimed by this writer")
+        batch = Batch(partition, position.last_seq, position.last_journal)
+        batch.next_offset = position.next_offset
+        for offset, value in records:
+            if offset < batch.next_offset:
+                self._positions.pop(partition, None)
+                raise Fenced(f"partition {partition}: offset {offset} is below the next one, {batch.next_offset}")
+            batch.add(offset, value)
+        try:
+            async with self._connection(batch) as connection:
+                await _write(connection, position, batch)
+        except (Fenced, Unavailable, asyncio.CancelledError):
+            self._positions.pop(partition, None)
+            raise
+        position.next_offset, position.last_seq = batch.next_offset, batch.last_seq
+        position.last_journal = batch.last_journal
+        await self._write_checkpoints(batch)
+
+    def release(self, partition: int) -> None:
+        """Forgets a partition: it can be written again only after a claim."""
+        self._positions.pop(partition, None)
+
+    async def close(self) -> None:
+        """Closes the connections. Nothing is under way any more when the caller has awaited its writes."""
+        self._positions.clear()
+        while self._idle:
+            connection = self._idle.pop()
+            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await connection.close(timeout=2)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _claimed(self, partition: int) -> asyncpg.Record:
+        async with self._connection(passing=(asyncpg.LockNotAvailableError,)) as connection:
+            row = await connection.fetchrow(_CLAIM, partition)
+            assert row is not None  # an upsert returns its row
+            return row
+
+    async def _end_holder(self, partition: int) -> None:
+        with _translated(partition):
+            # As the login itself: only then may it end sessions of the same login.
+            connection: Connection = await asyncpg.connect(self._dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=10)
+            try:
+                await connection.execute("SELECT set_config('lock_timeout', '2s', false)")
+                await connection.fetch(_END_HOLDER, partition)
+            finally:
+                connection.terminate()
+
+    async def _write_checkpoints(self, batch: Batch) -> None:
+        """Writes the checkpoints that are due. They save reading and prove nothing, so a failure is only logged."""
+        due = []
+        counts, partition = self._entries_since, batch.partition
+        for account, entries in batch.touched.items():
+            key = (partition, account)
+            counts[key] += entries
+            if counts[key] >= self._checkpoint_entries:
+                due.append(key)
+        if len(counts) > _COUNTED_ACCOUNTS_MAX:
+            busy = self._checkpoint_entries // 4
+            self._entries_since = Counter({key: count for key, count in counts.items() if count >= busy})
+        if not due:
+            return
+        try:
+            async with self._connection() as connection:
+                for key in due:
+                    tenant, account = key[1].split("\t")
+                    await connection.fetchval(
+                        "SELECT ledger.write_checkpoints($1, $2, $3, $4)",
+                        *(tenant, account, self._checkpoint_entries, partition),
+                    )
+        except (LedgerError, asyncpg.PostgresError) as error:
+            _log.warning("checkpoints of partition %d not written: %s", partition, error)
+        for key in due:
+            self._entries_since.pop(key, None)
+
+    @contextlib.asynccontextmanager
+    async def _connection(
+        self, batch: Batch | None = None, *, passing: tuple[type[Exception], ...] = ()
+    ) -> AsyncIterator[Connection]:
+        """A connection for one piece of work; after any error it is thrown away, since its state is unknown.
+
+        Errors come out translated, except those in `passing`.
+        """
+        connection: Connection | None = None
+        try:
+            with _translated(batch.partition if batch else -1, batch, passing):
+                async with asyncio.timeout(self._timeout_s), self._slots:
+                    connection = self._idle.pop() if self._idle else None
+                    if connection is None or connection.is_closed():
+                        connection = await connect(
+                            self._dsn, WRITER, application_name=APPLICATION_NAME, settings=_SESSION
+                        )
+                    yield connection
+                    self._idle.append(connection)
+                    connection = None
+        finally:
+            if connection is not None:
+                connection.terminate()
+
+
+@contextlib.contextmanager
+def _translated(
+    partition: int, batch: Batch | None = None, passing: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Turns errors of the database and of the way to it into ours."""
+    try:
+        yield
+    except passing:
+        raise
+    except _DIVERGED as error:
+        if batch is None:
+            raise
+        place = _copy_place(error.context or "") if hasattr(error, "context") else None
+        seq = batch.seq_of_row(place[1], int(place[2])) if place else batch.first_seq
+        constraint = getattr(error, "constraint_name", None) or type(error).__name__
+        raise Diverged(partition, seq, constraint, _one_line(error)) from error
+    except asyncpg.PostgresError as error:
+        if (error.sqlstate or "").startswith(_PASSING):
+            raise Unavailable(f"partition {partition}: {_one_line(error)}") from error
+        raise
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise Unavailable(f"partition {partition}: {type(error).__name__}: {error}") from error
+
+
+def _one_line(error: asyncpg.PostgresError) -> str:
+    detail = getattr(error, "detail", None)
+    return " ".join(f"{error}{f' ({detail})' if detail and detail not in str(error) else ''}".split())
+
+
+async def _write(connection: Connection, position: _Position, batch: Batch) -> None:
+    await connection.execute("BEGIN")
+    committed_at = await connection.fetchval(
+        _FENCE,
+        *(batch.partition, position.next_offset, position.epoch, position.last_seq),
+        *(batch.next_offset, batch.last_seq, batch.last_journal, batch.commands_offset, batch.signals_offset),
+        None if batch.shard_time is None else _EPOCH + timedelta(milliseconds=batch.shard_time),
+    )
+    if committed_at is None:
+        raise Fenced(f"partition {batch.partition}: epoch {position.epoch} at seq {position.last_seq} is over")
+    texts = batch.copy_texts(committed_at)
+    for table, columns in COPY_COLUMNS.items():
+        if table == "units":
+            # The units come last: their trigger compares what they name with what is here.
+            await _change_transactions(connection, batch)
+            await _change_accounts(connection, batch)
+        if table in texts:
+            # A memoryview is sent as it is, which the stubs do not know; asyncpg takes bytes for a file's name.
+            source: Any = memoryview(texts[table])
+            await connection.copy_to_table(table, schema_name="ledger", columns=columns, source=source)
+    await connection.execute("COMMIT")
+
+
+async def _change_transactions(connection: Connection, batch: Batch) -> None:
+    if not batch.changes:
+        return
+    ids, rows = list(batch.changes), list(batch.changes.values())
+    first_seqs = [row.first_seq for row in rows]
+    tenants, customers = [row.tenant for row in rows], [row.customer for row in rows]
+    tag = await connection.execute(
+        _CHANGE,
+        *(batch.partition, ids, first_seqs, [row.seq for row in rows], tenants, customers),
+        *([row.status for row in rows], [row.state for row in rows], [row.reason for row in rows]),
+        *([timestamp(row.at) for row in rows], [row.captured for row in rows]),
+        [f"{{{','.join(row.journal_ids)}}}" for row in rows],
+        [f"[{','.join(row.history)}]" for row in rows],
+    )
+    if tag != f"UPDATE {len(rows)}":
+        missed = await connection.fetchrow(_MISSED_CHANGE, batch.partition, ids, first_seqs, tenants, customers)
+        found = "it is not there" if missed is None or missed["seq"] is None else f"seq {missed['seq']} is there"
+        missed_id = missed["id"] if missed else "?"
+        wanted = f"transaction {missed_id}: seq {missed['first_seq'] if missed else '?'} follows nothing: {found}"
+        seq = batch.changes[missed_id].journal_seq if missed else batch.first_seq
+        raise Diverged(batch.partition, seq, "transactions_seq", wanted)
+
+
+async def _change_accounts(connection: Connection, batch: Batch) -> None:
+    changes = batch.account_changes
+    if not changes:
+        return
+    tag = await connection.execute(
+        _CHANGE_ACCOUNTS,
+        *(batch.partition, [tenant for tenant, _ in changes], [account for _, account in changes]),
+        *([row.status for row in changes.values()], [timestamp(row.at) for row in changes.values()]),
+    )
+    if tag != f"UPDATE {len(changes)}":
+        seq = min(row.journal_seq for row in changes.values())
+        raise Diverged(
+            batch.partition, seq, "accounts_pkey", f"{tag} of {len(changes)} changed accounts: one is missing"
+        )
