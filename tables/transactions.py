@@ -1,5 +1,6 @@
-"""Every transaction with its present state. Key: the 16 bytes of its id; in the partition of the customer that began it.
+"""Every transaction with its present state. Key: the 16 bytes of its id.
 
+It lives in the partition of the customer that began it.
 It is also the idempotency key of what moves money, and so never expires.
 """
 

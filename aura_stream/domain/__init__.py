@@ -1,1 +1,4 @@
-"""The business, pure: what a command means, decided from state, command and the record's time. No IO, no clock, no random, no float."""
+"""The business, pure: what a command means, decided from state, command and the record's time.
+
+No IO, no clock, no random, no float.
+"""

@@ -26,6 +26,12 @@ AMOUNT_PATTERN: Final = r"^-?(0|[1-9][0-9]{0,19})(\.[0-9]{1,18})?$"
 _amount = re.compile(AMOUNT_PATTERN)
 
 
+def check_amount(text: str) -> None:
+    """Raises :class:`Invalid` ``invalid_amount_format`` unless the text has the form of an amount of some asset."""
+    if not _amount.fullmatch(text):
+        raise Invalid("invalid_amount_format", f"{text[:40]!r} is not a decimal string like 12.50")
+
+
 def parse_amount(text: str, asset: str) -> int:
     """Minor units of a decimal string in major units, exact to the asset's scale: ``("12.5", "EUR")`` is 1250.
 
@@ -35,8 +41,7 @@ def parse_amount(text: str, asset: str) -> int:
     scale = SCALES.get(asset)
     if scale is None:
         raise Invalid("unsupported_asset", f"{asset!r} is not an asset; known are {', '.join(SCALES)}")
-    if not _amount.fullmatch(text):
-        raise Invalid("invalid_amount_format", f"{text[:40]!r} is not a decimal string like 12.50")
+    check_amount(text)
     whole, _, fraction = text.partition(".")
     if len(fraction) > scale:
         raise Invalid("invalid_amount_format", f"{text} has {len(fraction)} decimal places; {asset} has {scale}")

@@ -7,6 +7,7 @@ One decoder serves the Kafka door and HTTP, so that both accept and refuse the s
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -18,15 +19,16 @@ from aura_stream.domain.reasons import Invalid
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
+# With a zone a time can lie outside the years 1 to 9999, which nobody downstream could store.
+_FIRST: Final = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
+_LAST: Final = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 
-UuidText = Annotated[
-    str, StringConstraints(pattern=r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$")
-]
+UuidText = Annotated[str, StringConstraints(pattern=ids.UUID_PATTERN)]
 Tenant = Annotated[str, StringConstraints(pattern=ids.TENANT_PATTERN)]
 Customer = Annotated[str, StringConstraints(pattern=ids.CUSTOMER_PATTERN)]
 IdempotencyKey = Annotated[str, StringConstraints(pattern=ids.IDEMPOTENCY_KEY_PATTERN)]
 AccountName = Annotated[str, StringConstraints(pattern=ids.ACCOUNT_NAME_PATTERN)]
-# Form and asset of ids and amounts are checked by the machines' own parsers, which say what is wrong; here only a bound.
+# Form and asset of ids and amounts are checked by parsers of their own, which say what is wrong; here only a bound.
 AccountIdText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 AmountText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 DateTimeText = Annotated[
@@ -280,9 +282,18 @@ def parse_time(text: str) -> int:
         parsed = datetime.fromisoformat(text.upper())
         if parsed.tzinfo is None:
             raise ValueError("no zone")
-        return (parsed - _EPOCH) // _MILLISECOND
-    except (ValueError, OverflowError) as error:
+        milliseconds = (parsed - _EPOCH) // _MILLISECOND
+        if not _FIRST <= milliseconds <= _LAST:
+            raise ValueError("outside the years 1 to 9999")
+        return milliseconds
+    except ValueError as error:
         raise Invalid("invalid_datetime_format", f"{text[:64]!r}: {error}") from None
+
+
+@lru_cache(maxsize=1 << 10)
+def format_time(milliseconds: int) -> str:
+    """RFC 3339 with milliseconds, in UTC: ``2026-11-20T10:00:00.000Z``."""
+    return (_EPOCH + milliseconds * _MILLISECOND).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def fingerprint(command: Command) -> str:

@@ -12,12 +12,20 @@ import msgspec
 AVAILABLE, HELD, PENDING_IN = "available", "held", "pending_in"
 
 # Coarse status, the same for all types of transactions (the fine one is `Transaction.state`).
-PROCESSING, COMPLETED, FAILED, CANCELED, REQUIRES_ATTENTION = "processing", "completed", "failed", "canceled", "requires_attention"
+PROCESSING, COMPLETED, FAILED, CANCELED, REQUIRES_ATTENTION = (
+    "processing",
+    "completed",
+    "failed",
+    "canceled",
+    "requires_attention",
+)
 TERMINAL = frozenset({COMPLETED, FAILED, CANCELED})
 
 
 class Account(msgspec.Struct, frozen=True, array_like=True):
-    """One customer account; key in its table: `<tenant>/<account id>`. Amounts are minor units, money of the customer positive.
+    """One customer account; key in its table: `<tenant>/<account id>`.
+
+    Amounts are minor units, money of the customer positive.
 
     `open_items` counts transactions that still need the account (deposits awaited, holds, transfers under way);
     `entries` counts all entries ever posted to it, so that table and ledger can be compared row by row.
@@ -51,6 +59,7 @@ class Transaction(msgspec.Struct, frozen=True, array_like=True):
     reason: str = ""
     deadline: int = 0  # ms since 1970; 0 = none
     captured: int = 0  # minor units of a hold that went to its target
+    effective_at: int | None = None  # ms since 1970, where the sender gave it
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True, array_like=True):

@@ -1,0 +1,1 @@
+"""What runs in a worker: the actors that feed the pure machines, and the Faust agents around them."""

@@ -1,0 +1,194 @@
+"""What a command asks for, as far as its message alone says it.
+
+Reading comes before any look at the state. What cannot be meant raises :class:`Invalid` (a dead letter; burns no key).
+What is clear but against a rule of business is kept in `refusal`, so that a repeat is recognised before it is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from aura_stream.domain.assets import SCALES, check_amount, parse_amount
+from aura_stream.domain.commands import (
+    AccountClose,
+    AccountFreeze,
+    AccountOpen,
+    AccountUnfreeze,
+    CaptureHold,
+    ConfirmDeposit,
+    DepositConfirm,
+    DepositReject,
+    DepositSubmit,
+    HoldCapture,
+    HoldPlace,
+    HoldRelease,
+    TransactionCancel,
+    TransferSubmit,
+    parse_time,
+)
+from aura_stream.domain.ids import id_bytes, id_text, parse_account_id
+from aura_stream.domain.reasons import Invalid, Refused
+from aura_stream.domain.state import Rules
+
+AccountCommand = AccountOpen | AccountFreeze | AccountUnfreeze | AccountClose
+SubmitCommand = DepositSubmit | TransferSubmit | HoldPlace
+ActionCommand = DepositConfirm | DepositReject | HoldCapture | HoldRelease | TransactionCancel
+
+# In live mode a bank or an operator says that money came or will not come, not the customer.
+_NOT_BY_CUSTOMERS: Final = frozenset({"deposit.confirm", "deposit.reject"})
+
+
+class AccountRequest(msgspec.Struct, frozen=True):
+    """What an account command asks for."""
+
+    account_id: str
+    asset: str
+    name: str
+    refusal: Refused | None
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """What a submit asks for. Times are ms since 1970, the amount minor units of `asset`, that of the own account."""
+
+    type: str  # deposit | transfer | hold
+    transaction_id: str
+    tenant: str
+    customer: str
+    from_account: str  # "" for a deposit
+    to_account: str
+    to_customer: str
+    asset: str
+    amount: int
+    fingerprint: str
+    effective_at: int | None
+    expires_at: int  # 0 = not given
+    refusal: Refused | None
+
+
+class Action(msgspec.Struct, frozen=True):
+    """What an action on a transaction asks for. The amount is a text: only the transaction knows its asset."""
+
+    transaction_id: bytes
+    id_text: str
+    amount: str | None
+    effective_at: int | None
+    refusal: Refused | None
+
+
+def read_account(command: AccountCommand) -> AccountRequest:
+    """Reads an account command. Raises :class:`Invalid`."""
+    if isinstance(command, AccountOpen):
+        asset, name = command.data.asset, command.data.name or ""
+        if asset not in SCALES:
+            raise Invalid(
+                "unsupported_asset", f"{asset!r} is not an asset; known are {', '.join(SCALES)}", "/data/asset"
+            )
+        account_id = f"{command.customer}:{asset}:{name}" if name else f"{command.customer}:{asset}"
+        return AccountRequest(account_id, asset, name, None)
+    account_id = command.data.account_id
+    owner, asset, name, refusal = _account(account_id, "/data/account_id")
+    return AccountRequest(account_id, asset, name, refusal or _foreign(account_id, owner, command.customer))
+
+
+def read_submission(command: SubmitCommand, transaction_id: str, fingerprint: str, at: int) -> Submission:
+    """Reads a submit that came at `at` (ms). Raises :class:`Invalid`."""
+    data = command.data
+    from_account, to_account, expires_at = "", "", 0
+    if isinstance(command, TransferSubmit):
+        type_, from_account, to_account = "transfer", command.data.from_account_id, command.data.to_account_id
+        own, own_pointer = from_account, "/data/from_account_id"
+    elif isinstance(command, DepositSubmit):
+        type_, to_account = "deposit", command.data.account_id
+        own, own_pointer = to_account, "/data/account_id"
+    else:
+        type_, from_account, to_account = "hold", command.data.account_id, command.data.to_account_id
+        own, own_pointer = from_account, "/data/account_id"
+        expires_at = _time(command.data.expires_at, "/data/expires_at")
+    owner, asset, _, refusal = _account(own, own_pointer)
+    refusal = refusal or _foreign(own, owner, command.customer)
+    to_customer = owner
+    if from_account:
+        to_customer, to_asset, _, to_refusal = _account(to_account, "/data/to_account_id")
+        if refusal is None:
+            refusal = to_refusal
+        if refusal is None:
+            if from_account == to_account:
+                refusal = Refused("self_transfer", f"{from_account} on both sides")
+            elif asset != to_asset:
+                refusal = Refused("currency_mismatch", f"{from_account} and {to_account}")
+    try:
+        amount = parse_amount(data.amount, asset)
+    except Invalid as error:
+        raise Invalid(error.reason, error.detail, "/data/amount") from None
+    if amount <= 0:
+        refusal = Refused("negative_amount", f"{data.amount} is not above zero")
+    effective_at = None if data.effective_at is None else _effective(data.effective_at, at)
+    return Submission(
+        type_,
+        transaction_id,
+        command.tenant,
+        command.customer,
+        from_account,
+        to_account,
+        to_customer,
+        asset,
+        amount,
+        fingerprint,
+        effective_at,
+        expires_at,
+        refusal,
+    )
+
+
+def read_action(command: ActionCommand, at: int, rules: Rules) -> Action:
+    """Reads an action that came at `at` (ms). Raises :class:`Invalid`."""
+    data = command.data
+    try:
+        transaction_id = id_bytes(data.transaction_id)
+    except Invalid as error:
+        raise Invalid(error.reason, error.detail, "/data/transaction_id") from None
+    amount, effective_at = None, None
+    if isinstance(data, CaptureHold) and data.amount is not None:
+        amount = data.amount
+        try:
+            check_amount(amount)
+        except Invalid as error:
+            raise Invalid(error.reason, error.detail, "/data/amount") from None
+    if isinstance(data, CaptureHold | ConfirmDeposit) and data.effective_at is not None:
+        effective_at = _effective(data.effective_at, at)
+    refusal = None
+    if rules.mode == "live" and command.type in _NOT_BY_CUSTOMERS:
+        refusal = Refused("forbidden", f"{command.type} is not for customers")
+    return Action(transaction_id, id_text(transaction_id), amount, effective_at, refusal)
+
+
+def _account(text: str, pointer: str) -> tuple[str, str, str, Refused | None]:
+    """Customer, asset and name of an account id, and why no customer may use it."""
+    try:
+        customer, asset, name = parse_account_id(text)
+        return customer, asset, name, None
+    except Refused as refusal:
+        return "", text.split(":")[1], "", refusal
+    except Invalid as error:
+        raise Invalid(error.reason, error.detail, pointer) from None
+
+
+def _foreign(account_id: str, owner: str, customer: str) -> Refused | None:
+    # The same answer as for an account that does not exist: nobody learns what others have.
+    return None if owner == customer else Refused("account_not_found", f"{account_id} does not exist")
+
+
+def _time(text: str, pointer: str) -> int:
+    try:
+        return parse_time(text)
+    except Invalid as error:
+        raise Invalid(error.reason, error.detail, pointer) from None
+
+
+def _effective(text: str, at: int) -> int:
+    effective_at = _time(text, "/data/effective_at")
+    if effective_at > at:
+        raise Invalid("effective_at_in_future", f"{text} is after the message's time", "/data/effective_at")
+    return effective_at
