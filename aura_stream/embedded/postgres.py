@@ -24,12 +24,10 @@ POSTGRES_VERSION = 18
 
 OWNER = "aura"
 """Role and database that own the schema."""
-WRITER = "aura_sink"
-"""Login of those who write the ledger; a member of aura_writer."""
-READER = "aura_web"
-"""Login of those who only read it; a member of aura_reader."""
-MEMBERSHIP = {WRITER: "aura_writer", READER: "aura_reader"}
-"""Login -> the role whose rights it has. What these may do is settled by the migrations."""
+WRITER = "aura_write"
+"""Login of those who write the ledger. What it may do is granted by the migrations."""
+READER = "aura_read"
+"""Login of those who only read it."""
 
 POSTGRES_SETTINGS: dict[str, str] = {
     # A commit that was answered must survive a power cut: this is the ledger.
@@ -262,16 +260,15 @@ class PostgresServer:
         os.replace(staging, self.data_dir)  # so that a directory named "data" is always whole
 
     def _ensure_roles(self) -> None:
-        """Make the database, the logins and the roles they are members of, where they are missing."""
+        """Make the database and the logins that are missing."""
         present = self.execute(
             "SELECT rolname FROM pg_roles UNION ALL SELECT 'db:' || datname FROM pg_database", "postgres"
         ).split()
-        statements = []
-        for login, role in MEMBERSHIP.items():
-            if role not in present:
-                statements.append(f"CREATE ROLE {role} NOLOGIN;")
-            if login not in present:
-                statements.append(f"CREATE ROLE {login} LOGIN PASSWORD '{self._password(login)}' IN ROLE {role};")
+        statements = [
+            f"CREATE ROLE {login} LOGIN PASSWORD '{self._password(login)}';"
+            for login in (WRITER, READER)
+            if login not in present
+        ]
         if f"db:{OWNER}" not in present:
             statements.append(f"CREATE DATABASE {OWNER};")
         if statements:

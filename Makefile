@@ -1,0 +1,64 @@
+# `make demo` shows the product, `make test` proves it. Needs Python 3.11 or newer, nothing else.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format up down bench lock clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: $(STAMP) ## Install everything into .venv (once; again when the lock changes)
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "error: Python 3.11 or newer is needed." >&2; \
+	  echo "  where: $$(command -v $(PYTHON) || echo '$(PYTHON): not found')" >&2; \
+	  echo "  why: $$($(PYTHON) --version 2>&1 | head -n 1)" >&2; \
+	  echo "  fix: install it, or name another one: make setup PYTHON=/path/to/python3.11" >&2; exit 3; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing the locked packages into .venv ..." >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@# The project itself is used where it lies: one path file and one command, no build.
+	@$(BIN)/python -c 'import pathlib, sysconfig; \
+	  pathlib.Path(sysconfig.get_path("purelib"), "aura_stream.pth").write_text("$(CURDIR)\n")'
+	@printf '#!/bin/sh\nexec "$$(dirname "$$0")/python" -m aura_stream.cli "$$@"\n' > $(BIN)/aura
+	@chmod +x $(BIN)/aura
+	@touch $(STAMP)
+
+demo: setup ## Show the whole product working, on ports and data of its own
+	@$(BIN)/aura demo $(ARGS)
+
+test: check ## Check the code, then run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## Formatting, lint, types, direction of imports
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup ## Format the code and mend what can be mended
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+up: setup ## Start everything on this machine
+	@$(BIN)/aura up $(ARGS)
+
+down: setup ## Stop it; the data stays (ARGS=--wipe removes it)
+	@$(BIN)/aura down $(ARGS)
+
+bench: setup ## Measure throughput and latency
+	@$(BIN)/aura bench $(ARGS)
+
+lock: setup ## Resolve the Python packages and the Kafka jars anew
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --universal \
+	  --python-version 3.11 -o requirements.lock
+	@$(BIN)/python -m aura_stream.embedded.jars
+
+clean: ## Remove .venv and caches; data in .aura stays (see `make down`)
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
