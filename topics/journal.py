@@ -1,4 +1,4 @@
-"""What every unit of work did, in order: inputs, answers, transactions, journals. The ledger in Postgres is made of it."""
+"""What every unit of work did, in order: inputs, answers, transactions, journals. Postgres is made of it."""
 
 from __future__ import annotations
 

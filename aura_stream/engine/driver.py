@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.engine.store import MemoryStore
-from aura_stream.engine.unit import Actor, Memory, Names, Output
+from aura_stream.engine.unit import Actor, Memory, Names, Output, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,9 @@ class Driver:
     names: Names
     partitions: int = 4
     rules: bytes = b"{}"
-    topics: dict[str, dict[int, list[LogRecord]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    topics: dict[str, dict[int, list[LogRecord]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
 
     def __post_init__(self) -> None:
         self.partitioner = Partitioner(self.partitions)
@@ -72,7 +74,7 @@ class Driver:
     def step(self, partition: int, *, limit: int = 1000, clock: int = 0, commit: bool = True) -> bool:
         """Runs one unit of a partition; False when there was nothing to do. Without `commit` it comes to nothing."""
         shard = self.shards[partition]
-        waiting = [
+        waiting: list[Record] = [
             record
             for topic, source in ((self.names.commands, "commands"), (self.names.signals, "signals"))
             for record in self.topics[topic][partition][shard.state.applied.get(source, -1) + 1 :]
@@ -92,12 +94,15 @@ class Driver:
     def _write(self, partition: int, output: Output, at: int) -> None:
         target = partition if output.partition < 0 else output.partition
         log = self.topics[output.topic][target]
-        log.append(LogRecord(output.topic, target, len(log), at, output.key, output.value, output.headers))
+        log.append(LogRecord(output.topic, target, len(log), at, output.key, output.value, tuple(output.headers)))
 
     def run(self, *, clock: int = 0) -> None:
         """Runs all partitions until nothing moves; `clock` (ms) lets the time pass where no command does."""
-        while any([self.step(partition, clock=clock) for partition in range(self.partitions)]):
-            pass
+        moved = True
+        while moved:
+            moved = False
+            for partition in range(self.partitions):
+                moved = self.step(partition, clock=clock) or moved
 
     def values(self, topic: str) -> list[bytes]:
         """All values of a topic, partition by partition."""

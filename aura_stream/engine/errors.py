@@ -1,15 +1,15 @@
 """What can go wrong in the engine.
 
-    EngineError                 the engine itself failed: the process stops loudly
-    ├── OutsideUnit             a table was touched outside a unit of work (a programmer's error)
-    ├── StoreFailed             the local store cannot be read or written
-    ├── SignalGap               a signal is missing between two shards: money under way would be lost
-    ├── SignalUndecodable       a signal cannot be read
-    └── DataLost                Kafka holds less than was read from it (truncated, recreated, out of range)
-    CommitFailed                a unit's Kafka transaction has an unknown or bad end: the shard reopens and runs it again
-    Fenced                      another owner has taken the partition
-    Poison                      one record cannot be handled: it becomes a dead letter, the rest goes on
-    └── Oversize                a value is too large for its topic or table
+EngineError                 the engine itself failed: the process stops loudly
+├── OutsideUnit             a table was touched outside a unit of work (a programmer's error)
+├── StoreFailed             the local store cannot be read or written
+├── SignalGap               a signal is missing between two shards: money under way would be lost
+├── SignalUndecodable       a signal cannot be read
+└── DataLost                Kafka holds less than was read from it (truncated, recreated, out of range)
+CommitFailed                a unit's Kafka transaction has an unknown or bad end: the shard reopens and runs it again
+Fenced                      another owner has taken the partition
+Poison                      one record cannot be handled: it becomes a dead letter, the rest goes on
+└── Oversize                a value is too large for its topic or table
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which partition a key belongs to: the default of Kafka's Java client, so that any ordinary producer agrees with us."""
+"""Which partition a key belongs to: the rule of Kafka's Java client, so that any ordinary producer agrees with us."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Partitioner:
         self._known: dict[bytes, int] = {}
 
     def __call__(self, key: bytes) -> int:
+        """The partition of a key."""
         partition = self._known.get(key)
         if partition is None:
             if len(self._known) >= _CACHE_MAX:

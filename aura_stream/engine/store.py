@@ -42,9 +42,11 @@ class MemoryStore:
         self._sorted: list[bytes] | None = []
 
     def get(self, key: bytes) -> bytes | None:
+        """The value, or None."""
         return self._data.get(key)
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs with start <= key < stop, in order."""
         if self._sorted is None:
             self._sorted = sorted(self._data)
         keys = self._sorted
@@ -52,6 +54,7 @@ class MemoryStore:
             yield keys[at], self._data[keys[at]]
 
     def write(self, changes: Changes) -> None:
+        """All changes or none."""
         for key, value in changes:
             if value is None:
                 if self._data.pop(key, None) is not None:
@@ -62,7 +65,7 @@ class MemoryStore:
                 self._data[key] = value
 
     def close(self) -> None:
-        pass
+        """Nothing to give back."""
 
 
 class RocksStore:
@@ -99,6 +102,7 @@ class RocksStore:
         self._read = ReadOptions()
 
     def get(self, key: bytes) -> bytes | None:
+        """The value, or None. Raises :class:`StoreFailed`, as all methods do."""
         try:
             value: bytes | None = self._db.get(key)
         except Exception as error:
@@ -106,6 +110,7 @@ class RocksStore:
         return value
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs with start <= key < stop, in order."""
         try:
             cursor = self._db.iter(self._read)
             cursor.seek(start)
@@ -121,6 +126,7 @@ class RocksStore:
             raise StoreFailed(f"cannot read {self.path}: {error}") from error
 
     def write(self, changes: Changes) -> None:
+        """All changes or none."""
         batch = WriteBatch(raw_mode=True)
         for key, value in changes:
             if value is None:
@@ -133,5 +139,5 @@ class RocksStore:
             raise StoreFailed(f"cannot write {self.path}: {error}") from error
 
     def close(self) -> None:
+        """Gives back files and the lock."""
         self._db.close()
-

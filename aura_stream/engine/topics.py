@@ -29,11 +29,11 @@ class Topic:
 
 
 class TopicMismatch(Exception):
-    """Topics are missing or have another number of partitions than the cluster's. The message names them and the fix."""
+    """Topics are missing or have a wrong number of partitions. The message names them and the fix."""
 
 
 async def apply_topics(bootstrap: str, topics: Iterable[Topic], *, partitions: int, replication: int) -> list[str]:
-    """Creates the topics that are missing and returns their names. Raises :class:`TopicMismatch` as `check_topics` does."""
+    """Creates the topics that are missing and returns their names. Raises :class:`TopicMismatch`."""
     topics = list(topics)
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=30_000)
     await admin.start()
@@ -73,7 +73,8 @@ async def check_topics(bootstrap: str, topics: Iterable[Topic], *, partitions: i
             if count != partitions:
                 raise TopicMismatch(
                     f"Kafka at {bootstrap} has {found['topic']} with {count} partitions, {partitions} are configured "
-                    f"(AURA_PARTITIONS). The number is fixed when a cluster is set up: configure {count}, or use a new cluster."
+                    f"(AURA_PARTITIONS). The number is fixed when a cluster is set up: configure {count}, or use a new "
+                    "cluster."
                 )
     finally:
         await admin.close()

@@ -42,13 +42,16 @@ class Record(Protocol):
     headers: Sequence[tuple[str, bytes]]
 
 
+NO_HEADERS: list[tuple[str, bytes]] = []
+
+
 class Output(NamedTuple):
     """A message to send with the unit; it goes to the shard's own partition number unless another is named."""
 
     topic: str
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: list[tuple[str, bytes]] = NO_HEADERS
     partition: int = -1
 
 
@@ -145,14 +148,14 @@ class Unit:
         self._size += len(encoded)
         self.line_number += 1
 
-    def send(self, topic: str, key: bytes, value: bytes, headers: tuple[tuple[str, bytes], ...] = ()) -> None:
+    def send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]] = NO_HEADERS) -> None:
         """Sends a message to the shard's own partition of a topic, with the unit. Raises :class:`Oversize`."""
         if len(value) > OUTPUT_MAX:
             raise Oversize(f"a message to {topic}", len(value), OUTPUT_MAX)
         self.outputs.append(Output(topic, key, value, headers))
 
     def signal(self, key: bytes, signal: msgspec.Struct) -> None:
-        """Sends a signal to the shard of `key`; it is handled there exactly once and in order. Raises :class:`Oversize`."""
+        """Sends a signal to the shard of `key`; it is handled there once and in order. Raises :class:`Oversize`."""
         encoded = _encode(signal)
         if len(encoded) > SIGNALS_BYTES_MAX:
             raise Oversize("a signal", len(encoded), SIGNALS_BYTES_MAX)
@@ -209,7 +212,7 @@ class Unit:
         self.deadline(EXPIRY + full, due)
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Store and overlay together, in order. The overlay is read as it is now; changes during the scan are not seen."""
+        """Store and overlay together, in order. Changes during the scan are not seen."""
         overlay = sorted((k, v) for k, v in self.dirty.items() if start <= k < stop)
         at = 0
         for key, value in self._shard.store.scan(start, stop):
@@ -232,7 +235,7 @@ class Unit:
     # --- for the engine --------------------------------------------------------------------------------------------
 
     def attempt(self, work: Callable[..., None], *arguments: Any) -> Exception | None:
-        """Runs `work`; if it raises, nothing of it remains (rule: a record is all or nothing) and the error is returned."""
+        """Runs `work`; if it raises, nothing of it remains (a record is all or nothing) and the error is returned."""
         if self._size > JOURNAL_PART_MAX:
             self._begin_part()
         marks = (len(self._lines), self._size, self.line_number, len(self.outputs), len(self._outgoing))
@@ -243,7 +246,7 @@ class Unit:
             work(self, *arguments)
         except EngineError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - any error of an agent is this record's, never the unit's
             for target, undo in ((self.dirty, self._undo), (self._shard.young, self._undo_values)):
                 for full, value in reversed(undo):
                     if value is _UNKNOWN:
@@ -269,8 +272,13 @@ class Unit:
         outputs = self.outputs
         for target, values in _pack(self._outgoing):
             sent[target] = seq = sent.get(target, 0) + 1
-            value = b'{"source":%d,"seq":%d,"at":%d,"signals":[%b],"v":1}' % (self.partition, seq, self.at, b",".join(values))
-            outputs.append(Output(shard.names.signals, b"%d" % self.partition, value, (), target))
+            value = b'{"source":%d,"seq":%d,"at":%d,"signals":[%b],"v":1}' % (
+                self.partition,
+                seq,
+                self.at,
+                b",".join(values),
+            )
+            outputs.append(Output(shard.names.signals, b"%d" % self.partition, value, partition=target))
         self.parts.append((self.seq, self._lines))
         rules = b""
         if before.rules != shard.rules_hash:
@@ -280,7 +288,11 @@ class Unit:
         for number, (seq, lines) in enumerate(self.parts):
             end = b',"inputs":%b%b' % (_encode(self.inputs), rules) if number == last else b',"last":false'
             value = b'{"partition":%d,"seq":%d,"at":%d,"lines":[%b]%b,"v":1}' % (
-                self.partition, seq, self.at, b",".join(lines), end
+                self.partition,
+                seq,
+                self.at,
+                b",".join(lines),
+                end,
             )
             outputs.append(Output(shard.names.journal, b"%d" % self.partition, value))
         state = ShardState(self.at, self.seq, applied, self.counters, sent, received, shard.rules_hash)
@@ -304,7 +316,15 @@ class Memory:
     """
 
     def __init__(
-        self, partition: int, *, actor: Actor, names: Names, store: Store, partitioner: Partitioner, rules: bytes, rules_hash: str
+        self,
+        partition: int,
+        *,
+        actor: Actor,
+        names: Names,
+        store: Store,
+        partitioner: Partitioner,
+        rules: bytes,
+        rules_hash: str,
     ) -> None:
         self.partition, self.actor, self.names, self.store = partition, actor, names, store
         self.partitioner, self.rules, self.rules_hash = partitioner, rules, rules_hash
@@ -318,8 +338,10 @@ class Memory:
         self._packed = msgspec.json.Decoder(Packed)
         self._signals = msgspec.json.Decoder(actor.signal_type)
 
-    def run(self, batch: Sequence[Record], *, clock: int = 0, recorded: Sequence[Sequence[str | int]] | None = None) -> tuple[Unit, int]:
-        """Computes one unit from records in their order; returns it and how many records it took (the rest is for the next).
+    def run(
+        self, batch: Sequence[Record], *, clock: int = 0, recorded: Sequence[Sequence[str | int]] | None = None
+    ) -> tuple[Unit, int]:
+        """Computes one unit from records in their order; returns it and how many records it took.
 
         `clock` moves the shard's time when no command does. `recorded` are the inputs of a unit that ran before: then
         deadlines fire exactly where they fired then (a rebuild).
@@ -390,15 +412,17 @@ class Memory:
             return
         if packed.seq != last + 1:
             raise SignalGap(
-                f"{record.topic}[{record.partition}] offset {record.offset}: signal {packed.seq} of partition {packed.source}"
-                f" follows {last}; what lies between is lost. Keep the topic, stop, and rebuild the partition."
+                f"{record.topic}[{record.partition}] offset {record.offset}: signal {packed.seq} of partition "
+                f"{packed.source} follows {last}; what lies between is lost. Keep the topic and rebuild the partition."
             )
         self.received[packed.source] = packed.seq
         for raw in packed.signals:
             try:
                 signal = self._signals.decode(raw)
             except msgspec.MsgspecError as error:
-                raise SignalUndecodable(f"{record.topic}[{record.partition}] offset {record.offset}: {error}") from error
+                raise SignalUndecodable(
+                    f"{record.topic}[{record.partition}] offset {record.offset}: {error}"
+                ) from error
             error_ = unit.attempt(self.actor.signal, signal)
             if error_ is not None:
                 reason, detail = _reason(error_)
@@ -418,13 +442,13 @@ class Memory:
             raise EngineError(f"a dead letter could not be answered: {answering!r}") from answering
 
     def _copy_to_dead_letters(self, unit: Unit, record: Record, value: bytes | None, reason: str, detail: str) -> None:
-        headers = (
+        headers = [
             ("aura-reason", reason.encode()),
             ("aura-detail", detail[:1000].encode(errors="replace")),
             ("aura-topic", record.topic.encode()),
             ("aura-partition", b"%d" % record.partition),
             ("aura-offset", b"%d" % record.offset),
-        )
+        ]
         unit.dead += 1
         unit.outputs.append(Output(self.names.dead_letters, record.key, value, headers))
 
@@ -432,7 +456,7 @@ class Memory:
         """Moves the time to `now` and fires what is due, in order; False when the unit is full and more is due."""
         unit.at = max(unit.at, now)
         room = DEADLINES_PER_UNIT - unit.fired
-        due = []
+        due: list[bytes] = []
         self.next_due = NEVER
         for key, _ in unit.scan(DEADLINES, after(DEADLINES)):
             if len(due) == room or _due(key) > unit.at:
@@ -464,7 +488,9 @@ class Memory:
             if kind == "clock":
                 self._tick(unit, int(where[0]))
             elif kind != "rules":
-                while taken < len(batch) and batch[taken].offset <= int(where[1]) and self._source(batch[taken]) == kind:
+                while (
+                    taken < len(batch) and batch[taken].offset <= int(where[1]) and self._source(batch[taken]) == kind
+                ):
                     self._take(unit, batch[taken], False)
                     taken += 1
         return taken
@@ -503,4 +529,3 @@ def _pack(outgoing: list[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]
         waiting.append(value)
         sizes[target] += len(value)
     yield from targets.items()
-

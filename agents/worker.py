@@ -1,0 +1,119 @@
+"""Worker processes: which Faust app, fed by which topics, runs which agent. `aura worker ledger|sink` ends up here."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faust
+import msgspec
+import uvloop
+
+import topics
+from aura_stream.domain.state import Rules
+from aura_stream.engine.feed import Feed
+from aura_stream.engine.partition import Partition
+from aura_stream.engine.partitioner import Partitioner
+from aura_stream.engine.restore import Offsets
+from aura_stream.engine.shard import Setup, Shard
+from aura_stream.engine.topics import check_topics
+from aura_stream.engine.transport import App, make_app
+from aura_stream.engine.unit import Names
+from aura_stream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+NAMES = Names(
+    commands=topics.COMMANDS.name,
+    signals=topics.SIGNALS.name,
+    journal=topics.JOURNAL.name,
+    dead_letters=topics.DEAD_LETTERS.name,
+    changelog=topics.CHANGELOG.name,
+)
+
+
+def rules_of(settings: Settings) -> Rules:
+    """The settings that decisions depend on."""
+    return Rules(tenants=tuple(sorted(settings.tenants)), mode=settings.mode)
+
+
+def encode_rules(rules: Rules) -> tuple[bytes, str]:
+    """Their recorded form and its hash."""
+    encoded = msgspec.json.encode(rules)
+    return encoded, hashlib.sha256(encoded).hexdigest()[:16]
+
+
+def run(role: str, settings: Settings) -> None:
+    """Runs a worker of a role until it is stopped; does not return."""
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    asyncio.run(check_topics(settings.kafka_bootstrap, topics.ALL, partitions=settings.partitions))
+    app, _ = {"ledger": ledger_app, "sink": sink_app}[role](settings)
+    worker = faust.Worker(app, loglevel=settings.log_level, redirect_stdouts=False, quiet=True, console_port=0)
+    worker.execute_from_commandline()
+
+
+def _app(role: str, settings: Settings) -> App:
+    # The worker's name keeps its partitions through a restart; without a name a restart is a rebalance.
+    return make_app(
+        f"{settings.app_id}-{role}",
+        bootstrap=settings.kafka_bootstrap,
+        datadir=str(_state_dir(settings) / "faust"),
+        web_port=settings.faust_web_port,
+        session_timeout_s=settings.session_timeout_s,
+    )
+
+
+def _state_dir(settings: Settings) -> Path:
+    assert settings.state_dir is not None
+    return settings.state_dir / settings.worker_id
+
+
+def _ready(settings: Settings) -> Callable[[], Any]:
+    def write() -> None:
+        settings.ready_file.parent.mkdir(parents=True, exist_ok=True)
+        settings.ready_file.touch()
+
+    settings.ready_file.unlink(missing_ok=True)
+    return write
+
+
+def ledger_app(settings: Settings) -> tuple[App, Feed]:
+    """The app that decides commands."""
+    from agents.ledger import Ledger
+
+    app = _app("ledger", settings)
+    rules = rules_of(settings)
+    encoded, rules_hash = encode_rules(rules)
+    offsets = Offsets(settings.kafka_bootstrap)
+    setup = Setup(
+        app_id=f"{settings.app_id}-ledger",
+        bootstrap=settings.kafka_bootstrap,
+        names=NAMES,
+        outputs=(topics.TRANSACTION_EVENTS.name,),
+        actor=Ledger(rules),
+        rules=encoded,
+        rules_hash=rules_hash,
+        state_dir=_state_dir(settings),
+        offsets=offsets,
+        partitioner=Partitioner(settings.partitions),
+    )
+
+    def make(number: int, fetch: Any, generation: int) -> Partition:
+        return Shard(number, setup, fetch, generation)
+
+    feed = Feed(app, (NAMES.commands, NAMES.signals), make, on_ready=_ready(settings), on_closed=offsets.stop)
+    return app, feed
+
+
+def sink_app(settings: Settings) -> tuple[App, Feed]:
+    """The app that writes the ledger to Postgres."""
+    from agents.sink import Sink
+
+    app = _app("sink", settings)
+    sink = Sink(settings)
+    feed = Feed(app, (NAMES.journal,), sink.partition, on_ready=_ready(settings))
+    return app, feed

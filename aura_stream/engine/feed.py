@@ -1,0 +1,185 @@
+"""A worker: a Faust app and the partitions that it feeds.
+
+    feed = Feed(app, (COMMANDS, SIGNALS), lambda number, fetch, generation: Shard(number, setup, fetch, generation))
+    faust.Worker(app).execute_from_commandline()
+
+Scaling is by processes: each further one takes over some of the partitions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiokafka.errors import KafkaError
+from faust.types import TP
+
+from aura_stream.engine.partition import Fetch, Partition
+from aura_stream.engine.transport import App, Lists
+
+log = logging.getLogger(__name__)
+
+HINT_EVERY_S = 1.0
+EXIT_ENGINE_STOPPED = 70
+
+
+def stop_loudly(error: BaseException) -> None:
+    """The end of a process whose engine is broken. Nothing was acknowledged that is not committed."""
+    log.critical("the engine stopped itself: %s: %s", type(error).__name__, error, exc_info=error)
+    logging.shutdown()
+    os._exit(EXIT_ENGINE_STOPPED)
+
+
+class Feed:
+    """Gives each assigned partition to an object of its own, made by `make`, and hands it what was fetched.
+
+    A partition is opened only if all `sources` of that number are assigned here.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        sources: tuple[str, ...],
+        make: Callable[[int, Fetch, int], Partition],
+        *,
+        on_failure: Callable[[BaseException], Any] = stop_loudly,
+        on_ready: Callable[[], Any] = lambda: None,
+        on_closed: Callable[[], Awaitable[Any]] | None = None,
+    ) -> None:
+        self.app, self.sources, self.make = app, sources, make
+        self.on_closed = on_closed
+        self.partitions: dict[int, Partition] = {}
+        self.on_ready = on_ready
+        self._hints: dict[TP, int] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._fetch = Fetch(self._start, self._pause, self._resume, self._caught_up, self._owns, on_failure)
+        app.owner_of = self.owner_of
+        app.on_closing = self.close
+        app.on_partitions_revoked.connect(self._on_revoked)
+        app.on_partitions_assigned.connect(self._on_assigned)
+        app.task(self._commit_hints)
+        app.agent(app.topic(*sources, schema=Lists(), acks=False), name=app.conf.id)(self._deliver)
+
+    def owner_of(self, tp: TP) -> Partition | None:
+        """Whoever handles a topic partition here."""
+        owner = self.partitions.get(tp.partition)
+        return owner if owner is not None and owner.state != "closed" and tp.topic in self.sources else None
+
+    async def _deliver(self, stream: Any) -> None:
+        """The agent: hands each fetched list to its partition. Progress is `applied`, not an acknowledgement."""
+        async for event in stream.noack().events():
+            owner = self.partitions.get(event.message.partition)
+            if owner is not None:
+                owner.put(event.value, event.message.generation_id)
+
+    # --- rebalances ------------------------------------------------------------------------------------------------
+
+    async def _on_revoked(self, _app: Any, *arguments: Any, **options: Any) -> None:
+        revoked: set[TP] = options["revoked"] if "revoked" in options else arguments[0]
+        # Kafka's eager protocol takes everything away and gives most of it back: partitions wait for what comes.
+        partitions = {tp.partition for tp in revoked}
+        await asyncio.gather(*(owner.suspend() for number, owner in self.partitions.items() if number in partitions))
+
+    async def _on_assigned(self, _app: Any, *arguments: Any, **options: Any) -> None:
+        assigned: set[TP] = options["assigned"] if "assigned" in options else arguments[0]
+        # Only registers: no heartbeat is sent while this callback runs.
+        mine = {tp.partition for tp in assigned if all(TP(topic, tp.partition) in assigned for topic in self.sources)}
+        split = {tp.partition for tp in assigned} - mine
+        if split:
+            log.error("partitions %s came without all of their source topics; they stay closed", sorted(split))
+        generation = self.app.consumer_generation_id
+        for partition in [p for p in self.partitions if p not in mine]:
+            task = asyncio.create_task(self.partitions.pop(partition).close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        for partition in sorted(mine):
+            present = self.partitions.get(partition)
+            if present is not None and present.state != "closed":
+                present.resume(generation)
+            else:
+                self.partitions[partition] = self.make(partition, self._fetch, generation)
+        if not mine:
+            self.on_ready()
+
+    async def close(self) -> None:
+        """Ends all partitions after their running batches, and tells the group how far they came."""
+        partitions = list(self.partitions.values())
+        await asyncio.gather(*(owner.suspend() for owner in partitions))
+        await self._hint()
+        await asyncio.gather(*(owner.close() for owner in partitions), *self._closing)
+        if self.on_closed is not None:
+            await self.on_closed()
+
+    # --- what partitions ask for -----------------------------------------------------------------------------------
+
+    def _tps(self, partition: int) -> set[TP]:
+        return {TP(topic, partition) for topic in self.sources}
+
+    async def _start(self, owner: Partition) -> None:
+        consumer = self.app.consumer
+        assignment = consumer.assignment()
+        for tp in self._tps(owner.number):
+            if tp in assignment:
+                await consumer.seek(tp, owner.applied(tp.topic) + 1)
+        self._resume(owner.number)
+        if all(owner.ready for owner in self.partitions.values()):
+            self.on_ready()
+
+    def _pause(self, partition: int) -> None:
+        self.app.consumer.pause_partitions(self._tps(partition))
+
+    def _resume(self, partition: int) -> None:
+        consumer = self.app.consumer
+        consumer.resume_partitions(self._tps(partition) & consumer.assignment())
+
+    async def _caught_up(self, partition: int) -> bool:
+        tp = TP(self.sources[0], partition)
+        end = (await self.app.consumer.highwaters(tp))[tp]
+        position = await self.app.consumer.position(tp)
+        return position is not None and position >= end
+
+    async def _owns(self, partition: int) -> bool:
+        consumer: Any = self.app.consumer
+        tp = TP(self.sources[0], partition)
+        owner = self.partitions.get(partition)
+        if owner is None or owner.generation < 0 or tp not in consumer.assignment():
+            return False
+        try:
+            async with asyncio.timeout(5):
+                return bool(await consumer._commit({tp: owner.applied(tp.topic) + 1}))
+        except (KafkaError, TimeoutError) as error:
+            log.warning("partition %s: the group does not confirm ownership: %r", partition, error)
+            return False
+
+    # --- offsets of the group: for those who watch its lag ---------------------------------------------------------
+
+    async def _commit_hints(self) -> None:
+        while not self.app.should_stop:
+            await self.app.sleep(HINT_EVERY_S)
+            await self._hint()
+
+    async def _hint(self) -> None:
+        if self.app.rebalancing:
+            return
+        offsets = {
+            TP(topic, owner.number): owner.applied(topic) + 1
+            for owner in self.partitions.values()
+            if owner.state in ("working", "suspended")
+            for topic in self.sources
+        }
+        changed = {tp: offset for tp, offset in offsets.items() if offset > self._hints.get(tp, 0)}
+        if changed:
+            consumer: Any = self.app.consumer
+            try:
+                async with asyncio.timeout(3):
+                    if await consumer._commit(changed):
+                        self._hints.update(changed)
+            except TimeoutError:
+                log.info("the group's offsets could not be committed in time, which matters to watchers only")
+
+    def status(self) -> list[dict[str, Any]]:
+        """One row per partition, for metrics and `aura status`."""
+        return [partition.status() for partition in self.partitions.values()]

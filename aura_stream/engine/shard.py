@@ -1,0 +1,289 @@
+"""A shard: a partition with state. It owns a transactional producer, a local store and the memory over it.
+
+Any doubt about a commit ends the same way: new producer (which fences the old one), restore, and the same batch again,
+without what is already applied. The log tells the truth; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiokafka.errors
+from aiokafka import TopicPartition
+
+from aura_stream.engine.errors import CommitFailed, DataLost, EngineError, Fenced, StoreFailed
+from aura_stream.engine.partition import Fetch, Gone, Partition, wait_for
+from aura_stream.engine.partitioner import Partitioner
+from aura_stream.engine.producer import Message, TransactionalProducer
+from aura_stream.engine.restore import POSITION_KEY, Offsets, encode_position, read_position, restore
+from aura_stream.engine.store import MemoryStore, RocksStore, Store
+from aura_stream.engine.unit import NEVER, NO_HEADERS, Actor, Finished, Memory, Names
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS_MAX = 5  # of one batch, each on a freshly opened shard
+STALE_MS = 7 * 24 * 3600 * 1000 // 2  # half of the changelog's delete.retention.ms
+SETTLE_S = 0.2
+LOCK_WAIT_S = 3.0
+RETRIABLE: tuple[type[Exception], ...] = (
+    OSError,
+    TimeoutError,
+    *[e for e in vars(aiokafka.errors).values() if isinstance(e, type) and getattr(e, "retriable", False)],
+)
+"""What passes when Kafka comes back."""
+PASSING = (CommitFailed, *RETRIABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all shards of an engine share."""
+
+    app_id: str
+    bootstrap: str
+    names: Names
+    outputs: tuple[str, ...]  # topics that units send to, beside the engine's own
+    actor: Actor
+    rules: bytes
+    rules_hash: str
+    state_dir: Path | None  # None keeps state in memory only
+    offsets: Offsets
+    partitioner: Partitioner
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a shard has done since it was made; for metrics and logs."""
+
+    units: int = 0
+    records: int = 0
+    dead_letters: int = 0
+    reopened: int = 0
+    restored: int = 0
+    compute_s: float = 0.0
+    commit_s: float = 0.0
+    opened_s: float = 0.0
+
+
+class Shard(Partition):
+    """One partition of the commands and signals topics, with its tables."""
+
+    def __init__(self, number: int, setup: Setup, fetch: Fetch, generation: int) -> None:
+        self.setup = setup
+        self.counters = Counters()
+        self._memory: Memory | None = None
+        self._producer: TransactionalProducer | None = None
+        self._store: Store | None = None
+        self._position = 0  # of the store, in the changelog
+        super().__init__(number, fetch, generation)
+
+    def applied(self, topic: str) -> int:
+        """The last offset of commands or signals that is part of the state."""
+        if self._memory is None:
+            return -1
+        return self._memory.state.applied.get("commands" if topic == self.setup.names.commands else "signals", -1)
+
+    def status(self) -> dict[str, Any]:
+        """Figures for metrics and `aura status`."""
+        counters = self.counters
+        return {
+            "partition": self.number,
+            "state": self.state,
+            "waiting": self.waiting,
+            "commands_applied": self.applied(self.setup.names.commands),
+            "signals_applied": self.applied(self.setup.names.signals),
+            "units": counters.units,
+            "records": counters.records,
+            "dead_letters": counters.dead_letters,
+            "reopened": counters.reopened,
+            "restored": counters.restored,
+            "compute_s": round(counters.compute_s, 3),
+            "commit_s": round(counters.commit_s, 3),
+        }
+
+    # --- opening ---------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Fences, restores, and reads what is applied; goes on trying while Kafka is away."""
+        started = time.monotonic()
+        pause = 0.1
+        while True:
+            try:
+                await self._open_once()
+                break
+            except PASSING as error:
+                await self._drop_producer(gently=False)
+                log.warning("shard %s: cannot open yet: %r", self.number, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 2.0)
+        self.counters.opened_s = time.monotonic() - started
+
+    async def _open_once(self) -> None:
+        setup = self.setup
+        await setup.offsets.start()
+        self._producer = TransactionalProducer(setup.bootstrap, f"{setup.app_id}-{self.number}")
+        await self._producer.start({*setup.names, *setup.outputs})
+        if self._store is None:
+            self._store = await self._open_store()
+        changelog = TopicPartition(setup.names.changelog, self.number)
+        restored = await restore(self._store, changelog, bootstrap=setup.bootstrap, offsets=setup.offsets)
+        self._position = read_position(self._store).offset
+        self._memory = Memory(
+            self.number,
+            actor=setup.actor,
+            names=setup.names,
+            store=self._store,
+            partitioner=setup.partitioner,
+            rules=setup.rules,
+            rules_hash=setup.rules_hash,
+        )
+        await self._check_sources()
+        self.counters.restored += restored
+        log.info("shard %s: open, %s records restored, applied %s", self.number, restored, self._memory.state.applied)
+
+    async def _open_store(self) -> Store:
+        if self.setup.state_dir is None:
+            return MemoryStore()
+        path = self.setup.state_dir / f"{self.setup.app_id}-{self.number}"
+        give_up = time.monotonic() + LOCK_WAIT_S
+        store = None
+        while store is None:
+            try:
+                store = RocksStore(path)
+            except StoreFailed as error:
+                # Locked by an owner that has not gone yet, or damaged. The changelog has everything.
+                if time.monotonic() < give_up:
+                    await asyncio.sleep(0.1)
+                    continue
+                log.warning("shard %s: %s; a fresh store is restored from the changelog", self.number, error)
+                path = path.with_name(f"{path.name}.{time.time_ns()}")
+                store = RocksStore(path)
+        position = read_position(store)
+        if position.offset and position.written_at < time.time_ns() // 1_000_000 - STALE_MS:
+            # The changelog may have forgotten tombstones that this store has not seen.
+            log.warning("shard %s: the local store was away for too long and is restored from zero", self.number)
+            store.close()
+            shutil.rmtree(path)
+            store = RocksStore(path)
+        return store
+
+    async def _check_sources(self) -> None:
+        """The log must still hold what comes next, and may not end before what was applied."""
+        sources = [
+            TopicPartition(topic, self.number) for topic in (self.setup.names.commands, self.setup.names.signals)
+        ]
+        starts, ends = await self.setup.offsets.starts(sources), await self.setup.offsets.ends(sources)
+        for source in sources:
+            following = self.applied(source.topic) + 1
+            if not starts[source] <= following <= ends[source]:
+                raise DataLost(
+                    f"{source.topic}[{source.partition}] holds offsets {starts[source]} to {ends[source]}, but "
+                    f"{following} comes next: records were deleted or the topic was recreated. Nothing is skipped in silence: "
+                    "bring it back."
+                )
+
+    async def _drop_producer(self, *, gently: bool) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await (producer.stop() if gently and not producer.tainted else producer.abandon())
+
+    async def release(self, *, gently: bool) -> None:
+        """Ends the producer and closes the store."""
+        await self._drop_producer(gently=gently)
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    # --- working ---------------------------------------------------------------------------------------------------
+
+    async def wait_for_work(self) -> None:
+        """Until records are here, or a deadline is due by the clock and no command waits anywhere."""
+        while not (self.has_records() and self.state == "working"):
+            self.wake.clear()
+            assert self._memory is not None
+            due = self._memory.next_due
+            if self.state != "working" or due == NEVER:
+                await self.wake.wait()
+            elif (left := due / 1000 - time.time()) > 0:
+                await wait_for(self.wake, min(left, 3600.0))
+            elif await self._backlog_is_empty():
+                return
+            else:
+                await wait_for(self.wake, SETTLE_S)
+
+    async def _backlog_is_empty(self) -> bool:
+        """Whether every command in the log has been handled, so that the clock may speak."""
+        try:
+            caught_up = await self.fetch.caught_up(self.number)
+        except RETRIABLE:
+            return False
+        if not caught_up:
+            return False
+        # A list may be on its way from the consumer to this inbox.
+        await wait_for(self.wake, SETTLE_S)
+        return not self.has_records() and self.state == "working"
+
+    async def work(self) -> None:
+        """One unit, from the inbox to its commit; again on a new producer until it is committed or already applied."""
+        batch = self.take()
+        clock = 0 if batch else time.time_ns() // 1_000_000
+        generation = self.generation
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            assert self._memory is not None and self._producer is not None
+            started = time.monotonic()
+            unit, taken = self._memory.run(batch, clock=clock)
+            if not unit.inputs:
+                break
+            finished = unit.finish()
+            batches = self._producer.build(self._messages(finished))
+            computed = time.monotonic()
+            try:
+                ends = await self._producer.commit(batches)
+            except CommitFailed as error:
+                log.warning(
+                    "shard %s: %s; it reopens and runs the unit again (attempt %s)", self.number, error, attempt
+                )
+                if isinstance(error, Fenced) and not await self.fetch.owns(self.number):
+                    raise Gone from error
+                await self._reopen()
+                continue
+            self._adopt(finished, ends)
+            counters = self.counters
+            counters.units += 1
+            counters.records += unit.records
+            counters.dead_letters += unit.dead
+            counters.compute_s += computed - started
+            counters.commit_s += time.monotonic() - computed
+            if self._producer.tainted:
+                log.info("shard %s: a request failed on the way; the producer is replaced", self.number)
+                await self._reopen()
+            break
+        else:
+            raise EngineError(f"shard {self.number}: a unit of work could not be committed in {ATTEMPTS_MAX} attempts")
+        self.put_back(batch[taken:], generation)
+
+    async def _reopen(self) -> None:
+        self.counters.reopened += 1
+        await self._drop_producer(gently=False)
+        await self.open()
+
+    def _messages(self, finished: Finished) -> list[Message]:
+        own, changelog = self.number, self.setup.names.changelog
+        messages: list[Message] = [
+            (topic, own if partition < 0 else partition, key, value, headers)
+            for topic, key, value, headers, partition in finished.outputs
+        ]
+        messages.extend([(changelog, own, key, value, NO_HEADERS) for key, value in finished.changes.items()])
+        return messages
+
+    def _adopt(self, finished: Finished, ends: dict[tuple[str, int], int]) -> None:
+        """Committed: only now the changes go to the local store, in one batch with the changelog position."""
+        assert self._memory is not None
+        self._position = max(self._position, ends.get((self.setup.names.changelog, self.number), 0))
+        finished.changes[POSITION_KEY] = encode_position(self._position)
+        self._memory.adopt(finished)

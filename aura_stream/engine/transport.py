@@ -1,0 +1,212 @@
+"""Where the engine meets Faust: whole fetched lists instead of single records, committed data only, our own positions.
+
+These are the only touch points with Faust's internals; `check_faust` refuses to start when they are not as expected.
+
+- Stock Faust hands each record through three queues and several tasks, three quarters of all time. Here one stream
+  event per partition and fetch carries the list of raw records.
+- Stock Faust reads uncommitted data at at_least_once, so it would deliver signals of aborted units.
+- After every rebalance Faust seeks to the group's offsets. They are only hints: the owner of a partition knows better.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiokafka
+import faust
+from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
+from faust.events import Event
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
+
+log = logging.getLogger(__name__)
+
+PINNED = {"faust": "0.15.3", "aiokafka": "0.14.0"}
+
+
+class Owner(Protocol):
+    """Whoever handles a partition: it knows where to go on reading, once it is ready."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether records are wanted now."""
+
+    def applied(self, topic: str) -> int:
+        """The last offset that is handled for good; -1 for none."""
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Reads only what is committed."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"  # read when the consumer starts
+        return consumer
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commits offsets of partitions that are assigned here; stock Faust crashes the worker when that fails."""
+        assigned = self.assignment()
+        mine = {
+            driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(offset, "")
+            for tp, offset in offsets.items()
+            if tp in assigned
+        }
+        if not mine:
+            return False
+        try:
+            await self._ensure_consumer().commit(mine)
+        except KafkaError as error:
+            log.info("the group's offsets could not be committed: %r", error)
+            return False
+        return True
+
+
+class Consumer(driver.Consumer):
+    """Delivers lists, and seeks where the owners say."""
+
+    app: App
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def perform_seek(self) -> None:
+        """Faust calls this after every rebalance, before the flow resumes."""
+        for tp in self.assignment():
+            owner = self.app.owner_of(tp)
+            if owner is not None and owner.ready:
+                await self.seek(tp, owner.applied(tp.topic) + 1)
+            else:
+                self._read_offset[tp] = None
+                self.pause_partitions({tp})  # its owner seeks and resumes when it is ready
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 - Faust's signature
+        """One message per partition and fetch; its value is the list of records, its offset that of the last one."""
+        records, active = await self._wait_next_records(timeout)
+        generation = self.app.consumer_generation_id
+        if records is None or self.should_stop:
+            return
+        if not self.flow_active:
+            await self.perform_seek()
+            return
+        for topic_partition, fetched in records.items():
+            if self.app.consumer_generation_id != generation:
+                return
+            tp = TP(topic_partition.topic, topic_partition.partition)
+            if fetched and (active is None or tp in active):
+                last: Any = fetched[-1]
+                whole: Any = fetched
+                yield tp, ConsumerMessage(
+                    tp.topic, tp.partition, last.offset, last.timestamp / 1000, last.timestamp_type, last.headers,
+                    None, whole, None, 0, 0, tp, generation_id=generation,
+                )  # fmt: skip
+
+
+class Transport(driver.Transport):
+    """aiokafka with the consumer above."""
+
+    Consumer = Consumer
+
+
+class Lists(faust.Schema[Any, Any]):
+    """A schema that decodes nothing: the list goes to the agent as it is, decoding is done there in bulk."""
+
+    def compile(
+        self,
+        app: Any,
+        *,
+        on_key_decode_error: Any = None,
+        on_value_decode_error: Any = None,
+        default_propagate: bool = False,
+    ) -> Any:
+        """The decoder that Faust's conductor calls for each message."""
+
+        async def decode(message: Any, *, propagate: bool = False) -> Any:
+            return Event(app, None, message.value, None, message)
+
+        return decode
+
+
+class App(faust.App):
+    """A Faust app whose partitions have owners. `on_closing` runs before the consumer stops; Faust sends no signal."""
+
+    owner_of: Callable[[TP], Owner | None]
+    on_closing: Callable[[], Any]
+
+    def _new_transport(self) -> Any:
+        return Transport(self.conf.broker_consumer, self)
+
+    async def on_stop(self) -> None:
+        """Ends what the owners do, then Faust's own services."""
+        await self.on_closing()
+        await super().on_stop()
+
+
+def make_app(
+    app_id: str,
+    *,
+    bootstrap: str,
+    datadir: str,
+    web_port: int,
+    session_timeout_s: float,
+    instance_id: str | None = None,
+    fetch_records_max: int = 4000,
+) -> App:
+    """A Faust app with every setting that matters set: statistics on loopback only, no tables or router pages."""
+    check_faust()
+    Path(datadir).mkdir(parents=True, exist_ok=True)
+    return App(
+        app_id,
+        broker=";".join(f"kafka://{server.strip()}" for server in bootstrap.split(",")),
+        store="memory://",
+        datadir=datadir,
+        loop=None,
+        autodiscover=False,
+        processing_guarantee="at_least_once",
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        table_standby_replicas=1,  # else Faust assigns round robin and splits the source topics of a shard over workers
+        broker_max_poll_records=fetch_records_max,
+        broker_max_poll_interval=60.0,
+        broker_session_timeout=session_timeout_s,
+        broker_heartbeat_interval=min(3.0, session_timeout_s / 4),
+        broker_rebalance_timeout=max(20.0, session_timeout_s),
+        broker_request_timeout=max(30.0, session_timeout_s + 5),
+        consumer_auto_offset_reset="none",
+        consumer_group_instance_id=instance_id,
+        consumer_max_fetch_size=4 << 20,
+        cython_optimizations=True,
+        stream_wait_empty=True,
+        web_bind="127.0.0.1",
+        web_host="127.0.0.1",
+        web_port=web_port,
+        web_stats_enabled=True,
+        web_metrics_enabled=True,
+        web_graph_enabled=False,
+        web_router_enabled=False,
+        web_tables_enabled=False,
+        debug=False,
+    )
+
+
+def check_faust() -> None:
+    """Raises RuntimeError when Faust or aiokafka is not the version whose internals are used here."""
+    for name, module in (("faust", faust), ("aiokafka", aiokafka)):
+        if module.__version__ != PINNED[name]:
+            raise RuntimeError(
+                f"{name} {module.__version__} is installed, {PINNED[name]} is needed: the engine uses its internals. "
+                "Fix: make setup"
+            )
+    for owner, name in (
+        (driver.AIOKafkaConsumerThread, "_create_worker_consumer"),
+        (driver.Consumer, "_new_consumer_thread"),
+        (driver.Consumer, "perform_seek"),
+        (driver.Consumer, "_wait_next_records"),
+        (driver.Consumer, "pause_partitions"),
+    ):
+        if not hasattr(owner, name):
+            raise RuntimeError(f"{owner.__name__}.{name} is gone from faust: the engine cannot run on it")
