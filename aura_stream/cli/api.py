@@ -1,0 +1,38 @@
+"""``aura api``: run the HTTP door in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Annotated
+
+import typer
+import uvloop
+
+from aura_stream.cli import say
+from aura_stream.settings import SetupError, load_settings
+
+
+def api(
+    host: Annotated[str, typer.Option(help="Address to listen on; default: AURA_API_HOST.")] = "",
+    port: Annotated[int, typer.Option(help="Port to listen on; default: AURA_API_PORT.")] = 0,
+) -> None:
+    """Run the HTTP API until SIGTERM or Ctrl-C. It starts without Kafka and Postgres and says what is missing."""
+    from web.app import serve
+
+    overrides: dict[str, object] = ({"api_host": host} if host else {}) | ({"api_port": port} if port else {})
+    settings = load_settings(**overrides)
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # aiokafka reports every refused connection as an error of its own; our own lines say what it means for us.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    where = f"http://{settings.api_host}:{settings.api_port}"
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings, ready=lambda: say(f"listening on {where}")))
+    except OSError as error:
+        raise SetupError(
+            "The HTTP API cannot listen.",
+            where=where,
+            why=str(error),
+            fix="stop what uses the port, or choose another with --port (AURA_API_PORT)",
+        ) from error

@@ -1,0 +1,250 @@
+"""What the API and the command line read from the ledger in Postgres. Reading only: the role may do nothing else.
+
+Amounts come back as integer minor units, times as aware datetimes. Whoever asks for a transaction also gets how far
+each partition was stored in the same snapshot, since "not there" means nothing without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import asyncpg
+import orjson
+
+from aura_stream.ledger.connection import READER, pool_init
+
+Row = asyncpg.Record
+
+_SINK = """
+SELECT coalesce(array_agg(partition), '{}') AS partitions, coalesce(array_agg(next_offset), '{}') AS next_offsets,
+    coalesce(array_agg(last_seq), '{}') AS last_seqs, coalesce(array_agg(commands_offset), '{}') AS commands_offsets
+FROM ledger.sink_offsets
+"""
+_TRANSACTION_COLUMNS = """
+t.transaction_id, t.tenant_id, t.customer_id, t.type, t.status, t.state, t.reason, t.asset, t.amount, t.from_account_id,
+t.to_account_id, t.captured_amount, t.idempotency_key, t.created_at, t.updated_at, t.expires_at, t.seq, t.partition,
+t.journal_ids
+"""
+_TRANSACTION = f"""
+SELECT s.*, t.history, {_TRANSACTION_COLUMNS}
+FROM ({_SINK}) s LEFT JOIN ledger.transactions t ON t.tenant_id = $1 AND t.transaction_id = $2
+"""  # noqa: S608 - only constants of this module
+_ENTRIES = """
+SELECT e.journal_id, e.leg, e.transaction_id, j.kind, e.account_id, e.asset, e.layer, e.amount, e.posted_at,
+    e.effective_at
+FROM ledger.entries e JOIN ledger.journals j USING (journal_id)
+"""
+_ENTRIES_OF_JOURNALS = _ENTRIES + "WHERE e.journal_id = ANY($1::bigint[]) ORDER BY e.journal_id, e.leg"
+_ENTRIES_OF_ACCOUNT = (
+    _ENTRIES
+    + """WHERE e.tenant_id = $1 AND e.account_id = $2 AND (e.journal_id, e.leg) < ($3, $4)
+ORDER BY e.journal_id DESC, e.leg DESC LIMIT $5"""
+)
+_ACCOUNT = """
+SELECT account_id, tenant_id, customer_id, asset, name, status, opened_at, closed_at
+FROM ledger.accounts WHERE tenant_id = $1 AND account_id = $2
+"""
+_BALANCES = """
+SELECT coalesce(b.posted, 0) AS posted, coalesce(b.pending, 0) AS pending, coalesce(b.available, 0) AS available
+FROM ledger.accounts a LEFT JOIN ledger.balances b ON b.tenant_id = a.tenant_id AND b.account_id = a.account_id
+WHERE a.tenant_id = $1 AND a.account_id = $2
+"""
+_BALANCES_AS_OF = "SELECT posted, pending, available FROM ledger.balance_as_of($1, $2, $3, $4)"
+_LIST = f"SELECT {_TRANSACTION_COLUMNS} FROM ledger.transactions t WHERE t.tenant_id = $1"  # noqa: S608 - constants
+_FILTERS = {
+    "customer": "t.customer_id = ${}",
+    "type": "t.type = ${}",
+    "status": "t.status = ${}",
+    "asset": "t.asset = ${}",
+    "account_id": "${} IN (t.from_account_id, t.to_account_id)",
+    "idempotency_key": "t.idempotency_key = ${}",
+    "created_from": "t.created_at >= ${}",
+    "created_before": "t.created_at < ${}",
+}
+_FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
+LAST_JOURNAL = (1 << 63) - 1
+"""Above every journal id: where a listing of entries begins."""
+
+
+class ReadsUnavailable(Exception):
+    """Postgres does not answer, or not in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How far one partition of the journal is in Postgres."""
+
+    next_offset: int
+    """Of the journal topic: all records below are stored."""
+    last_seq: int
+    commands_next: int
+    """All commands below this offset are reflected."""
+
+
+NOTHING_STORED = Stored(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Balances:
+    """Balances of one account in minor units; `posted` = available + held."""
+
+    posted: int
+    pending: int
+    available: int
+
+
+class LedgerReads:
+    """A small pool of read-only connections. Every method raises :class:`ReadsUnavailable` when Postgres is away."""
+
+    def __init__(self, dsn: str, *, connections_max: int = 8, timeout_s: float = 5.0) -> None:
+        self._dsn = dsn
+        self._connections_max = connections_max
+        self._timeout_s = timeout_s
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._opening = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            try:
+                async with asyncio.timeout(2):
+                    await pool.close()
+            except TimeoutError:
+                pool.terminate()
+
+    async def stored(self) -> dict[int, Stored]:
+        """How far each partition is stored."""
+        async with self._connection() as connection:
+            return _stored(cast("asyncpg.Record", await connection.fetchrow(_SINK)))
+
+    async def transaction(self, tenant: str, transaction_id: str) -> tuple[dict[int, Stored], dict[str, Any] | None]:
+        """A transaction (with `history`, its events) and how far each partition was stored when it was read."""
+        async with self._connection() as connection:
+            row = cast("asyncpg.Record", await connection.fetchrow(_TRANSACTION, tenant, uuid.UUID(transaction_id)))
+        if row["transaction_id"] is None:
+            return _stored(row), None
+        found = _transaction(row)
+        found["history"] = orjson.loads(row["history"])
+        return _stored(row), found
+
+    async def entries_of(self, journal_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """All entries of some journals, in order."""
+        async with self._connection() as connection:
+            return [_entry(row) for row in await connection.fetch(_ENTRIES_OF_JOURNALS, list(journal_ids))]
+
+    async def account(self, tenant: str, account_id: str) -> dict[str, Any] | None:
+        """An account's row, None when there is none."""
+        async with self._connection() as connection:
+            row = await connection.fetchrow(_ACCOUNT, tenant, account_id)
+        return dict(row) if row is not None else None
+
+    async def balances(self, tenant: str, account_id: str) -> Balances | None:
+        """The balances now, None when there is no such account."""
+        async with self._connection() as connection:
+            row = await connection.fetchrow(_BALANCES, tenant, account_id)
+        return _balances(row) if row is not None else None
+
+    async def balances_as_of(
+        self, tenant: str, account_id: str, effective_at: datetime | None, known_at: datetime | None
+    ) -> Balances:
+        """The balances of entries effective by one time and known by another; None is without limit."""
+        async with self._connection() as connection:
+            row = await connection.fetchrow(
+                _BALANCES_AS_OF, tenant, account_id, effective_at or _FOREVER, known_at or _FOREVER
+            )
+        return _balances(cast("asyncpg.Record", row))
+
+    async def entries_of_account(
+        self, tenant: str, account_id: str, before: tuple[int, int], limit: int
+    ) -> list[dict[str, Any]]:
+        """An account's entries below (journal id, leg), newest first."""
+        async with self._connection() as connection:
+            return [
+                _entry(row) for row in await connection.fetch(_ENTRIES_OF_ACCOUNT, tenant, account_id, *before, limit)
+            ]
+
+    async def transactions(
+        self, tenant: str, filters: Mapping[str, Any], before: tuple[datetime, str] | None, limit: int
+    ) -> list[dict[str, Any]]:
+        """Transactions newest first, below (created_at, id). `filters`: names of the filter table above."""
+        arguments: list[Any] = [tenant]
+        query = _LIST
+        for name, value in filters.items():
+            arguments.append(value)
+            query += " AND " + _FILTERS[name].format(len(arguments))
+        if before is not None:
+            arguments += [before[0], uuid.UUID(before[1])]
+            query += f" AND (t.created_at, t.transaction_id) < (${len(arguments) - 1}, ${len(arguments)})"
+        arguments.append(limit)
+        query += f" ORDER BY t.created_at DESC, t.transaction_id DESC LIMIT ${len(arguments)}"
+        async with self._connection() as connection:
+            return [_transaction(row) for row in await connection.fetch(query, *arguments)]
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        try:
+            pool = self._pool or await self._open()
+            async with pool.acquire(timeout=self._timeout_s) as connection:
+                yield connection
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise ReadsUnavailable(f"{type(error).__name__}: {error}") from error
+
+    async def _open(self) -> asyncpg.Pool[asyncpg.Record]:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    self._dsn,
+                    min_size=0,
+                    max_size=self._connections_max,
+                    timeout=self._timeout_s,
+                    command_timeout=self._timeout_s,
+                    init=pool_init(READER),
+                    server_settings={
+                        "timezone": "UTC",
+                        "application_name": "aura-api",
+                        "default_transaction_read_only": "on",
+                        "statement_timeout": str(int(self._timeout_s * 1000)),
+                    },
+                )
+            return self._pool
+
+
+def _stored(row: Row) -> dict[int, Stored]:
+    numbers = zip(row["next_offsets"], row["last_seqs"], row["commands_offsets"], strict=True)
+    return {partition: Stored(*three) for partition, three in zip(row["partitions"], numbers, strict=True)}
+
+
+def _transaction(row: Row) -> dict[str, Any]:
+    names = (
+        "tenant_id",
+        "customer_id",
+        "type",
+        "status",
+        "state",
+        "reason",
+        "asset",
+        "from_account_id",
+        "to_account_id",
+    )
+    more = ("idempotency_key", "created_at", "updated_at", "expires_at", "seq", "partition", "journal_ids")
+    captured = row["captured_amount"]
+    return {name: row[name] for name in names + more} | {
+        "transaction_id": str(row["transaction_id"]),
+        "amount": int(row["amount"]),
+        "captured_amount": None if captured is None else int(captured),
+    }
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    return dict(row) | {"transaction_id": str(row["transaction_id"]), "amount": int(row["amount"])}
+
+
+def _balances(row: Row) -> Balances:
+    return Balances(int(row["posted"]), int(row["pending"]), int(row["available"]))

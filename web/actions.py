@@ -1,0 +1,26 @@
+"""Actions on a transaction: the command carries its owner, so that one partition's order decides every race."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from web.call import Call
+from web.commands import prepare
+from web.submit import submit
+
+
+async def act(call: Call, type_: str) -> web.Response:
+    """Submits an action on `{transaction_id}`; its owner comes from the body or is looked up. Raises Problem."""
+    transaction_id = call.path["transaction_id"].lower()
+    data = dict(call.body)
+    customer = data.pop("customer", None) or await call.services.lookup.owner(call.tenant, transaction_id)
+    return await submit(
+        call,
+        prepare(
+            type_,
+            tenant=call.tenant,
+            customer=customer,
+            idempotency_key=call.idempotency_key,
+            data={"transaction_id": transaction_id} | data,
+        ),
+    )

@@ -1,0 +1,147 @@
+"""The aiohttp application: handlers by operationId, one middleware that gives every failure its problem document."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from aiohttp import web
+
+from aura_stream.settings import Settings
+from web import accounts, batch, deposits, holds, system, transactions, transfers
+from web.call import BATCH_BODY_MAX, REQUEST_ID, Handler, dispatch, request_id_of
+from web.contract import load_contract
+from web.problems import Problem
+from web.services import SERVICES, Services, make_services
+
+log = logging.getLogger(__name__)
+
+SHUTDOWN_S = 10.0
+"""How long requests under way may take to end after SIGTERM."""
+
+HANDLERS: dict[str, Handler] = {
+    "openAccount": accounts.open_account,
+    "getAccount": accounts.get_account,
+    "getAccountBalances": accounts.get_account_balances,
+    "listAccountEntries": accounts.list_account_entries,
+    "freezeAccount": accounts.freeze_account,
+    "unfreezeAccount": accounts.unfreeze_account,
+    "closeAccount": accounts.close_account,
+    "submitDeposit": deposits.submit_deposit,
+    "confirmDeposit": deposits.confirm_deposit,
+    "rejectDeposit": deposits.reject_deposit,
+    "submitTransfer": transfers.submit_transfer,
+    "placeHold": holds.place_hold,
+    "captureHold": holds.capture_hold,
+    "releaseHold": holds.release_hold,
+    "listTransactions": transactions.list_transactions,
+    "getTransaction": transactions.get_transaction,
+    "cancelTransaction": transactions.cancel_transaction,
+    "sendCommands": batch.send_commands,
+    "getHealth": system.get_health,
+    "getReadiness": system.get_readiness,
+    "getLiveness": system.get_liveness,
+    "getMetrics": system.get_metrics,
+    "getContract": system.get_contract,
+}
+"""One handler per operation of the contract; a difference stops the start."""
+
+_OPERATION: web.AppKey[dict[str, str]] = web.AppKey("operations", dict)
+_NAME_OF_STATUS = {
+    404: "route_not_found",
+    405: "method_not_allowed",
+    413: "message_too_large",
+    415: "unsupported_media_type",
+}
+
+
+def create_app(settings: Settings, services: Services | None = None) -> web.Application:
+    """The application. Raises :class:`ContractMismatch` when contract and handlers differ."""
+    contract = load_contract()
+    contract.compare(HANDLERS)
+    app = web.Application(middlewares=[_answer], client_max_size=BATCH_BODY_MAX)
+    app[SERVICES] = services or make_services(settings)
+    app[_OPERATION] = {}
+    for operation in contract.operations.values():
+        handle = dispatch(operation, HANDLERS[operation.id])
+        if operation.method == "GET":
+            # No HEAD beside GET: the contract has none, and a 405 must say so.
+            route = app.router.add_get(operation.path, handle, allow_head=False)
+        else:
+            route = app.router.add_route(operation.method, operation.path, handle)
+        app[_OPERATION][_name(operation.method, route.resource)] = operation.id
+    app.cleanup_ctx.append(_run_services)
+    app.on_response_prepare.append(_common_headers)
+    return app
+
+
+async def serve(settings: Settings, *, ready: Callable[[], None] = lambda: None) -> None:
+    """Serves until SIGTERM or SIGINT, then lets requests under way end."""
+    runner = web.AppRunner(
+        create_app(settings), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=75
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.api_host, settings.api_port, backlog=1024).start()
+        ready()
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        await stopped.wait()
+    finally:
+        await runner.cleanup()
+
+
+async def _run_services(app: web.Application) -> AsyncIterator[None]:
+    await app[SERVICES].start()
+    yield
+    await app[SERVICES].stop()
+
+
+@web.middleware
+async def _answer(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Gives every request its id and every failure its problem document; counts and times both."""
+    began = time.perf_counter()
+    request_id = request[REQUEST_ID] = request_id_of(request)
+    try:
+        response = await handler(request)
+    except Problem as problem:
+        response = problem.response(instance=request.path, request_id=request_id)
+    except web.HTTPException as error:
+        response = _from_aiohttp(error).response(instance=request.path, request_id=request_id)
+    except web.RequestPayloadError as error:
+        response = Problem("invalid_json", f"The body is broken: {error}").response(
+            instance=request.path, request_id=request_id
+        )
+    except Exception:
+        # The last line: a client never sees a trace; the log has it with the request's id.
+        log.exception("request %s: %s %s failed", request_id, request.method, request.path)
+        response = Problem("internal_error", "See the logs.").response(instance=request.path, request_id=request_id)
+    response.headers["X-Request-Id"] = request_id
+    metrics = request.app[SERVICES].metrics
+    name = request.app[_OPERATION].get(_name(request.method, request.match_info.route.resource), "none")
+    metrics.requests.labels(name, request.method, str(response.status)).inc()
+    metrics.seconds.labels(name).observe(time.perf_counter() - began)
+    return response
+
+
+def _name(method: str, resource: web.AbstractResource | None) -> str:
+    return f"{method} {resource.canonical if resource else ''}"
+
+
+def _from_aiohttp(error: web.HTTPException) -> Problem:
+    code = _NAME_OF_STATUS.get(error.status, "internal_error" if error.status >= 500 else "invalid_field")
+    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+    return Problem(code, status=error.status, headers=headers)
+
+
+async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "aura"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")

@@ -1,0 +1,187 @@
+"""One request, checked against the contract: what a handler gets instead of raw text and bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from web.contract import Operation
+from web.problems import FieldError, Problem
+from web.services import SERVICES, Services
+
+JSON_BODY_MAX = 1024 * 1024
+BATCH_BODY_MAX = 32 * 1024 * 1024
+BODY_TIMEOUT_S = 30.0
+WAIT_MAX_S = 30.0
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_WAIT = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """How long a request waits for its outcome; `applied` goes into `Preference-Applied` when it was asked for."""
+
+    seconds: float
+    applied: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A checked request. `body` is the parsed JSON body ({} when there is none)."""
+
+    services: Services
+    request: web.Request
+    operation: Operation
+    request_id: str
+    tenant: str
+    path: dict[str, Any]
+    query: dict[str, Any]
+    header: dict[str, Any]
+    body: dict[str, Any]
+
+    @property
+    def idempotency_key(self) -> str:
+        """The key of a write: a UUID in lower case, so that one UUID is one key however it is written."""
+        return str(self.header["idempotency-key"]).strip('"').lower()
+
+    @property
+    def wait(self) -> Wait:
+        """The wait that was asked for, or the default. Preferences that are not known are ignored (RFC 7240)."""
+        for preference in str(self.header.get("prefer", "")).split(","):
+            token = preference.partition(";")[0].strip()
+            if token.lower() == "respond-async":
+                return Wait(0.0, "respond-async")
+            if match := _WAIT.fullmatch(token):
+                seconds = min(float(match[1]), WAIT_MAX_S)
+                return Wait(seconds, f"wait={int(seconds)}")
+        return Wait(self.services.settings.api_wait_s)
+
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+def request_id_of(request: web.Request) -> str:
+    """The sender's id of the request if it has a usable form, else a new one."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+
+
+def dispatch(operation: Operation, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The aiohttp handler of an operation: authenticates, checks every part against the contract, calls `handler`."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        services = request.app[SERVICES]
+        if not operation.is_public:
+            _authenticate(request, services)
+        path = operation.path_part.check_text(request.match_info)
+        query = operation.query.check_text(_single(request.query.items(), "query"))
+        mine = operation.header.names
+        named = ((name.lower(), value) for name, value in request.headers.items() if name.lower() in mine)
+        header = operation.header.check_text(_single(named, "header"))
+        tenant = str(header.get("aura-tenant", "default"))
+        if operation.needs_tenant and tenant not in services.settings.tenants:
+            raise Problem("tenant_not_found", f"There is no tenant {tenant}.")
+        body = await _json_body(request, operation) if operation.body is not None else {}
+        return await handler(
+            Call(
+                services=services,
+                request=request,
+                operation=operation,
+                request_id=request[REQUEST_ID],
+                tenant=tenant,
+                path=path,
+                query=query,
+                header=header,
+                body=body,
+            )
+        )
+
+    return handle
+
+
+def _authenticate(request: web.Request, services: Services) -> None:
+    """Raises :class:`Problem` ``api_key_invalid`` unless the request carries the key, or no key is set (sandbox)."""
+    key = services.settings.api_key
+    if key is None:
+        return
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    given = token.strip().encode("utf-8", "surrogateescape")
+    # Compared in constant time, or the key could be guessed byte by byte.
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given, key.get_secret_value().encode()):
+        raise Problem("api_key_invalid", headers={"WWW-Authenticate": 'Bearer realm="aura"'})
+
+
+def _single(items: Iterable[tuple[str, str]], where: str) -> dict[str, str]:
+    """The items as a mapping. A name given twice has no one meaning, and text must be UTF-8."""
+    found: dict[str, str] = {}
+    for name, value in items:
+        code = "idempotency_key_invalid" if name == "idempotency-key" else "invalid_field"
+        if name in found:
+            error = FieldError(in_=where, pointer=_printable(name), code=code, detail="given more than once")
+            raise Problem(code, f"{_printable(name)} is given more than once", errors=[error])
+        if not (_is_text(name) and _is_text(value)):
+            error = FieldError(in_=where, pointer=_printable(name), code=code, detail="not UTF-8")
+            raise Problem(code, f"{_printable(name)} is not UTF-8", errors=[error])
+        found[name] = value
+    return found
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _printable(value: str) -> str:
+    return value.encode("utf-8", "replace").decode()[:80]
+
+
+async def _json_body(request: web.Request, operation: Operation) -> dict[str, Any]:
+    assert operation.body is not None
+    raw = await read_body(request, JSON_BODY_MAX)
+    if not raw and not operation.body_is_required:
+        return {}
+    require_media_type(request, operation.media_type)
+    if not raw:
+        raise Problem("invalid_json", "The body is empty.")
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise Problem("invalid_json", str(error)) from None
+    operation.body.check(value)
+    return dict(value)
+
+
+def require_media_type(request: web.Request, media_type: str) -> None:
+    """Raises :class:`Problem` ``unsupported_media_type`` for another content type."""
+    if request.content_type != media_type:
+        raise Problem("unsupported_media_type", f"This route takes {media_type}.", headers={"Accept": media_type})
+
+
+async def read_body(request: web.Request, size_max: int) -> bytes:
+    """The whole body. Raises :class:`Problem`: 413 above `size_max`, 400 when it does not come in time."""
+    too_large = Problem("message_too_large", f"The body is larger than {size_max} bytes.")
+    if (request.content_length or 0) > size_max:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > size_max:
+                    raise too_large
+    except TimeoutError:
+        raise Problem("invalid_json", f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.") from None
+    return bytes(body)

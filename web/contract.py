@@ -1,0 +1,203 @@
+"""The contract as code: `openapi.yaml` read once, its operations, and a compiled validator for each part of a request.
+
+The file is the truth: a handler without an operation, or an operation without a handler, stops the start.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import orjson
+import yaml
+
+from aura_stream.domain.ids import parse_account_id
+from aura_stream.domain.reasons import Invalid, Refused
+from web.problems import FieldError, Problem
+
+CONTRACT_FILE = Path(__file__).with_name("openapi.yaml")
+METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_FIELD_CODES = {
+    "amount": "invalid_amount_format",
+    "asset": "unsupported_asset",
+    "effective_at": "invalid_datetime_format",
+    "expires_at": "invalid_datetime_format",
+    "known_at": "invalid_datetime_format",
+    "transaction_id": "invalid_uuid_format",
+    "idempotency-key": "idempotency_key_invalid",
+}
+_ACCOUNT_FIELDS = frozenset({"account_id", "from_account_id", "to_account_id"})
+
+
+class ContractMismatch(Exception):
+    """Contract and code differ. The message names the operations on either side."""
+
+
+class Part:
+    """One part of a request (body, query, path or header) and its compiled validator."""
+
+    def __init__(self, where: str, schema: dict[str, Any], components: dict[str, Any]) -> None:
+        self.where = where
+        self.names = tuple(schema.get("properties", ()))
+        self._integers = {name for name, one in schema.get("properties", {}).items() if one.get("type") == "integer"}
+        self._validator = jsonschema_rs.Draft202012Validator(schema | {"components": components})
+
+    def check(self, value: Any) -> None:
+        """Raises :class:`Problem` with one of `errors` per thing that is wrong; its code is the first one's."""
+        if self._validator.is_valid(value):
+            return
+        errors = list(self._errors(value))
+        # What is missing explains more than what is malformed beside it.
+        raise Problem(errors[0]["code"], errors[0]["detail"], errors=errors)
+
+    def check_text(self, values: Mapping[str, str]) -> dict[str, Any]:
+        """Checks what came as text (query, path, headers) and returns it with integers read."""
+        typed: dict[str, Any] = {
+            name: int(value) if name in self._integers and _INTEGER.fullmatch(value) else value
+            for name, value in values.items()
+        }
+        self.check(typed)
+        return typed
+
+    def _errors(self, value: Any) -> Iterator[FieldError]:
+        for error in self._validator.iter_errors(value):
+            kind = error.kind
+            path = [str(step) for step in error.instance_path]
+            if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
+                name = str(kind.property)
+                code = "idempotency_key_missing" if name == "idempotency-key" else "missing_fields"
+                yield self._error([*path, name], code, f"{name} is missing")
+            elif isinstance(kind, jsonschema_rs.ValidationErrorKind.AdditionalProperties):
+                for name in sorted(kind.unexpected):
+                    yield self._error([*path, name], "unknown_field", f"{name[:80]} is not known here")
+            else:
+                yield self._error(path, *_code_of(path[-1] if path else "", error.instance, error.message))
+
+    def _error(self, path: list[str], code: str, detail: str) -> FieldError:
+        if self.where == "body":
+            pointer = "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in path)
+        else:
+            pointer = "/".join(path)
+        return FieldError(in_=self.where, pointer=pointer, code=code, detail=detail[:300])
+
+
+def _code_of(field: str, value: Any, message: str) -> tuple[str, str]:
+    """The reason for a value of the wrong form: the same that the decoder of the Kafka door gives."""
+    if field in _ACCOUNT_FIELDS:
+        if isinstance(value, str):
+            try:
+                parse_account_id(value)
+            except Invalid as invalid:
+                return invalid.reason, invalid.detail
+            except Refused as refused:
+                return refused.reason, refused.detail
+        return "invalid_account_id", message
+    return _FIELD_CODES.get(field, "invalid_field"), f"{field}: {message}" if field else message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation of the contract with the validators of its parts."""
+
+    id: str
+    method: str
+    path: str
+    is_public: bool
+    needs_tenant: bool
+    query: Part
+    path_part: Part
+    header: Part
+    body: Part | None
+    body_is_required: bool
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The whole contract: its document, the document's bytes as JSON, and the operations by id."""
+
+    document: dict[str, Any]
+    json: bytes
+    operations: dict[str, Operation]
+
+    def compare(self, handlers: Iterable[str]) -> None:
+        """Raises :class:`ContractMismatch` unless there is one handler per operation and no other."""
+        have = set(handlers)
+        without_handler = sorted(self.operations.keys() - have)
+        without_operation = sorted(have - self.operations.keys())
+        if without_handler or without_operation:
+            raise ContractMismatch(
+                f"{CONTRACT_FILE.name} and the handlers differ: "
+                f"operations without a handler: {without_handler or 'none'}; "
+                f"handlers without an operation: {without_operation or 'none'}"
+            )
+
+
+@cache
+def load_contract() -> Contract:
+    """The contract, read and compiled once per process."""
+    document: dict[str, Any] = yaml.safe_load(CONTRACT_FILE.read_text(encoding="utf-8"))
+    operations = {}
+    for path, item in document["paths"].items():
+        for method in METHODS:
+            if method in item:
+                operation = _operation(document, path, method, item)
+                if operation.id in operations:
+                    raise ContractMismatch(f"operationId {operation.id} stands twice in {CONTRACT_FILE.name}")
+                operations[operation.id] = operation
+    return Contract(document, orjson.dumps(document), operations)
+
+
+def _operation(document: dict[str, Any], path: str, method: str, item: dict[str, Any]) -> Operation:
+    definition = item[method]
+    components = document["components"]
+    parameters = [_resolve(document, one) for one in (*item.get("parameters", ()), *definition.get("parameters", ()))]
+    body = definition.get("requestBody")
+    media_type, body_schema = "", None
+    if body:
+        media_type, content = next(iter(body["content"].items()))
+        body_schema = content["schema"] if media_type == "application/json" else None
+    return Operation(
+        id=definition["operationId"],
+        method=method.upper(),
+        path=path,
+        is_public=definition.get("security") == [],
+        needs_tenant=any(one["name"] == "Aura-Tenant" for one in parameters),
+        query=_part("query", parameters, components),
+        path_part=_part("path", parameters, components),
+        header=_part("header", parameters, components),
+        body=Part("body", body_schema, components) if body_schema is not None else None,
+        body_is_required=bool(body and body.get("required")),
+        media_type=media_type,
+    )
+
+
+def _part(where: str, parameters: list[dict[str, Any]], components: dict[str, Any]) -> Part:
+    mine = [one for one in parameters if one["in"] == where]
+    # Header names have no case; other headers than ours are none of our business, other query parameters are.
+    rename = str.lower if where == "header" else str
+    schema = {
+        "type": "object",
+        "properties": {rename(one["name"]): one["schema"] for one in mine},
+        "required": [rename(one["name"]) for one in mine if one.get("required")],
+        "additionalProperties": where == "header",
+    }
+    return Part(where, schema, components)
+
+
+def _resolve(document: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+    """What a local `$ref` points to; anything else as it is."""
+    reference = value.get("$ref")
+    if reference is None:
+        return value
+    found: Any = document
+    for step in str(reference).removeprefix("#/").split("/"):
+        found = found[step]
+    return dict(found)

@@ -1,0 +1,35 @@
+"""`/v1/deposits`: announce, confirm, reject."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from web.actions import act
+from web.call import Call
+from web.commands import customer_of, prepare
+from web.submit import submit
+
+
+async def submit_deposit(call: Call) -> web.Response:
+    """POST /v1/deposits."""
+    customer = customer_of(call.body["account_id"], "/account_id")
+    return await submit(
+        call,
+        prepare(
+            "deposit.submit",
+            tenant=call.tenant,
+            customer=customer,
+            idempotency_key=call.idempotency_key,
+            data=call.body,
+        ),
+    )
+
+
+async def confirm_deposit(call: Call) -> web.Response:
+    """POST /v1/deposits/{transaction_id}/confirm."""
+    return await act(call, "deposit.confirm")
+
+
+async def reject_deposit(call: Call) -> web.Response:
+    """POST /v1/deposits/{transaction_id}/reject."""
+    return await act(call, "deposit.reject")

@@ -1,0 +1,31 @@
+"""`/v1/holds`: place, capture, release."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from web.actions import act
+from web.call import Call
+from web.commands import customer_of, prepare
+from web.submit import submit
+
+
+async def place_hold(call: Call) -> web.Response:
+    """POST /v1/holds."""
+    customer = customer_of(call.body["account_id"], "/account_id")
+    return await submit(
+        call,
+        prepare(
+            "hold.place", tenant=call.tenant, customer=customer, idempotency_key=call.idempotency_key, data=call.body
+        ),
+    )
+
+
+async def capture_hold(call: Call) -> web.Response:
+    """POST /v1/holds/{transaction_id}/capture."""
+    return await act(call, "hold.capture")
+
+
+async def release_hold(call: Call) -> web.Response:
+    """POST /v1/holds/{transaction_id}/release."""
+    return await act(call, "hold.release")

@@ -1,0 +1,211 @@
+"""Reading without ever going back: what the journal's tail and Postgres know together, and proof before a 404.
+
+A transaction's id does not tell its partition. So "there is no such id" is only said when everything that had been
+accepted when the question came is decided, read, and not it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from aiokafka.errors import KafkaError
+
+from aura_stream.journal import ChangeLine, TransactionLine
+from aura_stream.ledger.reads import NOTHING_STORED, LedgerReads, ReadsUnavailable, Stored
+from web.accepted import Accepted
+from web.problems import Problem
+from web.recent import RecentTransaction
+from web.tail import Ends, Tail
+from web.views import Json, TransactionView, entry_of_row, newest, recent_entries
+
+FRESH_S = 2.0
+"""How long a read waits for the ledger to catch up before it says `ledger_behind`."""
+_POLL_S = 0.01
+
+
+class Lookup:
+    """Reads of transactions and the waits that make reads of Postgres fresh."""
+
+    def __init__(self, tail: Tail, reads: LedgerReads, accepted: Accepted, *, fresh_s: float = FRESH_S) -> None:
+        self._tail = tail
+        self._reads = reads
+        self._accepted = accepted
+        self._fresh_s = fresh_s
+
+    async def transaction(self, tenant: str, transaction_id: str) -> Json:
+        """The transaction's resource with `events` and `entries`.
+
+        Raises :class:`Problem`: ``transaction_not_found`` (proven), ``ledger_behind``, ``service_unavailable``.
+        """
+        transaction_id = transaction_id.lower()
+        view = await self.known(tenant, transaction_id)
+        if view is None or not view.is_terminal:
+            # A terminal status is the last word; any other must be the newest anyone was told.
+            found = await self._newest(tenant, transaction_id)
+            if not isinstance(found, TransactionView):
+                return found
+            view = found
+        return await self._detail(tenant, transaction_id, view)
+
+    async def known(self, tenant: str, transaction_id: str) -> TransactionView | None:
+        """What is known without asking whether there is more; None also when Postgres is away."""
+        recent = self._recent(tenant, transaction_id)
+        try:
+            _, row = await self._reads.transaction(tenant, transaction_id)
+        except ReadsUnavailable:
+            row = None
+        return newest(row, recent)
+
+    async def owner(self, tenant: str, transaction_id: str) -> str:
+        """The transaction's customer; it never changes, so any source will do. Raises as `transaction` does."""
+        recent = self._recent(tenant, transaction_id)
+        for _, _, line in recent.lines if recent else ():
+            if isinstance(line, TransactionLine | ChangeLine):
+                return line.customer
+        accepted = self._accepted.undecided(tenant, transaction_id)
+        if accepted is not None:
+            return accepted.customer
+        return str((await self.transaction(tenant, transaction_id))["customer"])
+
+    async def fresh(self, partitions: Iterable[int]) -> Ends:
+        """Waits until Postgres has what the journal held of these partitions when this was called.
+
+        Returns the ends at that moment. Raises :class:`Problem` ``ledger_behind`` or ``service_unavailable``.
+        """
+        deadline = self._deadline()
+        ends = await self._ends()
+        wanted = list(partitions)
+        limits = [end if one in wanted else 0 for one, end in enumerate(ends.journal)]
+        if not await self._tail.caught_up(limits, deadline):
+            raise _behind("the journal is not read to its end yet")
+        await self._until_stored(wanted, deadline)
+        return ends
+
+    async def decided(self, partition: int, ends: Ends) -> None:
+        """Waits until every command of a partition below `ends` is decided, and stored. Raises ``ledger_behind``."""
+        deadline = self._deadline()
+        progress = self._tail.recent.partitions[partition]
+        if not await self._until(lambda: progress.commands_next >= ends.commands[partition], deadline):
+            raise _behind("commands accepted before this request are not decided yet")
+        await self._until_stored([partition], deadline)
+
+    async def _newest(self, tenant: str, transaction_id: str) -> TransactionView | Json:
+        deadline = self._deadline()
+        ends = await self._ends()
+        if not await self._tail.caught_up(ends.journal, deadline):
+            raise _behind("the journal is not read to its end yet")
+        accepted = self._accepted.undecided(tenant, transaction_id)
+        view, _ = await self._tail_and_postgres(tenant, transaction_id)
+        if view is not None:
+            return view
+        if accepted is not None:
+            return {
+                "id": transaction_id,
+                "tenant": tenant,
+                "customer": accepted.customer,
+                "type": accepted.type,
+                "status": "created",
+                "state": "accepted",
+                "command_id": accepted.command_id,
+                "events": [],
+                "entries": [],
+            }
+        partitions = self._tail.recent.partitions
+        everything = list(enumerate(partitions))
+        if not await self._until(lambda: all(one.commands_next >= ends.commands[p] for p, one in everything), deadline):
+            raise _behind("commands accepted before this request are not decided yet")
+        while True:
+            complete_from = [one.complete_from for one in partitions]
+            view, stored = await self._tail_and_postgres(tenant, transaction_id)
+            if view is not None:
+                return view
+            is_told = self._recent(tenant, transaction_id) is not None
+            if not is_told and all(
+                stored.get(p, NOTHING_STORED).next_offset >= complete_from[p] for p, _ in everything
+            ):
+                raise Problem(
+                    "transaction_not_found",
+                    f"There is no transaction {transaction_id}.",
+                    members={"transaction_id": transaction_id},
+                )
+            if asyncio.get_running_loop().time() >= deadline:
+                raise _behind("Postgres does not have all that this node has not seen itself")
+            await asyncio.sleep(_POLL_S)
+
+    async def _tail_and_postgres(
+        self, tenant: str, transaction_id: str
+    ) -> tuple[TransactionView | None, dict[int, Stored]]:
+        # The tail first: what it drops in between, Postgres has.
+        recent = self._recent(tenant, transaction_id)
+        try:
+            stored, row = await self._reads.transaction(tenant, transaction_id)
+        except ReadsUnavailable as error:
+            if recent is not None and recent.first is not None:
+                return newest(None, recent), {}
+            raise _postgres_away(error) from None
+        return newest(row, recent), stored
+
+    async def _detail(self, tenant: str, transaction_id: str, view: TransactionView) -> Json:
+        known = recent_entries(self._recent(tenant, transaction_id))
+        missing = [one for one in view.journal_ids if one not in known]
+        if missing:
+            try:
+                for row in await self._reads.entries_of(missing):
+                    known.setdefault(row["journal_id"], []).append(entry_of_row(row))
+            except ReadsUnavailable as error:
+                raise _postgres_away(error) from None
+        entries = [entry for one in view.journal_ids for entry in known.get(one, ())]
+        return view.resource | {"events": view.events, "entries": entries}
+
+    def _recent(self, tenant: str, transaction_id: str) -> RecentTransaction | None:
+        recent = self._tail.recent.transaction(transaction_id)
+        return recent if recent is not None and recent.lines[0][2].tenant == tenant else None
+
+    async def _until_stored(self, partitions: list[int], deadline: float) -> None:
+        progress = self._tail.recent.partitions
+        # The journal's end may lie behind a marker that no row can stand for, so records are counted, not offsets.
+        wanted = {one: (progress[one].last_seq, progress[one].complete_from) for one in partitions}
+        while True:
+            try:
+                stored = await self._tail.stored()
+            except ReadsUnavailable as error:
+                raise _postgres_away(error) from None
+            have = {one: stored.get(one, NOTHING_STORED) for one in partitions}
+            if all(
+                have[one].last_seq >= last_seq if last_seq else have[one].next_offset >= complete_from
+                for one, (last_seq, complete_from) in wanted.items()
+            ):
+                return
+            if asyncio.get_running_loop().time() >= deadline:
+                raise _behind("Postgres does not have the journal up to this request yet")
+            await asyncio.sleep(_POLL_S)
+
+    async def _until(self, is_reached: Callable[[], bool], deadline: float) -> bool:
+        loop = asyncio.get_running_loop()
+        while not is_reached():
+            left = deadline - loop.time()
+            if left <= 0:
+                return False
+            await self._tail.recent.progressed(min(left, 0.05))
+        return True
+
+    async def _ends(self) -> Ends:
+        try:
+            return await self._tail.ends()
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise Problem(
+                "service_unavailable", f"Kafka cannot say what was decided ({type(error).__name__}).", retry_after_s=2
+            ) from None
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._fresh_s
+
+
+def _behind(detail: str) -> Problem:
+    return Problem("ledger_behind", f"{detail[0].upper()}{detail[1:]}.", retry_after_s=1)
+
+
+def _postgres_away(error: ReadsUnavailable) -> Problem:
+    kind = str(error).partition(":")[0]
+    return Problem("service_unavailable", f"The ledger database does not answer ({kind}).", retry_after_s=2)

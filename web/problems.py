@@ -1,0 +1,84 @@
+"""Problem documents (RFC 9457): the one shape of every failure, made from the catalogue of reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import orjson
+from aiohttp import web
+
+from aura_stream.domain.reasons import REASONS, Invalid, Refused
+
+PROBLEM_TYPE = "application/problem+json"
+
+
+class FieldError(TypedDict):
+    """One thing wrong with the request: where it is (`pointer` is RFC 6901 in a body, else the name) and what."""
+
+    # Named as in the document; "in" is a keyword and cannot be a field of a class body.
+    in_: str
+    pointer: str
+    code: str
+    detail: str
+
+
+class Problem(Exception):
+    """A failure on its way to the client. `code` is a name of the catalogue; `members` are further members."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str = "",
+        *,
+        status: int = 0,
+        errors: list[FieldError] | None = None,
+        retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, str] | None = None,
+    ) -> None:
+        reason = REASONS[code]
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code, self.detail, self.errors = code, detail, errors or []
+        self.status = status or reason.status
+        self.headers = dict(headers or {})
+        if self.status == 503 and retry_after_s is None:
+            retry_after_s = 1
+        if retry_after_s is not None:
+            self.headers["Retry-After"] = str(retry_after_s)
+        self.members = {name: value for name, value in (members or {}).items() if value}
+
+    def document(self, *, instance: str, request_id: str) -> dict[str, Any]:
+        """The members of the problem document."""
+        reason = REASONS[self.code]
+        document: dict[str, Any] = {
+            "type": f"/problems/{self.code}",
+            "title": reason.title,
+            "status": self.status,
+            "code": self.code,
+            "hint": reason.hint,
+            "request_id": request_id,
+        }
+        if instance:
+            document["instance"] = instance
+        if self.detail:
+            document["detail"] = self.detail
+        if self.errors:
+            document["errors"] = [
+                {"in": error["in_"], "pointer": error["pointer"], "code": error["code"], "detail": error["detail"]}
+                for error in self.errors
+            ]
+        return document | self.members
+
+    def response(self, *, instance: str, request_id: str) -> web.Response:
+        """The answer to the client."""
+        body = orjson.dumps(self.document(instance=instance, request_id=request_id))
+        return web.Response(status=self.status, body=body, content_type=PROBLEM_TYPE, headers=self.headers)
+
+
+def from_domain(error: Invalid | Refused, *, where: str = "body") -> Problem:
+    """What the decoder or a rule said, as a problem."""
+    if isinstance(error, Refused) or not error.pointer:
+        return Problem(error.reason, error.detail)
+    place = FieldError(in_=where, pointer=error.pointer, code=error.reason, detail=error.detail)
+    return Problem(error.reason, error.detail, errors=[place])

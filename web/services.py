@@ -1,0 +1,53 @@
+"""What the handlers work with: made once per process from the settings, started and stopped with the app."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from aura_stream.ledger.reads import LedgerReads
+from aura_stream.settings import Settings
+from topics.commands import COMMANDS
+from topics.journal import JOURNAL
+from web.accepted import Accepted
+from web.command_log import CommandLog
+from web.lookup import Lookup
+from web.metrics import Metrics
+from web.tail import Tail
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a handler may need."""
+
+    settings: Settings
+    commands: CommandLog
+    tail: Tail
+    reads: LedgerReads
+    accepted: Accepted
+    lookup: Lookup
+    metrics: Metrics
+
+    async def start(self) -> None:
+        """Begins to connect; nothing here waits for Kafka or Postgres, so that the API can say what is missing."""
+        await self.commands.start()
+        await self.tail.start()
+
+    async def stop(self) -> None:
+        """Ends all connections."""
+        await self.tail.stop()
+        await self.commands.stop()
+        await self.reads.close()
+
+
+SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
+
+
+def make_services(settings: Settings) -> Services:
+    """The services of one API process."""
+    reads = LedgerReads(settings.postgres_read_dsn)
+    tail = Tail(settings.kafka_bootstrap, settings.partitions, reads, journal=JOURNAL.name, commands=COMMANDS.name)
+    commands = CommandLog(settings.kafka_bootstrap, COMMANDS.name, settings.partitions)
+    accepted = Accepted(tail.recent)
+    return Services(settings, commands, tail, reads, accepted, Lookup(tail, reads, accepted), Metrics(tail, commands))
