@@ -57,7 +57,6 @@ def run(role: str, settings: Settings) -> None:
 
 
 def _app(role: str, settings: Settings) -> App:
-    # The worker's name keeps its partitions through a restart; without a name a restart is a rebalance.
     return make_app(
         f"{settings.app_id}-{role}",
         bootstrap=settings.kafka_bootstrap,
@@ -115,5 +114,5 @@ def sink_app(settings: Settings) -> tuple[App, Feed]:
 
     app = _app("sink", settings)
     sink = Sink(settings)
-    feed = Feed(app, (NAMES.journal,), sink.partition, on_ready=_ready(settings))
+    feed = Feed(app, (NAMES.journal,), sink.partition, on_ready=_ready(settings), on_closed=sink.close)
     return app, feed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aura_stream.engine.partitioner import Partitioner
@@ -74,7 +75,7 @@ class Driver:
     def step(self, partition: int, *, limit: int = 1000, clock: int = 0, commit: bool = True) -> bool:
         """Runs one unit of a partition; False when there was nothing to do. Without `commit` it comes to nothing."""
         shard = self.shards[partition]
-        waiting: list[Record] = [
+        waiting: Sequence[Record] = [
             record
             for topic, source in ((self.names.commands, "commands"), (self.names.signals, "signals"))
             for record in self.topics[topic][partition][shard.state.applied.get(source, -1) + 1 :]

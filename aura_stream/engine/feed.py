@@ -58,8 +58,9 @@ class Feed:
         self._fetch = Fetch(self._start, self._pause, self._resume, self._caught_up, self._owns, on_failure)
         app.owner_of = self.owner_of
         app.on_closing = self.close
-        app.on_partitions_revoked.connect(self._on_revoked)
-        app.on_partitions_assigned.connect(self._on_assigned)
+        signals: Any = app  # their types know no bound methods
+        signals.on_partitions_revoked.connect(self._on_revoked)
+        signals.on_partitions_assigned.connect(self._on_assigned)
         app.task(self._commit_hints)
         app.agent(app.topic(*sources, schema=Lists(), acks=False), name=app.conf.id)(self._deliver)
 
@@ -77,14 +78,12 @@ class Feed:
 
     # --- rebalances ------------------------------------------------------------------------------------------------
 
-    async def _on_revoked(self, _app: Any, *arguments: Any, **options: Any) -> None:
-        revoked: set[TP] = options["revoked"] if "revoked" in options else arguments[0]
+    async def _on_revoked(self, _app: Any, revoked: set[TP], **_: Any) -> None:
         # Kafka's eager protocol takes everything away and gives most of it back: partitions wait for what comes.
         partitions = {tp.partition for tp in revoked}
         await asyncio.gather(*(owner.suspend() for number, owner in self.partitions.items() if number in partitions))
 
-    async def _on_assigned(self, _app: Any, *arguments: Any, **options: Any) -> None:
-        assigned: set[TP] = options["assigned"] if "assigned" in options else arguments[0]
+    async def _on_assigned(self, _app: Any, assigned: set[TP], **_: Any) -> None:
         # Only registers: no heartbeat is sent while this callback runs.
         mine = {tp.partition for tp in assigned if all(TP(topic, tp.partition) in assigned for topic in self.sources)}
         split = {tp.partition for tp in assigned} - mine

@@ -37,7 +37,7 @@ RETRIABLE: tuple[type[Exception], ...] = (
     *[e for e in vars(aiokafka.errors).values() if isinstance(e, type) and getattr(e, "retriable", False)],
 )
 """What passes when Kafka comes back."""
-PASSING = (CommitFailed, *RETRIABLE)
+PASSING: tuple[type[Exception], ...] = (CommitFailed, *RETRIABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class Shard(Partition):
             if not starts[source] <= following <= ends[source]:
                 raise DataLost(
                     f"{source.topic}[{source.partition}] holds offsets {starts[source]} to {ends[source]}, but "
-                    f"{following} comes next: records were deleted or the topic was recreated. Nothing is skipped in silence: "
+                    f"{following} comes next: records were deleted or the topic was recreated. Nothing is skipped: "
                     "bring it back."
                 )
 

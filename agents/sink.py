@@ -1,0 +1,165 @@
+"""The sink: the journal of a partition becomes rows in Postgres, in order and once.
+
+Where to go on is known by Postgres alone: the position is written in the transaction that writes the rows. After any
+doubt the partition is claimed again and the position read; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from aiokafka import TopicPartition
+
+import topics
+from aura_stream.engine.errors import DataLost
+from aura_stream.engine.partition import Fetch, Gone, Partition
+from aura_stream.engine.restore import Offsets
+from aura_stream.engine.shard import RETRIABLE
+from aura_stream.engine.unit import Record
+from aura_stream.ledger.writer import Diverged, Fenced, LedgerWriter, Unavailable
+from aura_stream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS_MAX = 4
+PAUSE_MAX_S = 2.0
+
+
+class Sink:
+    """What the partitions of one sink process share: the writer and its connections."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.offsets = Offsets(settings.kafka_bootstrap)
+        self._dsn = settings.postgres_write_dsn or settings.postgres_dsn
+        self._writer: LedgerWriter | None = None
+        self._connecting = asyncio.Lock()
+
+    def partition(self, number: int, fetch: Fetch, generation: int) -> Partition:
+        """Takes charge of a partition of the journal."""
+        return SinkPartition(number, self, fetch, generation)
+
+    async def writer(self) -> LedgerWriter:
+        """The writer, connected at first use. Raises Unavailable while Postgres is away."""
+        async with self._connecting:
+            if self._writer is None:
+                self._writer = await LedgerWriter.connect(self._dsn, connections_max=CONNECTIONS_MAX)
+            return self._writer
+
+    async def close(self) -> None:
+        """Disconnects."""
+        await self.offsets.stop()
+        if self._writer is not None:
+            await self._writer.close()
+
+
+class SinkPartition(Partition):
+    """One partition of the journal on its way to Postgres."""
+
+    def __init__(self, number: int, sink: Sink, fetch: Fetch, generation: int) -> None:
+        self._sink = sink
+        self._next_offset = 0
+        self._rows_s = 0.0
+        self._batches = self._records = self._claims = 0
+        self._diverged = ""
+        super().__init__(number, fetch, generation)
+
+    def applied(self, topic: str) -> int:
+        """The last offset of the journal that is in Postgres."""
+        return self._next_offset - 1
+
+    def status(self) -> dict[str, Any]:
+        """Figures for metrics and `aura status`."""
+        return {
+            "partition": self.number,
+            "state": "diverged" if self._diverged else self.state,
+            "waiting": self.waiting,
+            "next_offset": self._next_offset,
+            "batches": self._batches,
+            "records": self._records,
+            "claims": self._claims,
+            "write_s": round(self._rows_s, 3),
+            "diverged": self._diverged,
+        }
+
+    async def open(self) -> None:
+        """Claims the partition and checks that the journal holds what comes next; waits while Postgres is away."""
+        await self._claim()
+        journal = TopicPartition(topics.JOURNAL.name, self.number)
+        while True:
+            try:
+                await self._sink.offsets.start()
+                start = (await self._sink.offsets.starts([journal]))[journal]
+                end = (await self._sink.offsets.ends([journal]))[journal]
+                break
+            except RETRIABLE as error:
+                log.warning("sink %s: Kafka does not answer: %r", self.number, error)
+                await asyncio.sleep(1)
+        if not start <= self._next_offset <= end:
+            raise DataLost(
+                f"{journal.topic}[{self.number}] holds offsets {start} to {end}, Postgres stands at {self._next_offset}: "
+                "the topic was truncated or recreated, or the database belongs to another cluster."
+            )
+
+    async def _claim(self) -> None:
+        pause = 0.1
+        while True:
+            try:
+                writer = await self._sink.writer()
+                claim = await writer.claim(self.number)
+            except Unavailable as error:
+                log.warning("sink %s: Postgres does not answer, trying again: %s", self.number, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, PAUSE_MAX_S)
+                continue
+            self._claims += 1
+            self._next_offset = claim.next_offset
+            log.info("sink %s: goes on at offset %s, epoch %s", self.number, claim.next_offset, claim.epoch)
+            return
+
+    async def work(self) -> None:
+        """Writes what has arrived in one database transaction; again from the position in Postgres after any doubt."""
+        batch = self.take()
+        started = time.monotonic()
+        while rest := [record for record in batch if record.offset >= self._next_offset]:
+            try:
+                writer = await self._sink.writer()
+                await writer.write(self.number, _pairs(rest))
+            except (Fenced, Unavailable) as error:
+                log.warning("sink %s: %s: %s", self.number, type(error).__name__, error)
+                if isinstance(error, Fenced) and not await self.fetch.owns(self.number):
+                    raise Gone from error
+                await self._claim()
+                continue
+            except Diverged as error:
+                return await self._stop_here(error)
+            self._next_offset = rest[-1].offset + 1
+            self._batches += 1
+            self._records += len(rest)
+            self._rows_s += time.monotonic() - started
+        return None
+
+    async def _stop_here(self, error: Diverged) -> None:
+        """The shard and Postgres differ: this partition goes no further until a person has looked; others go on."""
+        self._diverged = str(error)
+        self.state = "suspended"
+        self.fetch.pause(self.number)
+        log.critical(
+            "sink %s stopped: the journal and Postgres differ: %s. Look: aura ledger verify", self.number, error
+        )
+
+    def resume(self, generation: int) -> None:
+        """Goes on after a rebalance, unless the partition has stopped for good."""
+        if not self._diverged:
+            super().resume(generation)
+
+    async def release(self, *, gently: bool) -> None:
+        """Leaves the partition to the next owner, whose claim ends ours."""
+        if self._sink._writer is not None:
+            self._sink._writer.release(self.number)
+
+
+def _pairs(records: list[Record]) -> list[tuple[int, bytes]]:
+    return [(record.offset, record.value or b"") for record in records]
