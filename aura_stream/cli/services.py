@@ -168,11 +168,12 @@ def doctor(as_json: JsonOption = False) -> None:
         stack = _stack(here)
         checks += [
             lambda: _check_postgres_binaries(stack),
-            lambda: _check_memory(),
+            _check_memory,
             lambda: _check_disk(stack),
             lambda: _check_env_file(stack),
             lambda: _check_ports(stack),
             lambda: _check_kafka(here),
+            lambda: _check_topics(here),
             lambda: _check_postgres(here),
             lambda: _check_api(here),
         ]
@@ -343,10 +344,27 @@ def _check_ports(stack: LocalStack) -> Finding:
 
 def _check_kafka(settings: Settings) -> Finding:
     for address in settings.kafka_bootstrap.split(","):
-        host, _, port = address.strip().rpartition(":")
-        if broker_is_ready(host, int(port)):
+        if _serves(address):
             return Finding("kafka", "ok", f"{address} serves, transaction coordinator answers")
     return Finding("kafka", "unknown", f"no answer at {settings.kafka_bootstrap}", "aura up")
+
+
+def _check_topics(settings: Settings) -> Finding:
+    import topics
+    from aura_stream.engine.topics import TopicMismatch, check_topics
+
+    if not any(_serves(address) for address in settings.kafka_bootstrap.split(",")):
+        return Finding("topics", "unknown", "Kafka does not answer", "aura up")
+    try:
+        asyncio.run(check_topics(settings.kafka_bootstrap, topics.ALL, partitions=settings.partitions))
+    except TopicMismatch as error:
+        return Finding("topics", "fail", str(error), "aura topics apply")
+    return Finding("topics", "ok", f"all {len(topics.ALL)} there, {settings.partitions} partitions each")
+
+
+def _serves(address: str) -> bool:
+    host, _, port = address.strip().rpartition(":")
+    return broker_is_ready(host, int(port))
 
 
 def _check_postgres(settings: Settings) -> Finding:
