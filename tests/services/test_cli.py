@@ -60,11 +60,19 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert f" {name} " in capsys.readouterr().out
 
 
-def test_exit_codes(aura: Aura) -> None:
-    assert aura("--version").returncode == 0
-    assert aura("no-such-command").returncode == 2
-    assert aura("status", "--no-such-option").returncode == 2
-    assert aura("status").returncode == 1
+@pytest.mark.parametrize(("arguments", "code"), [
+    (["--version"], 0),
+    (["no-such-command"], 2),
+    (["status", "--no-such-option"], 2),
+    (["status"], 1),
+])  # fmt: skip
+def test_exit_codes(arguments: list[str], code: int) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == code
+
+
+def test_an_expected_error_has_no_traceback_and_leaves_stdout_empty(aura: Aura) -> None:
     bad = aura("status", AURA_PARTITIONS="many")
     assert bad.returncode == 2
     assert "AURA_PARTITIONS in the environment" in bad.stderr and "Traceback" not in bad.stderr

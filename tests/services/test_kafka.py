@@ -89,7 +89,6 @@ async def test_records_survive_crash_and_restart_and_a_second_address_is_adverti
         server.kill()
         assert not server.process.alive
         assert not broker_is_ready("127.0.0.1", server.port)
-        server.start()
         server.restart()
         assert await _read(server.bootstrap, "kept", 1) == [b"1"]
 
