@@ -137,7 +137,7 @@ class Ledger:
             decision = SUBMITS[command.type](asked, _reader(asked.tenant), at)
         except Refused as refusal:
             decision = refused(asked, refusal.reason, at)
-        journals = _write(unit, key, None, decision)
+        journals = _write(unit, key, asked.transaction_id, None, decision)
         after = decision.transaction
         _event_of(unit, asked.transaction_id, decision.event, after, command.id)
         unit.line(
@@ -191,7 +191,7 @@ class Ledger:
         done = IdempotencyKey(content, "done", "", "", asked.account_id, account.status, "", at + KEY_LIFE_MS)
         IDEMPOTENCY_KEYS.set(key, done)
         data = EventData(asset=asked.asset, account_id=asked.account_id, name=asked.name)
-        _event(unit, event, command.tenant, command.customer, data, status=account.status, command_id=command.id)
+        _event(unit, event, command.tenant, command.customer, "", 0, account.status, "", "", command.id, data)
         unit.line(
             AccountLine(
                 command.tenant,
@@ -345,7 +345,9 @@ def _reader(tenant: str) -> Accounts:
     return read
 
 
-def _write(unit: Unit, key: bytes, before: Transaction | None, decision: Decision) -> list[Journal]:
+def _write(
+    unit: Unit, key: bytes, transaction_id: str, before: Transaction | None, decision: Decision
+) -> list[Journal]:
     """Puts a decision into tables, deadlines and signals; returns its journals for the line."""
     after = decision.transaction
     TRANSACTIONS.set(key, after)
@@ -363,7 +365,7 @@ def _write(unit: Unit, key: bytes, before: Transaction | None, decision: Decisio
         return []
     return [
         _journal(
-            unit, id_text(key), decision.event, after.tenant, after.asset, decision.effective_at, decision.postings
+            unit, transaction_id, decision.event, after.tenant, after.asset, decision.effective_at, decision.postings
         )
     ]
 
@@ -386,7 +388,8 @@ def _change(
     unit: Unit, key: bytes, before: Transaction, decision: Decision, command_id: str = "", also_journal: int = 0
 ) -> None:
     """Writes and tells that a transaction moved on."""
-    journals, after, transaction_id = _write(unit, key, before, decision), decision.transaction, id_text(key)
+    transaction_id, after = id_text(key), decision.transaction
+    journals = _write(unit, key, transaction_id, before, decision)
     _event_of(unit, transaction_id, decision.event, after, command_id)
     unit.line(
         ChangeLine(
@@ -413,18 +416,10 @@ def _received(unit: Unit, credit: Credit, event: str, answer: Answer, journals: 
     sender = parse_account_id(credit.from_account).customer
     receiver = parse_account_id(credit.to_account).customer
     unit.signal(record_key(credit.tenant, sender), answer)
-    _event(
-        unit,
-        event,
-        credit.tenant,
-        receiver,
-        EventData(format_amount(credit.amount, credit.asset), credit.asset, credit.from_account, credit.to_account),
-        transaction_id=credit.transaction_id,
-        seq=1,
-        status=COMPLETED if answer.accepted else FAILED,
-        state="received" if answer.accepted else "refused",
-        reason=answer.reason,
-    )
+    status, state = (COMPLETED, "received") if answer.accepted else (FAILED, "refused")
+    amount = format_amount(credit.amount, credit.asset)
+    data = EventData(amount, credit.asset, credit.from_account, credit.to_account)
+    _event(unit, event, credit.tenant, receiver, credit.transaction_id, 1, status, state, answer.reason, "", data)
     unit.line(
         ReceivedLine(
             credit.transaction_id,
@@ -444,16 +439,8 @@ def _received(unit: Unit, credit: Credit, event: str, answer: Answer, journals: 
 
 def _refused(unit: Unit, command: Command, refusal: Refused, transaction_id: str = "", account_id: str = "") -> None:
     data = EventData(account_id=account_id, command_type=command.type, detail=refusal.detail)
-    _event(
-        unit,
-        "command.refused",
-        command.tenant,
-        command.customer,
-        data,
-        transaction_id=transaction_id,
-        reason=refusal.reason,
-        command_id=command.id,
-    )
+    tenant, customer = command.tenant, command.customer
+    _event(unit, "command.refused", tenant, customer, transaction_id, 0, "", "", refusal.reason, command.id, data)
     _answer(
         unit,
         command,
@@ -481,6 +468,7 @@ def _answer(unit: Unit, command: Command, kind: Any, **what: Any) -> None:
 
 
 def _event_of(unit: Unit, transaction_id: str, event: str, after: Transaction, command_id: str) -> None:
+    """Sends the event of a transaction's new state."""
     asset = after.asset
     data = EventData(
         format_amount(after.amount, asset),
@@ -495,13 +483,13 @@ def _event_of(unit: Unit, transaction_id: str, event: str, after: Transaction, c
         event,
         after.tenant,
         after.customer,
-        data,
         transaction_id,
         after.seq,
         after.status,
         after.state,
         after.reason,
         command_id,
+        data,
     )
 
 
@@ -510,17 +498,18 @@ def _event(
     type_: str,
     tenant: str,
     customer: str,
+    transaction_id: str,
+    seq: int,
+    status: str,
+    state: str,
+    reason: str,
+    command_id: str,
     data: EventData,
-    transaction_id: str = "",
-    seq: int = 0,
-    status: str = "",
-    state: str = "",
-    reason: str = "",
-    command_id: str = "",
 ) -> None:
-    """Sends an event; called before its line is added, so that its id names that line."""
+    """Sends an event. It is called before the line is added that it belongs to, so that its id names that line."""
+    partition, journal_seq = unit.partition, unit.seq
     event = TransactionEvent(
-        f"{unit.partition}-{unit.seq}-{unit.line_number}",
+        f"{partition}-{journal_seq}-{unit.line_number}",
         type_,
         1,
         tenant,
@@ -532,8 +521,8 @@ def _event(
         reason,
         command_id,
         format_time(unit.at),
-        unit.partition,
-        unit.seq,
+        partition,
+        journal_seq,
         data,
     )
     unit.send(_EVENTS, record_key(tenant, customer), ENCODE(event))

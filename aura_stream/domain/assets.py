@@ -53,6 +53,9 @@ def format_amount(minor: int, asset: str) -> str:
     scale = SCALES[asset]
     if scale == 0:
         return str(minor)
-    sign, digits = ("-", str(-minor)) if minor < 0 else ("", str(minor))
-    digits = digits.rjust(scale + 1, "0")
-    return f"{sign}{digits[:-scale]}.{digits[-scale:]}"
+    if minor < 0:
+        return "-" + format_amount(-minor, asset)
+    digits = str(minor)
+    if len(digits) <= scale:
+        digits = digits.rjust(scale + 1, "0")
+    return f"{digits[:-scale]}.{digits[-scale:]}"

@@ -31,7 +31,7 @@ UNDER_WAY_MS: Final = 60 * 60 * 1000
 """How long money may be under way to another customer before a person looks at it. It is never sent back for that."""
 
 
-class Broken(Exception):  # noqa: N818 - it says what is the case, as Refused and Invalid do
+class Broken(Exception):
     """A decision would break an invariant of the book: an error in a machine, never the sender's."""
 
 

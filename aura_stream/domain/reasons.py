@@ -112,7 +112,7 @@ REASONS: Final[dict[str, Reason]] = {
 }
 
 
-class Invalid(Exception):  # noqa: N818 - it says what the message is
+class Invalid(Exception):
     """A message that cannot be understood. It becomes a dead letter (Kafka) or a 400 (HTTP) and burns no key.
 
     `reason` is a name of :data:`REASONS`, `detail` says what is wrong, `pointer` where (RFC 6901, "" = the whole).
@@ -124,7 +124,7 @@ class Invalid(Exception):  # noqa: N818 - it says what the message is
         self.reason, self.detail, self.pointer = reason, detail, pointer
 
 
-class Refused(Exception):  # noqa: N818 - it says what became of the command
+class Refused(Exception):
     """A command that is understood and refused by a rule of business; `reason` is a name of :data:`REASONS`."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
