@@ -10,15 +10,20 @@ from typing import Any
 
 import orjson
 
-from aura_stream.domain.assets import parse_amount
-from aura_stream.domain.commands import Command, parse_command, parse_time
-from aura_stream.domain.ids import derived_id, id_bytes, id_text, parse_account_id
+from aura_stream.domain.commands import Command, parse_command
+from aura_stream.domain.ids import derived_id, id_text, parse_account_id
 from aura_stream.domain.reasons import Invalid, Refused
+from aura_stream.domain.requests import ActionCommand, SubmitCommand, read_account, read_action, read_submission
+from aura_stream.domain.state import Rules
 from web.problems import from_domain
 from web.views import instant
 
 SUBMITS = {"deposit.submit": "deposit", "transfer.submit": "transfer", "hold.place": "hold"}
 """Commands that make a transaction, and its type."""
+
+
+# Reading an action asks for the rules only to refuse by business, which is not done here.
+_SANDBOX = Rules((), "sandbox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,21 @@ class Prepared:
         """The id of the transaction it makes or acts on, or of the account."""
         return subject_of(self.command)
 
+    @property
+    def is_about_account(self) -> bool:
+        """Whether the subject is an account."""
+        return self.command.type.startswith("account.")
+
+    @property
+    def is_submit(self) -> bool:
+        """Whether it makes a transaction."""
+        return self.command.type in SUBMITS
+
+    @property
+    def members(self) -> dict[str, str]:
+        """The member that names the subject in a problem or an answer."""
+        return {"account_id" if self.is_about_account else "transaction_id": self.subject}
+
 
 def subject_of(command: Command) -> str:
     """The id of the transaction a command makes or acts on, or of the account."""
@@ -43,7 +63,7 @@ def subject_of(command: Command) -> str:
         return f"{command.customer}:{data.asset}" + (f":{data.name}" if data.name else "")
     if command.type.startswith("account."):
         return str(data.account_id)
-    return str(data.transaction_id).lower()
+    return str(uuid.UUID(data.transaction_id))
 
 
 def prepare(type_: str, *, tenant: str, customer: str, idempotency_key: str, data: dict[str, Any]) -> Prepared:
@@ -79,40 +99,14 @@ def customer_of(account_id: str, pointer: str) -> str:
 def check(command: Command, now_ms: int) -> None:
     """Raises :class:`Invalid` for what the ledger would put among the dead letters although its form is right.
 
-    Refusals by business are left to the ledger: they are outcomes, with a transaction to show for them.
+    It reads the command as the ledger does. Refusals by business are left to the ledger: they are outcomes.
     """
-    data: Any = command.data
-    asset = ""
-    for field in ("account_id", "from_account_id", "to_account_id"):
-        text = getattr(data, field, None)
-        if text is not None:
-            try:
-                parsed = parse_account_id(text)
-            except Invalid as error:
-                raise Invalid(error.reason, error.detail, f"/data/{field}") from None
-            except Refused:
-                continue
-            asset = asset or parsed.asset
-    amount = getattr(data, "amount", None)
-    if amount is not None and asset:
-        _located(parse_amount, amount, asset, pointer="/data/amount")
-    if command.type == "account.open":
-        _located(parse_account_id, subject_of(command), pointer="/data/asset")
-    if getattr(data, "transaction_id", None) is not None:
-        _located(id_bytes, data.transaction_id, pointer="/data/transaction_id")
-    _located(parse_time, command.issued_at, pointer="/issued_at")
-    if getattr(data, "expires_at", None) is not None:
-        _located(parse_time, data.expires_at, pointer="/data/expires_at")
-    effective_at = getattr(data, "effective_at", None)
-    if effective_at is not None and _located(parse_time, effective_at, pointer="/data/effective_at") > now_ms:
-        raise Invalid("effective_at_in_future", f"{effective_at} has not come yet", "/data/effective_at")
-
-
-def _located(parse: Any, *arguments: Any, pointer: str) -> Any:
-    try:
-        return parse(*arguments)
-    except Invalid as error:
-        raise Invalid(error.reason, error.detail, pointer) from None
+    if isinstance(command, SubmitCommand):
+        read_submission(command, "", "", now_ms)
+    elif isinstance(command, ActionCommand):
+        read_action(command, now_ms, _SANDBOX)
+    else:
+        read_account(command)
 
 
 def _in_body(error: Invalid | Refused) -> Invalid | Refused:
@@ -120,9 +114,3 @@ def _in_body(error: Invalid | Refused) -> Invalid | Refused:
     if isinstance(error, Invalid) and error.pointer.startswith("/data/"):
         return Invalid(error.reason, error.detail, error.pointer.removeprefix("/data"))
     return error
-
-
-def problem_of_subject(prepared: Prepared) -> dict[str, str]:
-    """The member that names what a problem is about."""
-    name = "account_id" if prepared.command.type.startswith("account.") else "transaction_id"
-    return {name: prepared.subject}

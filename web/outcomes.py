@@ -1,18 +1,30 @@
-"""From the ledger's answer to the HTTP answer. Pure: lines in, status and body out."""
+"""From what the ledger decided to the HTTP answer. Pure: lines and views in, status and body out.
+
+The answer to a command is the first event at which its wait ends, counted from the event that the command made. So a
+repeat, which meets the transaction as it is now, gets the answer that the first request got.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from aura_stream.domain.reasons import REASONS
-from aura_stream.domain.state import COMPLETED, FAILED
+from aura_stream.domain.state import FAILED
 from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, TransactionLine
-from web.commands import SUBMITS, Prepared, problem_of_subject
+from web.commands import SUBMITS, Prepared
 from web.problems import Problem
 from web.recent import Outcome
 from web.views import Json, TransactionView, account_of_id, account_of_line, is_settled
 
 REPLAYED = {"Idempotent-Replayed": "true"}
+_ACCOUNT_STATUS = {
+    "account.open": "open",
+    "account.freeze": "frozen",
+    "account.unfreeze": "open",
+    "account.close": "closed",
+}
+_WAITS_IN = {"deposit.submit": "awaiting_funds", "hold.place": "held"}
+"""The state in which a submit is answered unless it was refused at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,112 +36,126 @@ class Answer:
     is_replayed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event of a transaction as an answer needs it; `seq` 0 when it is not known."""
+
+    seq: int
+    status: str
+    state: str
+    reason: str
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a wait ends with it."""
+        return is_settled(self.status, self.state)
+
+
 def is_replayed(outcome: Outcome) -> bool:
     """Whether this is the first outcome again."""
     return isinstance(outcome, AnswerLine) and outcome.kind == "repeat"
 
 
-def may_move_on(outcome: Outcome) -> bool:
-    """Whether the transaction is on its way, so that waiting longer may bring its end."""
-    if isinstance(outcome, AccountLine) or (isinstance(outcome, AnswerLine) and outcome.kind != "repeat"):
-        return False
-    return bool(outcome.status) and not outcome.reason and not is_settled(outcome.status, outcome.state)
+def refusal(prepared: Prepared, outcome: Outcome) -> Problem | None:
+    """The problem of a command that was refused without a transaction to show for it, or of its repeat."""
+    if not isinstance(outcome, AnswerLine):
+        return None
+    if outcome.kind == "repeat":
+        if prepared.is_submit or not outcome.reason or outcome.status:
+            return None
+        return problem_of(outcome.reason, outcome.detail, prepared.members, headers=REPLAYED)
+    members = dict(prepared.members)
+    if outcome.reason == "idempotency_key_reused":
+        # The key belongs to something else; what, the caller looks up.
+        members = {}
+    if outcome.transaction_id:
+        members["transaction_id"] = outcome.transaction_id
+    return problem_of(outcome.reason, outcome.detail, members)
 
 
-def refusal(prepared: Prepared, outcome: Outcome, later: ChangeLine | None = None) -> Problem | None:
-    """The problem that answers a command, None when it was done."""
-    members = problem_of_subject(prepared)
-    replayed = REPLAYED if is_replayed(outcome) else {}
-    if isinstance(outcome, AnswerLine) and outcome.kind != "repeat":
-        members |= {"transaction_id": outcome.transaction_id} if outcome.transaction_id else {}
-        return _problem(outcome.reason, outcome.detail, members, {})
-    is_submit = prepared.command.type in SUBMITS
-    if is_submit and later is not None:
-        if later.status == FAILED:
-            return _problem(later.reason, "", members | _state(later.status, later.state), replayed)
-        return None
-    if isinstance(outcome, AnswerLine):
-        # A repeat of an action that was done has its state and no reason; a rejected deposit was rejected as asked.
-        if outcome.reason and not (prepared.command.type == "deposit.reject" and outcome.reason == "rejected"):
-            return _problem(outcome.reason, outcome.detail, members | _state(outcome.status, outcome.state), replayed)
-        return None
-    if is_submit and isinstance(outcome, TransactionLine) and outcome.status == FAILED:
-        return _problem(outcome.reason, "", members | _state(outcome.status, outcome.state), {})
-    return None
+def made_by(prepared: Prepared, outcome: Outcome, view: TransactionView | None) -> Step:
+    """The event that the command made, as far as it is known."""
+    if isinstance(outcome, TransactionLine):
+        return Step(1, outcome.status, outcome.state, outcome.reason)
+    if isinstance(outcome, ChangeLine):
+        return Step(outcome.seq, outcome.status, outcome.state, outcome.reason)
+    assert isinstance(outcome, AnswerLine)
+    events = view.events if view is not None else []
+    if prepared.is_submit:
+        if events:
+            return _step(events[0])
+        if outcome.state != "refused" and prepared.command.type in _WAITS_IN:
+            return Step(1, "processing", _WAITS_IN[prepared.command.type], "")
+        return Step(0, outcome.status, outcome.state, outcome.reason)
+    mine = [event for event in events if event["state"] == outcome.state]
+    return _step(mine[0]) if mine else Step(0, outcome.status, outcome.state, outcome.reason)
+
+
+def end_of(step: Step, view: TransactionView | None) -> Step:
+    """The first event at which the wait ends, from `step` on; the last known one when there is none yet."""
+    if step.is_settled or view is None:
+        return step
+    last = step
+    for event in view.events:
+        if event["seq"] > last.seq:
+            last = _step(event)
+            if last.is_settled:
+                break
+    return last
 
 
 def answer_account(prepared: Prepared, outcome: Outcome) -> Answer:
     """The answer to a command about an account that was done."""
-    is_open = prepared.command.type == "account.open"
-    if isinstance(outcome, AccountLine):
-        return Answer(201 if is_open else 200, account_of_line(outcome))
-    status = (outcome.status if isinstance(outcome, AnswerLine) else "") or _STATUS_AFTER[prepared.command.type]
-    return Answer(
-        201 if is_open else 200, account_of_id(prepared.command.tenant, prepared.subject, status), is_replayed(outcome)
-    )
-
-
-def answer_transaction(
-    prepared: Prepared, outcome: Outcome, later: ChangeLine | None, view: TransactionView | None
-) -> Answer:
-    """The answer to a command about a transaction that was done: the transaction, settled or (202) on its way."""
     command = prepared.command
-    status, state, seq, reason = _present(outcome, later)
+    status = 201 if command.type == "account.open" else 200
+    if isinstance(outcome, AccountLine):
+        return Answer(status, account_of_line(outcome))
+    resource = account_of_id(command.tenant, prepared.subject, _ACCOUNT_STATUS[command.type])
+    return Answer(status, resource, is_replayed(outcome))
+
+
+def answer_transaction(prepared: Prepared, end: Step, view: TransactionView | None, *, replayed: bool) -> Answer:
+    """The answer at the event where the wait ended. Raises :class:`Problem` when that is a failure."""
+    command = prepared.command
+    # A rejection is what deposit.reject asked for.
+    if end.status == FAILED and command.type != "deposit.reject":
+        members = prepared.members | {"transaction_status": end.status, "transaction_state": end.state}
+        raise problem_of(end.reason, "", members, headers=REPLAYED if replayed else {})
+    if not end.is_settled:
+        return accepted(prepared, end.status, end.state, replayed)
     if view is not None:
-        view.rewind(seq, status, state, reason)
+        view.rewind(end.seq, end.status, end.state, end.reason)
         body = view.resource | {"command_id": command.id}
-        status, state = body["status"], body["state"]
     else:
         body = {
             "id": prepared.subject,
             "tenant": command.tenant,
             "customer": command.customer,
-            "type": SUBMITS.get(command.type) or _TYPE_OF_ACTION.get(command.type, "deposit"),
-            "status": status or COMPLETED,
-            "state": state or "",
+            "type": SUBMITS.get(command.type) or command.type.partition(".")[0].replace("transaction", "deposit"),
+            "status": end.status,
+            "state": end.state,
             "command_id": command.id,
         }
-    if not is_settled(status, state):
-        return accepted(prepared, status, state, is_replayed(outcome))
-    return Answer(201 if command.type in SUBMITS else 200, body, is_replayed(outcome))
+    return Answer(201 if prepared.is_submit else 200, body, replayed)
 
 
 def accepted(prepared: Prepared, status: str = "created", state: str = "accepted", replayed: bool = False) -> Answer:
     """202: the command is durable, its outcome is not known yet."""
     body: Json = {"id": prepared.subject, "command_id": prepared.command.id, "status": status, "state": state}
-    return Answer(202, body | problem_of_subject(prepared), replayed)
+    return Answer(202, body | prepared.members, replayed)
 
 
 def location(prepared: Prepared) -> str:
     """Where the subject of a command can be read."""
-    kind = "accounts" if prepared.command.type.startswith("account.") else "transactions"
-    return f"/v1/{kind}/{prepared.subject}"
+    return f"/v1/{'accounts' if prepared.is_about_account else 'transactions'}/{prepared.subject}"
 
 
-_STATUS_AFTER = {
-    "account.open": "open",
-    "account.freeze": "frozen",
-    "account.unfreeze": "open",
-    "account.close": "closed",
-}
-_TYPE_OF_ACTION = {"hold.capture": "hold", "hold.release": "hold"}
-
-
-def _present(outcome: Outcome, later: ChangeLine | None) -> tuple[str, str, int, str]:
-    if later is not None:
-        return later.status, later.state, later.seq, later.reason
-    if isinstance(outcome, TransactionLine):
-        return outcome.status, outcome.state, 1, outcome.reason
-    if isinstance(outcome, AccountLine):
-        return outcome.status, "", 0, ""
-    return outcome.status, outcome.state, outcome.seq, outcome.reason
-
-
-def _state(status: str, state: str) -> dict[str, str]:
-    return {"transaction_status": status, "transaction_state": state}
-
-
-def _problem(reason: str, detail: str, members: dict[str, str], headers: dict[str, str]) -> Problem:
+def problem_of(reason: str, detail: str, members: dict[str, str], headers: dict[str, str] | None = None) -> Problem:
+    """The problem of a reason that the ledger gave."""
     # A reason of a newer ledger than this API is still a refusal.
     code = reason if reason in REASONS else "rejected"
     return Problem(code, detail or (reason if code != reason else ""), headers=headers, members=members)
+
+
+def _step(event: Json) -> Step:
+    return Step(event["seq"], event["status"], event["state"], event.get("reason", ""))

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import orjson
 from aiohttp import web
 
-from aura_stream.domain.ids import record_key
-from aura_stream.domain.state import TERMINAL
-from aura_stream.journal import ChangeLine
+from aura_stream.domain.ids import derived_id, id_text, record_key
+from aura_stream.journal import AccountLine, ChangeLine
 from web.accepted import AcceptedCommand
 from web.call import Call, Wait
 from web.commands import SUBMITS, Prepared
 from web.outcomes import (
     REPLAYED,
     Answer,
+    Step,
     accepted,
     answer_account,
     answer_transaction,
+    end_of,
     is_replayed,
     location,
-    may_move_on,
+    made_by,
     refusal,
 )
+from web.problems import Problem
 from web.recent import Outcome
-from web.views import TransactionView, is_settled, newest
+from web.views import TransactionView, newest
 
 RETRY_AFTER_S = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """What a request listens to while it waits."""
+
+    outcome: asyncio.Future[Outcome]
+    changes: asyncio.Queue[ChangeLine]
+    deadline: float
 
 
 async def submit(call: Call, prepared: Prepared) -> web.Response:
@@ -36,70 +48,78 @@ async def submit(call: Call, prepared: Prepared) -> web.Response:
     recent = services.tail.recent
     with (
         services.accepted.first(command.tenant, command.customer, command.idempotency_key),
-        recent.waiter(command.id) as outcome_future,
+        recent.waiter(command.id) as outcome,
         recent.watcher(prepared.subject) as changes,
     ):
         headers = [("aura-request-id", call.request_id.encode()), ("aura-source", b"http")]
-        partition, offset = await services.commands.append(
-            record_key(command.tenant, command.customer), prepared.value, headers
-        )
-        deadline = asyncio.get_running_loop().time() + wait.seconds
+        key = record_key(command.tenant, command.customer)
+        partition, offset = await services.commands.append(key, prepared.value, headers)
         services.metrics.accepted.labels(command.type).inc()
-        if command.type in SUBMITS:
+        if prepared.is_submit:
             about = AcceptedCommand(
                 command.tenant, command.customer, SUBMITS[command.type], command.id, partition, offset
             )
             services.accepted.add(prepared.subject, about)
-        outcome = await _outcome(outcome_future, deadline)
-        later = await _settled(outcome, changes, deadline) if outcome is not None and may_move_on(outcome) else None
-    answer = await _answer(call, prepared, outcome, later)
+        waiting = _Waiting(outcome, changes, asyncio.get_running_loop().time() + wait.seconds)
+        try:
+            answer = await _answer(call, prepared, waiting)
+        except Problem as problem:
+            services.metrics.outcomes.labels(command.type, problem.code).inc()
+            if wait.applied:
+                problem.headers["Preference-Applied"] = wait.applied
+            raise
     services.metrics.outcomes.labels(command.type, str(answer.status)).inc()
     return _response(prepared, answer, wait)
 
 
-async def _outcome(future: asyncio.Future[Outcome], deadline: float) -> Outcome | None:
+async def _answer(call: Call, prepared: Prepared, waiting: _Waiting) -> Answer:
     try:
-        async with asyncio.timeout_at(deadline):
-            return await future
+        async with asyncio.timeout_at(waiting.deadline):
+            outcome = await waiting.outcome
     except TimeoutError:
-        return None
+        return accepted(prepared)
+    problem = refusal(prepared, outcome)
+    if problem is not None:
+        if problem.code == "idempotency_key_reused":
+            await _name_original(call, prepared, problem)
+        raise problem
+    if isinstance(outcome, AccountLine) or prepared.is_about_account:
+        return answer_account(prepared, outcome)
+    view = await _view(call, prepared)
+    end = end_of(made_by(prepared, outcome, view), view)
+    if not end.is_settled:
+        end = await _settled(end, waiting)
+        view = await _view(call, prepared)
+        end = end_of(end, view)
+    return answer_transaction(prepared, end, view, replayed=is_replayed(outcome))
 
 
-async def _settled(outcome: Outcome, changes: asyncio.Queue[ChangeLine], deadline: float) -> ChangeLine | None:
-    """The last change seen until the transaction is settled or the time is up; None when there was none."""
-    last: ChangeLine | None = outcome if isinstance(outcome, ChangeLine) else None
+async def _settled(step: Step, waiting: _Waiting) -> Step:
+    """The first further change that ends the wait, or the last one when the time is up."""
     try:
-        async with asyncio.timeout_at(deadline):
-            while last is None or not is_settled(last.status, last.state):
-                change = await changes.get()
-                if last is None or change.seq > last.seq:
-                    last = change
+        async with asyncio.timeout_at(waiting.deadline):
+            while not step.is_settled:
+                change = await waiting.changes.get()
+                if change.seq > step.seq:
+                    step = Step(change.seq, change.status, change.state, change.reason)
     except TimeoutError:
         pass
-    return last
+    return step
 
 
-async def _answer(call: Call, prepared: Prepared, outcome: Outcome | None, later: ChangeLine | None) -> Answer:
-    if outcome is None:
-        return accepted(prepared)
-    problem = refusal(prepared, outcome, later)
-    if problem is not None:
-        call.services.metrics.outcomes.labels(prepared.command.type, problem.code).inc()
-        if call.wait.applied:
-            problem.headers["Preference-Applied"] = call.wait.applied
-        raise problem
-    if prepared.command.type.startswith("account."):
-        return answer_account(prepared, outcome)
-    return answer_transaction(prepared, outcome, later, await _view(call, prepared, outcome))
-
-
-async def _view(call: Call, prepared: Prepared, outcome: Outcome) -> TransactionView | None:
-    """The transaction as the tail knows it, from Postgres only when it began before the tail's memory."""
+async def _view(call: Call, prepared: Prepared) -> TransactionView | None:
+    """The transaction as the tail knows it; Postgres is asked only when it began before the tail's memory."""
     recent = call.services.tail.recent.transaction(prepared.subject)
     view = newest(None, recent) if recent is not None else None
-    if view is None or (is_replayed(outcome) and view.resource["status"] not in TERMINAL):
-        view = await call.services.lookup.known(prepared.command.tenant, prepared.subject) or view
-    return view
+    return view or await call.services.lookup.known(prepared.command.tenant, prepared.subject)
+
+
+async def _name_original(call: Call, prepared: Prepared, problem: Problem) -> None:
+    """Adds the id of the transaction to which the key belongs, if it belongs to one."""
+    command = prepared.command
+    original = id_text(derived_id(command.tenant, command.customer, command.idempotency_key))
+    if await call.services.lookup.known(command.tenant, original) is not None:
+        problem.members["transaction_id"] = original
 
 
 def _response(prepared: Prepared, answer: Answer, wait: Wait) -> web.Response:

@@ -1,0 +1,143 @@
+"""The real thing for the HTTP tests: Kafka, Postgres, a ledger worker, a sink, and the app in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+import topics
+from aura_stream.embedded import KafkaServer, PostgresServer, Process, Stack
+from aura_stream.engine.topics import apply_topics
+from aura_stream.ledger.migrations import migrate
+from aura_stream.settings import Settings
+from web.app import create_app
+from web.services import SERVICES, Services
+
+PARTITIONS = 4
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A running ledger: its settings and its processes."""
+
+    settings: Settings
+    kafka: KafkaServer
+    processes: Stack
+
+
+@pytest.fixture(scope="session")
+def backend(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """Kafka of its own (the topics' names are fixed), a fresh database, one ledger worker and one sink."""
+    home = tmp_path_factory.mktemp("web")
+    database = f"web_{uuid.uuid4().hex[:10]}"
+
+    async def prepare(bootstrap: str) -> None:
+        connection = await asyncpg.connect(postgres.dsn())
+        await connection.execute(f"CREATE DATABASE {database}")
+        await connection.close()
+        await migrate(postgres.dsn(database=database))
+        await apply_topics(bootstrap, topics.ALL, partitions=PARTITIONS, replication=1)
+
+    with KafkaServer(home / "kafka", tied=True) as kafka:
+        asyncio.run(prepare(kafka.bootstrap))
+        settings = Settings(
+            home=home,
+            kafka_bootstrap=kafka.bootstrap,
+            postgres_dsn=postgres.dsn(database=database),
+            partitions=PARTITIONS,
+        )
+        with Stack() as processes:
+            for role in ("ledger", "sink"):
+                processes.add(_worker(role, settings, home), timeout_s=60)
+            yield Backend(settings, kafka, processes)
+
+
+def _worker(role: str, settings: Settings, home: Path) -> Process:
+    env = {
+        "AURA_HOME": str(home),
+        "AURA_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
+        "AURA_POSTGRES_DSN": settings.postgres_dsn,
+        "AURA_PARTITIONS": str(PARTITIONS),
+        "AURA_ROLE": role,
+        "AURA_FAUST_WEB_PORT": "6466" if role == "ledger" else "6467",
+    }
+    argv = [sys.executable, "-m", "aura_stream.cli", "worker", role]
+    process = Process(f"{role}-0", argv, run_dir=home / "run", log_dir=home / "log", env=env, tied=True)
+    return process
+
+
+class Api:
+    """A client of the app, with a little help for what every test does."""
+
+    def __init__(self, client: TestClient[Any, Any], services: Services) -> None:
+        self.client, self.services = client, services
+
+    async def post(
+        self, path: str, body: Any = None, key: str | None = None, **headers: str
+    ) -> tuple[int, dict[str, Any], dict[str, str]]:
+        """Status, body and headers of a write with a fresh key (or `key`)."""
+        named = {"Idempotency-Key": key or str(uuid.uuid4())} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+        async with self.client.post(path, json={} if body is None else body, headers=named) as answer:
+            return answer.status, await answer.json(content_type=None), dict(answer.headers)
+
+    async def get(self, path: str, **headers: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+        """Status, body and headers of a read."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.client.get(path, headers=named) as answer:
+            return answer.status, await answer.json(content_type=None), dict(answer.headers)
+
+    async def account(self, customer: str, asset: str = "EUR", amount: str = "") -> str:
+        """An open account, with money when an amount is given."""
+        status, account, _ = await self.post("/v1/accounts", {"customer": customer, "asset": asset})
+        assert status == 201, account
+        if amount:
+            status, deposit, _ = await self.post("/v1/deposits", {"account_id": account["id"], "amount": amount})
+            assert status == 201, deposit
+            status, deposit, _ = await self.post(f"/v1/deposits/{deposit['id']}/confirm")
+            assert status == 200, deposit
+        return str(account["id"])
+
+
+async def client_of(settings: Settings) -> tuple[TestClient[Any, Any], Services]:
+    """A started client of an app with these settings; its journal tail is reading."""
+    app = create_app(settings)
+    client = TestClient(TestServer(app), timeout=aiohttp.ClientTimeout(total=40))
+    await client.start_server()
+    return client, app[SERVICES]
+
+
+async def until_ready(client: TestClient[Any, Any], timeout_s: float = 20.0) -> None:
+    """Waits until the app says that it is ready."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            async with client.get("/health/ready") as answer:
+                if answer.status == 200:
+                    return
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def api(backend: Backend) -> AsyncIterator[Api]:
+    """An API node on the running ledger."""
+    client, services = await client_of(backend.settings)
+    await until_ready(client)
+    yield Api(client, services)
+    await client.close()
+
+
+@pytest.fixture
+def customer() -> str:
+    """A customer that no other test has."""
+    return f"c{uuid.uuid4().hex[:12]}"
