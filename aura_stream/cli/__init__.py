@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; always ends with :class:`SystemExit`."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        build_app(arguments)(arguments)
+        build_app(arguments)(arguments, prog_name="aura")
     except SetupError as error:
         say(f"{paint('error', 'red')}: {error}")
         sys.exit(USAGE if isinstance(error, SettingsError) else COULD_NOT)

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ _NOT_NEEDED = frozenset(
 _LOG_BINDING = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5"
 _TRIES = 3
 _TIMEOUT_S = 30
+_ABANDONED_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -128,13 +130,17 @@ def _download(jars: list[Jar], cache: Path) -> None:
     progress = _Progress(len(jars))
     # The resolver writes straight to its repository, so it gets a throw-away one beside the cache: what an
     # interruption leaves there is never taken for a whole jar.
+    for left_over in cache.glob(".download-*"):
+        if time.time() - left_over.stat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(left_over, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=".download-", dir=cache))
+    # Four at a time: most of the jars are small, so the time goes into round trips.
+    pool = ThreadPoolExecutor(4)
     try:
-        # Four at a time: most of the jars are small, so the time goes into round trips.
-        with ThreadPoolExecutor(4) as pool:
-            for _ in pool.map(lambda jar: _fetch(jar, staging, cache, progress), jars):
-                pass
+        for _ in pool.map(lambda jar: _fetch(jar, staging, cache, progress), jars):
+            pass
     finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or a failure, what was not begun is left
         progress.end()
         shutil.rmtree(staging, ignore_errors=True)
 
