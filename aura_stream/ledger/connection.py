@@ -37,6 +37,7 @@ async def connect(
     role: str = READER,
     *,
     timeout_s: float = CONNECT_TIMEOUT_S,
+    command_timeout_s: float | None = 60.0,
     application_name: str = "aura ledger",
     settings: dict[str, str] | None = None,
 ) -> asyncpg.Connection[asyncpg.Record]:
@@ -47,7 +48,7 @@ async def connect(
     connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
         dsn,
         timeout=timeout_s,
-        command_timeout=60,
+        command_timeout=command_timeout_s,
         server_settings={**_SESSION, "application_name": application_name, **(settings or {})},
     )
     try:

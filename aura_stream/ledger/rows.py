@@ -166,7 +166,7 @@ class Batch:
         if record.partition != self.partition or record.seq != seq:
             found = f"offset {offset} holds seq {record.seq} of partition {record.partition}"
             raise Diverged(self.partition, seq, "units_dense", found)
-        first_journal, entries_before = self.last_journal + 1, len(self.entries)
+        first_journal, entries_before, unasked = self.last_journal + 1, len(self.entries), 0
         counts = [0, 0, 0, 0, 0, 0, 0]  # in the order of the counters below
         try:
             for number, line in enumerate(record.lines):
@@ -176,9 +176,11 @@ class Batch:
                 elif isinstance(line, journal.ChangeLine):
                     self._change(line, seq)
                     counts[1] += 1
+                    unasked += not line.command_id
                 elif isinstance(line, journal.ReceivedLine):
                     self._journals(line.journals, seq)
                     counts[2] += 1
+                    unasked += 1
                 elif isinstance(line, journal.AccountLine):
                     self._account(line, seq)
                     counts[3] += 1
@@ -197,7 +199,9 @@ class Batch:
             f'{{"first_journal":{first_journal},"last_journal":{self.last_journal},'
             f'"entries":{len(self.entries) - entries_before},"transactions":{counts[0]},"changes":{counts[1]},'
             f'"received":{counts[2]},"accounts":{counts[3]},"repeats":{counts[4]},"refusals":{counts[5]},'
-            f'"dead_letters":{counts[6]}}}\t{"t" if record.last else "f"}\t{optional(record.rules)}\t{at}\t'
+            # Every line answers a command, except what a signal or a deadline caused.
+            f'"dead_letters":{counts[6]},"answers":{len(record.lines) - unasked}}}\t'
+            f"{'t' if record.last else 'f'}\t{optional(record.rules)}\t{at}\t"
         )
         self.last_seq = seq
         self.next_offset = offset + 1
@@ -286,8 +290,7 @@ class Batch:
         ):
             found = f"transaction {line.id}: seq {line.seq} {line.status} follows seq {row.seq} {row.status}"
             raise Diverged(self.partition, seq, "transactions_seq", found)
-        if line.captured:
-            row.captured = str(int(line.captured))
+        row.captured = str(int(line.captured)) if line.captured else ""
         self._event(row, line, line.seq, seq)
         if line.also_journal:
             row.journal_ids.append(str(line.also_journal))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import asyncpg
 
+from aura_stream.ledger import checkpoints
 from aura_stream.ledger.connection import CONNECT_TIMEOUT_S, WRITER, connect
 from aura_stream.ledger.errors import Diverged, Fenced, LedgerError, NotMigrated, Unavailable
 from aura_stream.ledger.migrations import check_assets
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 __all__ = ["Claim", "Diverged", "Fenced", "LedgerError", "LedgerWriter", "NotMigrated", "Unavailable"]
-
-CHECKPOINT_ENTRIES: Final = 4000
-"""Entries of one account in one partition between two checkpoints: what a read of its balance has to add up."""
 
 APPLICATION_NAME: Final = "aura ledger writer"
 _SESSION: Final = {
@@ -66,7 +64,7 @@ RETURNING committed_at
 _CHANGE: Final = """
 UPDATE ledger.transactions t
 SET status = c.status, state = c.state, reason = nullif(c.reason, ''), updated_at = c.at::timestamptz, seq = c.seq,
-    captured_amount = coalesce(nullif(c.captured, '')::numeric, t.captured_amount),
+    captured_amount = nullif(c.captured, '')::numeric,
     journal_ids = t.journal_ids || c.journal_ids::bigint[], history = t.history || c.history::jsonb
 FROM unnest($2::text[], $3::int[], $4::int[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
     $11::text[], $12::text[], $13::text[])
@@ -128,7 +126,7 @@ class LedgerWriter:
         *,
         connections_max: int = 4,
         timeout_s: float = 20.0,
-        checkpoint_entries: int = CHECKPOINT_ENTRIES,
+        checkpoint_entries: int = checkpoints.ENTRIES,
     ) -> None:
         self._dsn = dsn
         self._timeout_s = timeout_s
@@ -145,7 +143,7 @@ class LedgerWriter:
         *,
         connections_max: int = 4,
         timeout_s: float = 20.0,
-        checkpoint_entries: int = CHECKPOINT_ENTRIES,
+        checkpoint_entries: int = checkpoints.ENTRIES,
     ) -> Self:
         """A writer whose database answers and fits this program.
 
@@ -253,10 +251,7 @@ class LedgerWriter:
             async with self._connection() as connection:
                 for key in due:
                     tenant, account = key[1].split("\t")
-                    await connection.fetchval(
-                        "SELECT ledger.write_checkpoints($1, $2, $3, $4)",
-                        *(tenant, account, self._checkpoint_entries, partition),
-                    )
+                    await checkpoints.write(connection, tenant, account, self._checkpoint_entries, partition)
         except (LedgerError, asyncpg.PostgresError) as error:
             _log.warning("checkpoints of partition %d not written: %s", partition, error)
         for key in due:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aura_stream import journal
 from aura_stream.domain.ids import derived_id, id_text
-from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, Entry, Journal, ReceivedLine, TransactionLine
+from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, Entry, Journal, Line, ReceivedLine, TransactionLine
 
 T0 = 1_763_596_800_000
 """2025-11-20T00:00:00Z in milliseconds."""
@@ -150,7 +150,7 @@ class Shard:
             **values,
         )
 
-    def unit(self, *lines: journal.Line, commands: int = 1, last: bool = True, **values: Any) -> tuple[int, bytes]:
+    def unit(self, *lines: Line, commands: int = 1, last: bool = True, **values: Any) -> tuple[int, bytes]:
         """The next journal record, as (Kafka offset, bytes). Offsets have holes, as those of transactions do."""
         self.seq += 1
         inputs: list[list[str | int]] = values.pop("inputs", [])

@@ -158,7 +158,7 @@ CREATE TABLE ledger.units (
 CREATE INDEX units_by_knowledge ON ledger.units (partition, committed_at, seq);
 
 COMMENT ON COLUMN ledger.units.inputs IS '[["commands", first, last], ["signals", first, last], ["clock", ms], ["rules", hash]], in the order they were read';
-COMMENT ON COLUMN ledger.units.counters IS 'first_journal, last_journal (numbers; last = first - 1 without journals), entries, transactions, changes, received, accounts, repeats, refusals, dead_letters';
+COMMENT ON COLUMN ledger.units.counters IS 'first_journal, last_journal (numbers; last = first - 1 without journals), entries, transactions, changes, received, accounts, repeats, refusals, dead_letters, answers (to commands)';
 COMMENT ON COLUMN ledger.units.at IS 'the shard''s time after the unit';
 COMMENT ON COLUMN ledger.units.committed_at IS 'knowledge time: monotone per partition, set under the fence';
 

@@ -1,0 +1,529 @@
+"""Proves the ledger from its own rows: what must never be true, asked of Postgres alone.
+
+Each check is a function named after what holds. It counts what it looked at and gives the first row that breaks it.
+All of them read one snapshot. Those marked :func:`settles` compare partitions with each other; while the sinks are
+writing, one partition may be ahead of another, so they are asked again for a while before they fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from aura_stream.ledger.connection import Connection
+
+SETTLE_PAUSE_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The result of one check: how many `things` were looked at, and the first offending row, if any."""
+
+    name: str
+    holds: str
+    checked: int
+    things: str
+    offender: dict[str, Any] | None
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing offends."""
+        return self.offender is None
+
+
+CheckFunction = Callable[["Connection"], Awaitable[Check]]
+CHECKS: Final[list[CheckFunction]] = []
+_SETTLES: Final[set[str]] = set()
+
+
+def _check(function: CheckFunction) -> CheckFunction:
+    CHECKS.append(function)
+    return function
+
+
+def settles(function: CheckFunction) -> CheckFunction:
+    """Marks a check that compares partitions with each other."""
+    _SETTLES.add(function.__name__)
+    return function
+
+
+async def verify(connection: asyncpg.Connection[asyncpg.Record], settle_s: float = 0.0) -> list[Check]:
+    """All checks on one snapshot, in order.
+
+    Checks between partitions that fail are asked again on newer snapshots for up to `settle_s` seconds: 0 for a ledger
+    at rest, some seconds for one that is being written. Raises asyncpg's and the system's errors: nothing is known then.
+    """
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        results = [await check(connection) for check in CHECKS]
+    until = time.monotonic() + settle_s
+    for place, check in enumerate(CHECKS):
+        while not results[place].good and results[place].name in _SETTLES and time.monotonic() < until:
+            await asyncio.sleep(SETTLE_PAUSE_S)
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                results[place] = await check(connection)
+    return results
+
+
+async def digest(connection: asyncpg.Connection[asyncpg.Record]) -> str:
+    """The sha256 of all entries, ordered by partition, journal and leg; two ledgers with the same money have the same.
+
+    Times of writing are not in it, so a rebuild gives the same digest.
+    """
+    total = sha256()
+
+    async def feed(chunk: bytes) -> None:
+        total.update(chunk)
+
+    await connection.copy_from_query(_DIGEST, output=feed, format="text")
+    return total.hexdigest()
+
+
+_DIGEST: Final = """
+SELECT partition, journal_id, leg, transaction_id, tenant_id, account_id, asset, amount, layer,
+    (extract(epoch FROM effective_at) * 1000000)::bigint, (extract(epoch FROM posted_at) * 1000000)::bigint
+FROM ledger.entries
+ORDER BY journal_id, leg
+"""
+
+
+@_check
+async def journals_balanced(connection: Connection) -> Check:
+    """The entries of every journal sum to zero per asset."""
+    return await _ask(
+        connection,
+        journals_balanced,
+        "journals",
+        "SELECT count(*) FROM ledger.journals",
+        """SELECT journal_id, asset, sum(amount) AS total FROM ledger.entries
+        GROUP BY journal_id, asset HAVING sum(amount) <> 0 ORDER BY journal_id LIMIT 1""",
+    )
+
+
+@_check
+async def leg_sets_complete(connection: Connection) -> Check:
+    """Every journal has exactly its legs, 0 to leg_count - 1; none is without entries."""
+    return await _ask(
+        connection,
+        leg_sets_complete,
+        "journals",
+        "SELECT count(*) FROM ledger.journals",
+        """SELECT j.journal_id, j.leg_count, e.legs, e.lowest, e.highest
+        FROM ledger.journals j
+        LEFT JOIN (
+            SELECT journal_id, count(*) AS legs, min(leg) AS lowest, max(leg) AS highest
+            FROM ledger.entries GROUP BY journal_id
+        ) e USING (journal_id)
+        WHERE (e.legs = j.leg_count AND e.lowest = 0 AND e.highest = j.leg_count - 1) IS NOT TRUE
+        ORDER BY j.journal_id LIMIT 1""",
+    )
+
+
+@_check
+async def entries_agree_with_journals(connection: Connection) -> Check:
+    """Every entry has a journal with the same tenant, asset, transaction, partition and times; its asset is known."""
+    return await _ask(
+        connection,
+        entries_agree_with_journals,
+        "entries",
+        "SELECT count(*) FROM ledger.entries",
+        """SELECT e.journal_id, e.leg, e.tenant_id, e.account_id, j.tenant_id AS journal_tenant
+        FROM ledger.entries e
+        LEFT JOIN ledger.journals j USING (journal_id)
+        LEFT JOIN ledger.assets a ON a.asset = e.asset
+        WHERE (e.tenant_id = j.tenant_id AND e.asset = j.asset AND e.transaction_id = j.transaction_id
+            AND e.partition = j.partition AND e.effective_at = j.effective_at AND e.posted_at = j.posted_at
+            AND a.asset IS NOT NULL AND (e.layer = 'available' OR e.account_id NOT LIKE '@%')) IS NOT TRUE
+        ORDER BY e.journal_id, e.leg LIMIT 1""",
+    )
+
+
+@_check
+async def journal_numbers_dense(connection: Connection) -> Check:
+    """Each partition's journals are numbered 1, 2, 3 ... up to where the sink stands."""
+    return await _ask(
+        connection,
+        journal_numbers_dense,
+        "journals",
+        "SELECT count(*) FROM ledger.journals",
+        """SELECT coalesce(j.partition, o.partition) AS partition, j.journals, j.lowest, j.highest, o.last_journal
+        FROM (
+            SELECT partition, count(*) AS journals, min(journal_id & 281474976710655) AS lowest,
+                max(journal_id & 281474976710655) AS highest
+            FROM ledger.journals GROUP BY partition
+        ) j
+        FULL JOIN ledger.sink_offsets o USING (partition)
+        WHERE (coalesce(j.journals, 0) = o.last_journal AND coalesce(j.highest, 0) = o.last_journal
+            AND coalesce(j.lowest, 1) = 1) IS NOT TRUE
+        ORDER BY 1 LIMIT 1""",
+    )
+
+
+@_check
+async def units_dense(connection: Connection) -> Check:
+    """Each partition's units are 1, 2, 3 ..., known in that order, and continue each other's journal numbers."""
+    return await _ask(
+        connection,
+        units_dense,
+        "units",
+        "SELECT count(*) FROM ledger.units",
+        """SELECT partition, seq, before, first_journal, last_before, committed_at, known_before FROM (
+            SELECT partition, seq, lag(seq, 1, 0::bigint) OVER w AS before,
+                (counters ->> 'first_journal')::bigint AS first_journal,
+                lag((counters ->> 'last_journal')::bigint, 1, 0::bigint) OVER w AS last_before,
+                committed_at, lag(committed_at, 1, '-infinity') OVER w AS known_before
+            FROM ledger.units WINDOW w AS (PARTITION BY partition ORDER BY seq)
+        ) u
+        WHERE (seq = before + 1 AND first_journal = last_before + 1 AND committed_at >= known_before) IS NOT TRUE
+        UNION ALL
+        SELECT o.partition, o.last_seq, u.highest, o.last_journal, u.last_journal, o.committed_at, NULL
+        FROM ledger.sink_offsets o
+        LEFT JOIN (
+            SELECT partition, max(seq) AS highest, max((counters ->> 'last_journal')::bigint) AS last_journal
+            FROM ledger.units GROUP BY partition
+        ) u USING (partition)
+        WHERE (o.last_seq, o.last_journal) IS DISTINCT FROM (coalesce(u.highest, 0), coalesce(u.last_journal, 0))
+        ORDER BY 1, 2 LIMIT 1""",
+    )
+
+
+@_check
+async def journals_sealed(connection: Connection) -> Check:
+    """Every journal is among those that its unit names."""
+    return await _ask(
+        connection,
+        journals_sealed,
+        "journals",
+        "SELECT count(*) FROM ledger.journals",
+        """SELECT j.journal_id, j.journal_seq FROM ledger.journals j
+        LEFT JOIN ledger.units u ON u.partition = j.partition AND u.seq = j.journal_seq
+        WHERE (j.journal_id & 281474976710655 BETWEEN (u.counters ->> 'first_journal')::bigint
+            AND (u.counters ->> 'last_journal')::bigint) IS NOT TRUE
+        ORDER BY j.journal_id LIMIT 1""",
+    )
+
+
+@_check
+async def commands_covered(connection: Connection) -> Check:
+    """The units of a partition read every command offset once, from 0 on, and every signal offset at most once.
+
+    Holes between signals are Kafka's marks of transactions; commands come from plain producers and have none.
+    """
+    return await _ask(
+        connection,
+        commands_covered,
+        "command offsets",
+        """SELECT coalesce(sum((i ->> 2)::bigint - (i ->> 1)::bigint + 1), 0)::bigint
+        FROM ledger.units u, jsonb_array_elements(u.inputs) i WHERE i ->> 0 = 'commands'""",
+        """SELECT * FROM (
+            SELECT u.partition, u.seq, i ->> 0 AS source, (i ->> 1)::bigint AS first, (i ->> 2)::bigint AS last,
+                lag((i ->> 2)::bigint, 1, -1::bigint) OVER w AS before
+            FROM ledger.units u, jsonb_array_elements(u.inputs) WITH ORDINALITY AS x (i, n)
+            WHERE i ->> 0 IN ('commands', 'signals')
+            WINDOW w AS (PARTITION BY u.partition, i ->> 0 ORDER BY u.seq, n)
+        ) r
+        WHERE first <= before OR last < first OR (source = 'commands' AND first <> before + 1)
+        ORDER BY partition, seq LIMIT 1""",
+    )
+
+
+@_check
+async def commands_answered(connection: Connection) -> Check:
+    """There are as many answers as commands: a command without an outcome or with two would break the sum."""
+    return await _ask(
+        connection,
+        commands_answered,
+        "answers",
+        "SELECT coalesce(sum((counters ->> 'answers')::bigint), 0)::bigint FROM ledger.units",
+        """SELECT partition, commands, answers FROM (
+            SELECT partition, sum((counters ->> 'answers')::bigint) AS answers, sum(coalesce((
+                SELECT sum((i ->> 2)::bigint - (i ->> 1)::bigint + 1)
+                FROM jsonb_array_elements(u.inputs) i WHERE i ->> 0 = 'commands'
+            ), 0)) AS commands
+            FROM ledger.units u
+            -- The parts of a unit whose last part is not here yet have not named their inputs.
+            WHERE seq <= (SELECT max(l.seq) FROM ledger.units l WHERE l.partition = u.partition AND l.last)
+            GROUP BY partition
+        ) p
+        WHERE commands <> answers ORDER BY partition LIMIT 1""",
+    )
+
+
+@_check
+async def customers_never_negative(connection: Connection) -> Check:
+    """No layer of a customer's account is below zero after any of its journals, from the first to now."""
+    return await _ask(
+        connection,
+        customers_never_negative,
+        "entries",
+        "SELECT count(*) FROM ledger.entries WHERE account_id NOT LIKE '@%'",
+        """SELECT tenant_id, account_id, layer, journal_id, balance FROM (
+            SELECT tenant_id, account_id, layer, journal_id,
+                -sum(amount) OVER (PARTITION BY tenant_id, account_id, layer ORDER BY journal_id) AS balance
+            FROM ledger.entries WHERE account_id NOT LIKE '@%'
+        ) b
+        WHERE balance < 0 ORDER BY journal_id LIMIT 1""",
+    )
+
+
+@_check
+async def customers_keep_to_their_accounts(connection: Connection) -> Check:
+    """Entries of a customer's account are in the partition and asset in which it was opened."""
+    return await _ask(
+        connection,
+        customers_keep_to_their_accounts,
+        "entries",
+        "SELECT count(*) FROM ledger.entries WHERE account_id NOT LIKE '@%'",
+        """SELECT e.tenant_id, e.account_id, e.journal_id, e.partition, e.asset, a.partition AS opened_in
+        FROM ledger.entries e
+        LEFT JOIN ledger.accounts a ON a.tenant_id = e.tenant_id AND a.account_id = e.account_id
+        WHERE e.account_id NOT LIKE '@%' AND (a.partition = e.partition AND a.asset = e.asset) IS NOT TRUE
+        ORDER BY e.journal_id LIMIT 1""",
+    )
+
+
+@_check
+async def sums_zero(connection: Connection) -> Check:
+    """All entries of a tenant and asset sum to zero."""
+    return await _ask(
+        connection,
+        sums_zero,
+        "entries",
+        "SELECT count(*) FROM ledger.entries",
+        """SELECT tenant_id, asset, sum(amount) AS total FROM ledger.entries
+        GROUP BY tenant_id, asset HAVING sum(amount) <> 0 ORDER BY 1, 2 LIMIT 1""",
+    )
+
+
+@_check
+async def idempotency_keys_unique(connection: Connection) -> Check:
+    """No idempotency key of a customer made two transactions (read from the rows, not from the index)."""
+    return await _ask(
+        connection,
+        idempotency_keys_unique,
+        "transactions",
+        "SELECT count(*) FROM ledger.transactions",
+        """SELECT tenant_id, customer_id, idempotency_key, count(*) AS transactions FROM ledger.transactions
+        GROUP BY 1, 2, 3 HAVING count(*) > 1 ORDER BY 1, 2, 3 LIMIT 1""",
+    )
+
+
+@_check
+async def histories_whole(connection: Connection) -> Check:
+    """A transaction's events are numbered 1 to its seq, the last is its status, none comes after a terminal one."""
+    return await _ask(
+        connection,
+        histories_whole,
+        "transactions",
+        "SELECT count(*) FROM ledger.transactions",
+        """SELECT t.transaction_id, t.seq, t.status, t.state, h.seqs, h.statuses
+        FROM ledger.transactions t
+        CROSS JOIN LATERAL (
+            SELECT array_agg((e ->> 'seq')::int ORDER BY n) AS seqs, array_agg(e ->> 'status' ORDER BY n) AS statuses,
+                bool_or(ended AND e ->> 'status' <> before) AS came_back
+            FROM (
+                SELECT e, n, lag(e ->> 'status') OVER (ORDER BY n) AS before,
+                    lag(e ->> 'status') OVER (ORDER BY n) IN ('completed', 'failed', 'canceled') AS ended
+                FROM jsonb_array_elements(t.history) WITH ORDINALITY AS x (e, n)
+            ) f
+        ) h
+        WHERE (h.seqs = ARRAY(SELECT generate_series(1, t.seq)) AND h.came_back IS NOT TRUE
+            AND t.history -> -1 ->> 'status' = t.status AND t.history -> -1 ->> 'state' = t.state
+            AND coalesce(t.history -> -1 ->> 'reason', '') = coalesce(t.reason, '')) IS NOT TRUE
+        ORDER BY t.partition, t.created_at, t.transaction_id LIMIT 1""",
+    )
+
+
+@_check
+@settles
+async def transactions_know_their_journals(connection: Connection) -> Check:
+    """The journals that a transaction lists are exactly those that name it, in its tenant."""
+    return await _ask(
+        connection,
+        transactions_know_their_journals,
+        "journals",
+        "SELECT count(*) FROM ledger.journals",
+        """SELECT coalesce(l.transaction_id, j.transaction_id) AS transaction_id,
+            coalesce(l.journal_id, j.journal_id) AS journal_id,
+            l.journal_id IS NOT NULL AS listed, j.journal_id IS NOT NULL AS booked
+        FROM (
+            SELECT t.transaction_id, t.tenant_id, listed.journal_id
+            FROM ledger.transactions t, unnest(t.journal_ids) AS listed (journal_id)
+        ) l
+        FULL JOIN ledger.journals j ON j.journal_id = l.journal_id AND j.transaction_id = l.transaction_id
+            AND j.tenant_id = l.tenant_id
+        WHERE l.journal_id IS NULL OR j.journal_id IS NULL
+        ORDER BY 2 LIMIT 1""",
+    )
+
+
+# What each transaction has moved in all: per account, per layer, through clearing.
+_MOVED: Final = """
+    SELECT t.transaction_id, t.type, t.status, t.state, t.amount, t.captured_amount, t.from_account_id, t.to_account_id,
+        coalesce(sum(e.amount) FILTER (WHERE e.account_id = t.from_account_id), 0) AS out_of,
+        coalesce(sum(-e.amount) FILTER (WHERE e.account_id = t.to_account_id), 0) AS into,
+        coalesce(sum(-e.amount) FILTER (WHERE e.layer <> 'available'), 0) AS waiting,
+        coalesce(sum(-e.amount) FILTER (WHERE e.account_id LIKE '@clearing:%'), 0) AS clearing,
+        count(e.journal_id) AS entries
+    FROM ledger.transactions t
+    LEFT JOIN ledger.entries e ON e.transaction_id = t.transaction_id AND e.tenant_id = t.tenant_id
+    GROUP BY t.transaction_id
+"""
+
+
+@_check
+@settles
+async def completed_moved_the_amount(connection: Connection) -> Check:
+    """A completed transaction has moved its amount (a hold: what was captured) from its source to its target."""
+    return await _ask(
+        connection,
+        completed_moved_the_amount,
+        "completed transactions",
+        "SELECT count(*) FROM ledger.transactions WHERE status = 'completed'",
+        f"""SELECT transaction_id, type, amount, captured_amount, out_of, "into", waiting, clearing FROM ({_MOVED}) m
+        WHERE status = 'completed' AND (
+            "into" = CASE type WHEN 'hold' THEN captured_amount ELSE amount END
+            AND out_of = CASE WHEN from_account_id IS NULL THEN 0 ELSE "into" END
+            AND waiting = 0 AND clearing = 0 AND entries > 0
+        ) IS NOT TRUE
+        ORDER BY transaction_id LIMIT 1""",  # noqa: S608  # constants of this module
+    )
+
+
+@_check
+@settles
+async def failed_moved_nothing(connection: Connection) -> Check:
+    """A failed or canceled transaction has no entries, or they return on every account and layer what they took."""
+    return await _ask(
+        connection,
+        failed_moved_nothing,
+        "failed or canceled transactions",
+        "SELECT count(*) FROM ledger.transactions WHERE status IN ('failed', 'canceled')",
+        """SELECT t.transaction_id, t.status, e.account_id, e.layer, sum(e.amount) AS total
+        FROM ledger.transactions t
+        JOIN ledger.entries e ON e.transaction_id = t.transaction_id AND e.tenant_id = t.tenant_id
+        WHERE t.status IN ('failed', 'canceled')
+        GROUP BY t.transaction_id, e.account_id, e.layer
+        HAVING sum(e.amount) <> 0
+        ORDER BY t.transaction_id LIMIT 1""",
+    )
+
+
+@_check
+async def held_is_open_holds(connection: Connection) -> Check:
+    """The held layer of every account is the sum of its open holds."""
+    return await _ask(
+        connection,
+        held_is_open_holds,
+        "open holds",
+        "SELECT count(*) FROM ledger.transactions WHERE type = 'hold' AND state = 'held'",
+        """SELECT tenant_id, account_id, coalesce(h.amount, 0) AS holds, coalesce(e.amount, 0) AS held
+        FROM (
+            SELECT tenant_id, from_account_id AS account_id, sum(amount) AS amount
+            FROM ledger.transactions WHERE type = 'hold' AND state = 'held' GROUP BY 1, 2
+        ) h
+        FULL JOIN (
+            SELECT tenant_id, account_id, -sum(amount) AS amount FROM ledger.entries WHERE layer = 'held' GROUP BY 1, 2
+        ) e USING (tenant_id, account_id)
+        WHERE coalesce(h.amount, 0) <> coalesce(e.amount, 0)
+        ORDER BY 1, 2 LIMIT 1""",
+    )
+
+
+@_check
+@settles
+async def clearing_is_in_flight(connection: Connection) -> Check:
+    """Clearing holds, per tenant and asset, exactly the transfers that are sent and the captures under way."""
+    return await _ask(
+        connection,
+        clearing_is_in_flight,
+        "transactions in flight",
+        """SELECT count(*) FROM ledger.transactions
+        WHERE (type, state) IN (('transfer', 'sent'), ('hold', 'capturing'))""",
+        """SELECT tenant_id, asset, coalesce(f.amount, 0) AS in_flight, coalesce(c.amount, 0) AS clearing
+        FROM (
+            SELECT tenant_id, asset, sum(coalesce(captured_amount, amount)) AS amount
+            FROM ledger.transactions
+            WHERE (type, state) IN (('transfer', 'sent'), ('hold', 'capturing'))
+            GROUP BY 1, 2
+        ) f
+        FULL JOIN (
+            SELECT tenant_id, asset, -sum(amount) AS amount FROM ledger.entries
+            WHERE account_id LIKE '@clearing:%' GROUP BY 1, 2
+        ) c USING (tenant_id, asset)
+        WHERE coalesce(f.amount, 0) <> coalesce(c.amount, 0)
+        ORDER BY 1, 2 LIMIT 1""",
+    )
+
+
+@_check
+async def balances_are_sums(connection: Connection) -> Check:
+    """The view of balances, checkpoints and all, says what adding up all entries says."""
+    return await _ask(
+        connection,
+        balances_are_sums,
+        "accounts",
+        "SELECT count(*) FROM ledger.balances",
+        """SELECT tenant_id, account_id, b.posted, s.posted AS summed, b.pending, s.pending AS summed_pending
+        FROM ledger.balances b
+        FULL JOIN (
+            SELECT tenant_id, account_id,
+                coalesce(sum(amount * sign) FILTER (WHERE layer <> 'pending_in'), 0) AS posted,
+                coalesce(sum(amount * sign) FILTER (WHERE layer = 'pending_in'), 0) AS pending,
+                coalesce(sum(amount * sign) FILTER (WHERE layer = 'available'), 0) AS available
+            FROM (
+                SELECT *, CASE ledger.normal_side(account_id) WHEN 'D' THEN 1 ELSE -1 END AS sign FROM ledger.entries
+            ) e
+            GROUP BY 1, 2
+        ) s USING (tenant_id, account_id)
+        WHERE (coalesce(s.posted, 0) = b.posted AND coalesce(s.pending, 0) = b.pending
+            AND coalesce(s.available, 0) = b.available) IS NOT TRUE
+        ORDER BY 1, 2 LIMIT 1""",
+    )
+
+
+@_check
+async def checkpoints_true(connection: Connection) -> Check:
+    """Every checkpoint continues the one before it and holds what its entries add up to."""
+    return await _ask(
+        connection,
+        checkpoints_true,
+        "checkpoints",
+        "SELECT count(*) FROM ledger.balance_checkpoints",
+        """SELECT c.tenant_id, c.account_id, c.partition, c.journal_after, c.journal_through
+        FROM (
+            SELECT b.*, lag(journal_through, 1, partition::bigint << 48) OVER w AS before,
+                entry_count - lag(entry_count, 1, 0::bigint) OVER w AS block_count,
+                available - lag(available, 1, 0::numeric) OVER w AS block_available,
+                held - lag(held, 1, 0::numeric) OVER w AS block_held,
+                pending_in - lag(pending_in, 1, 0::numeric) OVER w AS block_pending_in
+            FROM ledger.balance_checkpoints b
+            WINDOW w AS (PARTITION BY tenant_id, account_id, partition ORDER BY journal_through)
+        ) c
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS entries, coalesce(sum(amount) FILTER (WHERE layer = 'available'), 0) AS available,
+                coalesce(sum(amount) FILTER (WHERE layer = 'held'), 0) AS held,
+                coalesce(sum(amount) FILTER (WHERE layer = 'pending_in'), 0) AS pending_in,
+                min(effective_at) AS effective_min, max(effective_at) AS effective_max
+            FROM ledger.entries e
+            WHERE e.tenant_id = c.tenant_id AND e.account_id = c.account_id
+                AND e.journal_id > c.journal_after AND e.journal_id <= c.journal_through
+        ) e
+        WHERE (c.journal_after = c.before AND e.entries = c.block_count AND e.available = c.block_available
+            AND e.held = c.block_held AND e.pending_in = c.block_pending_in
+            AND e.effective_min = c.effective_min AND e.effective_max <= c.effective_max) IS NOT TRUE
+        ORDER BY 1, 2, 3, 5 LIMIT 1""",
+    )
+
+
+async def _ask(connection: Connection, check: CheckFunction, things: str, count: str, offender: str) -> Check:
+    checked = await connection.fetchval(count)
+    row = await connection.fetchrow(offender)
+    holds = (check.__doc__ or "").strip().splitlines()[0]
+    return Check(check.__name__, holds, checked, things, dict(row) if row else None)
