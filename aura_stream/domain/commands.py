@@ -12,9 +12,10 @@ from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Discriminator, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, TypeAdapter, ValidationError
 
 from aura_stream.domain import ids
+from aura_stream.domain.assets import AMOUNT_PATTERN, SCALES
 from aura_stream.domain.reasons import Invalid
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -23,21 +24,73 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 _FIRST: Final = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 _LAST: Final = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 
-UuidText = Annotated[str, StringConstraints(pattern=ids.UUID_PATTERN)]
-Tenant = Annotated[str, StringConstraints(pattern=ids.TENANT_PATTERN)]
-Customer = Annotated[str, StringConstraints(pattern=ids.CUSTOMER_PATTERN)]
-IdempotencyKey = Annotated[str, StringConstraints(pattern=ids.IDEMPOTENCY_KEY_PATTERN)]
-AccountName = Annotated[str, StringConstraints(pattern=ids.ACCOUNT_NAME_PATTERN)]
-# Form and asset of ids and amounts are checked by parsers of their own, which say what is wrong; here only a bound.
-AccountIdText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-AmountText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+UuidText = Annotated[
+    str,
+    StringConstraints(pattern=ids.UUID_PATTERN),
+    Field(description="A UUID, new for every command", examples=["018f2d3c-8a6e-7c3e-9a51-3f1c2b7e9d10"]),
+]
+Tenant = Annotated[
+    str,
+    StringConstraints(pattern=ids.TENANT_PATTERN),
+    Field(description="The tenant; unknown ones are refused", examples=["default"]),
+]
+Customer = Annotated[
+    str,
+    StringConstraints(pattern=ids.CUSTOMER_PATTERN),
+    Field(description="Owner of what the command is about, unique in its tenant", examples=["alice"]),
+]
+IdempotencyKey = Annotated[
+    str,
+    StringConstraints(pattern=ids.IDEMPOTENCY_KEY_PATTERN),
+    Field(description="The same key with the same content is the same command", examples=["order-4711"]),
+]
+AccountName = Annotated[
+    str,
+    StringConstraints(pattern=ids.ACCOUNT_NAME_PATTERN),
+    Field(description="A name, where a customer has several accounts in one asset", examples=["savings"]),
+]
 DateTimeText = Annotated[
     str,
     StringConstraints(
         pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
     ),
+    Field(description="Date and time of RFC 3339, with a zone", examples=["2026-11-20T10:00:00Z"]),
 ]
-TransactionIdText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+# Assets, account ids, amounts and transaction ids have parsers of their own, which say what is wrong. Here is only a
+# bound; their patterns stand in the schema for those who write commands.
+AssetText = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=16),
+    Field(description="An asset of the asset table", examples=["EUR"], json_schema_extra={"enum": list(SCALES)}),
+]
+AccountIdText = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=256),
+    Field(
+        description="<customer>:<asset> or <customer>:<asset>:<name>",
+        examples=["alice:EUR"],
+        json_schema_extra={"pattern": ids.ACCOUNT_ID_PATTERN},
+    ),
+]
+AmountText = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=64),
+    Field(
+        description="Major units, above zero, with no more places than the asset has",
+        examples=["12.50"],
+        json_schema_extra={"pattern": AMOUNT_PATTERN},
+    ),
+]
+TransactionIdText = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=64),
+    Field(
+        description="Id of a transaction of the customer",
+        examples=["84c9fc99-878f-52e2-8f57-bcf9dcd0d8b7"],
+        json_schema_extra={"pattern": ids.UUID_PATTERN},
+    ),
+]
 
 
 class _Strict(BaseModel):
@@ -47,7 +100,7 @@ class _Strict(BaseModel):
 class OpenAccount(_Strict):
     """Data of `account.open`."""
 
-    asset: Annotated[str, StringConstraints(min_length=1, max_length=16)]
+    asset: AssetText
     name: AccountName | None = None
 
 

@@ -1,0 +1,225 @@
+"""JSON Schemas of all messages, made from the code that reads and writes them: `python -m aura_stream.schemas`.
+
+They are kept in `topics/schemas/` for those who build on the topics without our code; a test fails when they differ.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from aura_stream.domain.commands import ADAPTER
+from aura_stream.domain.events import EventData, TransactionEvent
+from aura_stream.domain.signals import Answer, Credit, Signal
+from aura_stream.engine.unit import Packed
+from aura_stream.journal import Entry, Journal, TransactionLine, UnitRecord
+
+FOLDER: Final = Path(__file__).parents[1] / "topics" / "schemas"
+
+_ID, _TRANSACTION = "018f2d3c-8a6e-7c3e-9a51-3f1c2b7e9d10", "89a07ac3-7127-5e3e-b4ae-b51cd89c8ffa"
+_AT = 1795168800000
+_ENVELOPE: Final = {
+    "id": _ID,
+    "tenant": "default",
+    "customer": "alice",
+    "idempotency_key": "order-4711",
+    "issued_at": "2026-11-20T10:00:00Z",
+}
+_DATA: Final[dict[str, dict[str, str]]] = {
+    "account.open": {"asset": "EUR"},
+    "account.freeze": {"account_id": "alice:EUR"},
+    "account.unfreeze": {"account_id": "alice:EUR"},
+    "account.close": {"account_id": "alice:EUR"},
+    "deposit.submit": {"account_id": "alice:EUR", "amount": "100.00"},
+    "deposit.confirm": {"transaction_id": _TRANSACTION},
+    "deposit.reject": {"transaction_id": _TRANSACTION},
+    "transfer.submit": {"from_account_id": "alice:EUR", "to_account_id": "bob:EUR", "amount": "12.50"},
+    "hold.place": {
+        "account_id": "alice:EUR",
+        "amount": "12.50",
+        "to_account_id": "shop:EUR",
+        "expires_at": "2026-11-27T10:00:00Z",
+    },
+    "hold.capture": {"transaction_id": _TRANSACTION, "amount": "10.00"},
+    "hold.release": {"transaction_id": _TRANSACTION},
+    "transaction.cancel": {"transaction_id": _TRANSACTION},
+}
+
+# What a field of ours means wherever it stands in the journal and the events.
+_MEANING: Final = {
+    "also_journal": "Public id of the journal by which the receiver's partition booked its half",
+    "amount": "Integer minor units of the asset, as text",
+    "at": "Milliseconds since 1970",
+    "captured": "What of a hold went to its target; minor units as text in the journal, major units in events",
+    "command_id": "Id of the command that led to this; empty when an answer or a deadline did",
+    "customer": "Whose it is",
+    "detail": "What was wrong, for a person",
+    "effective_at": "When it counts, in milliseconds since 1970; never after posted_at",
+    "event": "Type of the event, as in transfer.completed",
+    "expires_at": "When it ends by itself; milliseconds since 1970 in the journal, RFC 3339 in events",
+    "idempotency_key": "As it stood in the command",
+    "inputs": 'What was read, in order: ["commands", first, last], ["signals", ...], ["clock", ms], ["rules", hash]',
+    "journal_seq": "The seq of the journal's record that holds it",
+    "kind": "What moved, or which kind of answer",
+    "last": "Whether this is the last record of its unit of work",
+    "lines": "What was decided, in order",
+    "number": "Dense within the partition; the public id is partition * 2^48 + number",
+    "occurred_at": "RFC 3339 with milliseconds, UTC",
+    "partition": "Number of the partition",
+    "posted_at": "When it was booked, in milliseconds since 1970",
+    "reason": "Why it was refused, a name of the catalogue of reasons; empty when it was not",
+    "rules": "The settings that decisions depend on, as JSON; in the unit that begins to use them",
+    "seq": "Dense, from 1: of the partition's records, or of the events of one transaction and customer",
+    "signals": "Signals in their order",
+    "source": "The partition that sent them",
+    "state": "The fine status, as in awaiting_funds",
+    "status": "processing, completed, failed, canceled or requires_attention; of an account open, frozen or closed",
+    "tenant": "Whose customer it is",
+    "transaction_id": "UUID derived from tenant, customer and idempotency key; empty where there is none",
+    "v": "Version of this form",
+}
+_EVENT_MEANING: Final = _MEANING | {
+    "amount": "Major units, with all places of the asset",
+    "id": "<partition>-<journal_seq>-<number of the line>, unique",
+    "type": "As in transfer.completed",
+    "version": "Version of this form",
+    "data": "What it is about; only what applies is present",
+}
+
+
+def command() -> dict[str, Any]:
+    """The schema of `aura.commands.v1`."""
+    schema = ADAPTER.json_schema()
+    for model in schema["$defs"].values():
+        for name, prop in model["properties"].items():
+            prop.pop("title", None)  # pydantic repeats the name
+            if name in ("type", "data"):
+                prop["description"] = "What is asked for" if name == "type" else "Its content"
+    examples = [_ENVELOPE | {"type": type_, "data": data} for type_, data in _DATA.items()]
+    return _head("command", "A command", "Key: <tenant>/<customer>. Unknown fields are refused.", examples, schema)
+
+
+def journal() -> dict[str, Any]:
+    """The schema of `aura.journal.v1`."""
+    entries = [Entry("alice:EUR", "available", "1250"), Entry("alice:EUR:savings", "available", "-1250")]
+    booked = Journal(1, _TRANSACTION, "transfer.completed", "default", "EUR", _AT, _AT, entries)
+    line = TransactionLine(
+        id=_TRANSACTION,
+        command_id=_ID,
+        tenant="default",
+        customer="alice",
+        type="transfer",
+        event="transfer.completed",
+        status="completed",
+        state="completed",
+        asset="EUR",
+        amount="1250",
+        idempotency_key="order-4711",
+        at=_AT,
+        from_account_id="alice:EUR",
+        to_account_id="alice:EUR:savings",
+        journals=[booked],
+    )
+    record = UnitRecord(partition=2, seq=7, at=_AT, lines=[line], inputs=[["commands", 11, 11]])
+    schema = _described(msgspec.json.schema(UnitRecord), _MEANING)
+    return _head("journal", "What one unit of work did", "Key: the partition's number.", [_plain(record)], schema)
+
+
+def signals() -> dict[str, Any]:
+    """The schema of `aura.signals.v1`."""
+    signal = msgspec.json.schema(Signal)
+    schema = msgspec.json.schema(Packed)
+    schema["$defs"] |= signal.pop("$defs")
+    schema["$defs"]["Packed"]["properties"]["signals"]["items"] = signal
+    credit = Credit(_TRANSACTION, "default", "alice:EUR", "bob:EUR", "EUR", 1250, _AT, "transfer")
+    answer = Answer(_TRANSACTION, "default", True, "", 281474976710657)
+    examples = [
+        {"source": source, "seq": 1, "at": _AT, "signals": [_plain(item)], "v": 1}
+        for source, item in ((0, credit), (1, answer))
+    ]
+    return _head(
+        "signals",
+        "Signals of one partition to another",
+        "Internal: only the engine writes here.",
+        examples,
+        _described(schema, _MEANING),
+    )
+
+
+def transaction_event() -> dict[str, Any]:
+    """The schema of `aura.transaction-events.v1`."""
+    event = TransactionEvent(
+        id="2-7-0",
+        type="transfer.completed",
+        version=1,
+        tenant="default",
+        customer="alice",
+        transaction_id=_TRANSACTION,
+        seq=1,
+        status="completed",
+        state="completed",
+        reason="",
+        command_id=_ID,
+        occurred_at="2026-11-20T10:00:00.000Z",
+        partition=2,
+        journal_seq=7,
+        data=EventData("12.50", "EUR", "alice:EUR", "alice:EUR:savings"),
+    )
+    schema = _described(msgspec.json.schema(TransactionEvent), _EVENT_MEANING)
+    return _head("transaction-event", "An event", "Key: <tenant>/<customer>.", [_plain(event)], schema)
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """All schemas by the name of their file."""
+    return {
+        "command.json": command(),
+        "journal.json": journal(),
+        "signals.json": signals(),
+        "transaction-event.json": transaction_event(),
+    }
+
+
+def text(schema: dict[str, Any]) -> str:
+    """The content of a schema's file."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _head(name: str, title: str, description: str, examples: list[Any], schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:aura:{name}:v1",
+        "title": title,
+        "description": description,
+        "examples": examples,
+        **schema,
+    }
+
+
+def _plain(message: msgspec.Struct) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(message))
+
+
+def _described(schema: dict[str, Any], meaning: dict[str, str]) -> dict[str, Any]:
+    """msgspec's schema with the meaning of fields, the names of array items, and docstrings without their indent."""
+    structs: dict[str, type[msgspec.Struct]] = {"Entry": Entry, "Credit": Credit, "Answer": Answer}
+    for name, part in schema["$defs"].items():
+        if "description" in part:
+            part["description"] = inspect.cleandoc(part["description"])
+        for field, prop in part.get("properties", {}).items():
+            if field in meaning:
+                prop["description"] = meaning[field]
+        if "prefixItems" in part:
+            tagged = len(part["prefixItems"]) - len(structs[name].__struct_fields__)
+            for field, item in zip(structs[name].__struct_fields__, part["prefixItems"][tagged:], strict=True):
+                item["title"] = field
+    return schema
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for file, content in schemas().items():
+        (FOLDER / file).write_text(text(content), encoding="utf-8")
