@@ -161,6 +161,7 @@ class CommandLog:
         return self._producer
 
     async def _connect(self) -> None:
+        known = ""
         while True:
             producer = AIOKafkaProducer(
                 bootstrap_servers=self._bootstrap,
@@ -180,7 +181,9 @@ class CommandLog:
                 self._producer = producer
                 return
             except (KafkaError, OSError, TimeoutError) as error:
-                log.warning("Kafka at %s cannot be reached for writing: %r", self._bootstrap, error)
+                if repr(error) != known:
+                    known = repr(error)
+                    log.warning("Kafka at %s cannot be reached for writing, trying again: %s", self._bootstrap, known)
                 await _close(producer, grace_s=0.0)
             except asyncio.CancelledError:
                 await _close(producer, grace_s=0.0)

@@ -101,13 +101,15 @@ class Tail:
         return True
 
     async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Runs `work` for ever; an outside failure is logged and the work begins again."""
+        """Runs `work` for ever; after an outside failure it begins again. A failure that lasts is logged once."""
+        known = ""
         while True:
             try:
                 await work()
             except (KafkaError, OSError, TimeoutError, ReadsUnavailable, msgspec.DecodeError) as error:
-                log.warning("the journal's tail is interrupted: %r", error)
-            self.is_reading = self.is_reading and work != self._read
+                if repr(error) != known:
+                    known = repr(error)
+                    log.warning("the journal's tail is interrupted, trying again: %s", known)
             await asyncio.sleep(_BACKOFF_S)
 
     async def _read(self) -> None:
@@ -141,7 +143,7 @@ class Tail:
                 self.recent.begin(partition, 0)
             raise
         finally:
-            self._consumer = None
+            self._consumer, self.is_reading = None, False
             await _stop(consumer)
 
     async def _seek(self, consumer: AIOKafkaConsumer) -> None:

@@ -19,7 +19,7 @@ import topics
 from aura_stream.embedded import KafkaServer, PostgresServer, Process, Stack
 from aura_stream.engine.topics import apply_topics
 from aura_stream.ledger.migrations import migrate
-from aura_stream.settings import Settings
+from aura_stream.settings import Settings, load_settings
 from web.app import create_app
 from web.services import SERVICES, Services
 
@@ -50,7 +50,7 @@ def backend(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) 
 
     with KafkaServer(home / "kafka", tied=True) as kafka:
         asyncio.run(prepare(kafka.bootstrap))
-        settings = Settings(
+        settings = load_settings(
             home=home,
             kafka_bootstrap=kafka.bootstrap,
             postgres_dsn=postgres.dsn(database=database),
@@ -72,8 +72,7 @@ def _worker(role: str, settings: Settings, home: Path) -> Process:
         "AURA_FAUST_WEB_PORT": "6466" if role == "ledger" else "6467",
     }
     argv = [sys.executable, "-m", "aura_stream.cli", "worker", role]
-    process = Process(f"{role}-0", argv, run_dir=home / "run", log_dir=home / "log", env=env, tied=True)
-    return process
+    return Process(f"{role}-0", argv, run_dir=home / "run", log_dir=home / "log", env=env, tied=True)
 
 
 class Api:

@@ -51,7 +51,11 @@ async def test_a05_transfer_between_customers_completes_and_shows_both_halves(ap
     assert (await api.get(f"/v1/accounts/{bob}/balances"))[1]["available"] == "12.50"
     assert (await api.get(f"/v1/accounts/{alice}/balances"))[1]["available"] == "37.50"
     entries = (await api.get(f"/v1/accounts/{alice}/entries?limit=1"))[1]
-    assert (entries["has_more"], entries["items"][0]["amount"], entries["items"][0]["direction"]) == (True, "12.50", "debit")
+    assert (entries["has_more"], entries["items"][0]["amount"], entries["items"][0]["direction"]) == (
+        True,
+        "12.50",
+        "debit",
+    )
     older = (await api.get(f"/v1/accounts/{alice}/entries?cursor={entries['next_cursor']}"))[1]
     assert [entry["amount"] for entry in older["items"]] == ["-50.00"]
 

@@ -1,0 +1,65 @@
+"""``aura account``: an account, its balances and its last entries."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from aura_stream.cli import emit
+from aura_stream.cli.api_client import ApiClient, run
+from aura_stream.settings import load_settings
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Look at accounts and balances."""
+
+
+@app.command()
+def show(
+    account_id: Annotated[str, typer.Argument(metavar="ID", help="<customer>:<asset> or <customer>:<asset>:<name>.")],
+    tenant: Annotated[str, typer.Option(help="The tenant.")] = "default",
+    entries: Annotated[int, typer.Option(min=1, max=200, help="How many of the last entries.")] = 10,
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show an account with its balances and last entries."""
+
+    async def ask() -> dict[str, Any]:
+        async with ApiClient(load_settings(), tenant) as client:
+            account = await client.get(f"/v1/accounts/{account_id}")
+            balances = await client.get(f"/v1/accounts/{account_id}/balances")
+            page = await client.get(f"/v1/accounts/{account_id}/entries", {"limit": str(entries)})
+            return {"account": account, "balances": balances, "entries": page["items"], "has_more": page["has_more"]}
+
+    found = run(ask())
+    if json:
+        emit(found)
+        return
+    account, balances = found["account"], found["balances"]
+    colour = {"open": "green", "frozen": "yellow", "closed": "red"}.get(account["status"], "")
+    head = Text.assemble((account["id"], "bold"), "  ", (account["status"], colour), f"  opened {account['opened_at']}")
+    money = Table.grid(padding=(0, 2))
+    for name in ("available", "held", "posted", "pending"):
+        money.add_row(Text(name, "dim"), Text(f"{balances[name]} {balances['asset']}", justify="right"))
+    Console().print(Group(head, money, _table(found["entries"], found["has_more"])))
+
+
+def _table(entries: list[dict[str, Any]], has_more: bool) -> Table:
+    table = Table(title="last entries" + (" (there are more)" if has_more else ""), title_justify="left")
+    for name in ("at", "what", "layer"):
+        table.add_column(name)
+    for name in ("out", "in"):
+        table.add_column(name, justify="right")
+    table.add_column("transaction")
+    for entry in entries:
+        amount = entry["amount"].lstrip("-")
+        # A customer's account grows by credits.
+        sides = (amount, "") if entry["direction"] == "debit" else ("", amount)
+        table.add_row(entry["posted_at"], entry.get("kind", ""), entry["layer"], *sides, entry["transaction_id"])
+    return table
