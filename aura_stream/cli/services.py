@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ import typer
 from aura_stream.cli import CHECK_FAILED, COULD_NOT, emit, has_command, paint, say
 from aura_stream.embedded.jars import KAFKA_VERSION, cache_dir, ensure_jars, read_lock
 from aura_stream.embedded.kafka import broker_is_ready
-from aura_stream.embedded.local import ROLE_GRACE_S, LocalStack, external_services, http_ok
+from aura_stream.embedded.local import ROLE_GRACE_S, ROLE_TIMEOUT_S, LocalStack, external_services, http_ok
 from aura_stream.embedded.processes import Process, port_is_free, port_owner, require_port, running_since
 from aura_stream.settings import Settings, SettingsError, SetupError, load_settings
 
@@ -41,26 +42,27 @@ def up(
     began = time.monotonic()
     stack = _stack()
     with _one_at_a_time(stack.home):
-        for name, address, start in (
-            ("kafka", stack.settings.kafka_bootstrap, stack.kafka.start),
-            ("postgres", _without_password(stack.settings.postgres_dsn), stack.postgres.start),
-        ):
-            if name in stack.external:
-                _line(name, lambda text=f"yours, {address}": text)  # type: ignore[misc]
-                continue
-            process = stack.kafka.process if name == "kafka" else stack.postgres.process
-            _line(name, _starting(process, start))
+        # Kafka takes longest, so the database is made ready meanwhile; the roles come up side by side.
+        running = {process.name: process.pid for process in stack.known_processes()}
+        if "kafka" not in stack.external:
+            stack.kafka.launch()
+        if "postgres" in stack.external:
+            _line("postgres", lambda: f"yours, {_without_password(stack.settings.postgres_dsn)}")
+        else:
+            _line("postgres", _starting(stack.postgres.process, stack.postgres.start, running))
         stack.write_env_file()
         if has_command("db"):
-            _line("schema", _running(stack, "db", "migrate"))
+            _line("schema", lambda: stack.run_once("db", "migrate"))
+        if "kafka" in stack.external:
+            _line("kafka", lambda: f"yours, {stack.settings.kafka_bootstrap}")
+        else:
+            _line("kafka", _starting(stack.kafka.process, stack.kafka.wait_ready, running))
         if has_command("topics"):
-            _line("topics", _running(stack, "topics", "apply"))
-        roles = [*(("ledger", slot) for slot in range(ledgers)), *(("sink", slot) for slot in range(sinks))]
-        for role, slot in roles if has_command("worker") else ():
-            process = stack.role(role, slot)
-            _line(process.name, _starting(process, lambda role=role, slot=slot: stack.start_role(role, slot)))  # type: ignore[misc]
-        if has_command("api"):
-            _line("api", _starting(stack.role("api"), lambda: stack.start_role("api")))
+            _line("topics", lambda: stack.run_once("topics", "apply"))
+        roles = [("ledger", slot) for slot in range(ledgers)] + [("sink", slot) for slot in range(sinks)]
+        roles = (roles if has_command("worker") else []) + ([("api", 0)] if has_command("api") else [])
+        for process in [stack.launch_role(role, slot) for role, slot in roles]:
+            _line(process.name, _starting(process, partial(process.wait_ready, ROLE_TIMEOUT_S), running))
     say(f"\nReady in {time.monotonic() - began:.1f} s.")
     say(f"  API       {stack.settings.api_url}   (key: AURA_API_KEY in {_shown(stack.env_file)})")
     environment = stack.environment()
@@ -87,7 +89,7 @@ def down(
     with _one_at_a_time(stack.home):
         processes = stack.known_processes()
         for process in reversed(processes):
-            _line(process.name, lambda process=process: _stop(stack, process))  # type: ignore[misc]
+            _line(process.name, partial(_stop, stack, process))
         if not processes:
             say("Nothing was running.")
         for path in [stack.env_file, *stack.run_dir.glob("*.ready")]:
@@ -219,7 +221,7 @@ def _one_at_a_time(home: Path) -> Iterator[None]:
         yield
 
 
-def _line(name: str, action: Callable[[], str]) -> None:
+def _line(name: str, action: Callable[[], str | None]) -> None:
     """Do one thing and print one line: the name, how it went, how long it took."""
     terminal = sys.stderr.isatty()
     if terminal:
@@ -233,21 +235,11 @@ def _line(name: str, action: Callable[[], str]) -> None:
     say(f"  {name:<12} {paint('ok', 'green')} {time.monotonic() - began:.1f} s{f'  {remark}' if remark else ''}")
 
 
-def _starting(process: Process, start: Callable[[], object]) -> Callable[[], str]:
+def _starting(process: Process, start: Callable[[], object], running: dict[str, int | None]) -> Callable[[], str]:
     def action() -> str:
-        running = process.pid
         start()
-        if running is not None:
-            return f"already running (pid {running})"
-        return f"pid {process.pid}"
-
-    return action
-
-
-def _running(stack: LocalStack, *arguments: str) -> Callable[[], str]:
-    def action() -> str:
-        stack.run_once(*arguments)
-        return ""
+        same = running.get(process.name) == process.pid
+        return f"already running (pid {process.pid})" if same else f"pid {process.pid}"
 
     return action
 

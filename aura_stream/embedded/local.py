@@ -130,10 +130,18 @@ class LocalStack:
 
     def start_role(self, role: str, slot: int = 0, *, env: Mapping[str, str] | None = None) -> Process:
         """Start a role's process and wait until it is ready; :meth:`stop` ends it."""
+        process = self.launch_role(role, slot, env=env)
+        process.wait_ready(ROLE_TIMEOUT_S)
+        return process
+
+    def launch_role(self, role: str, slot: int = 0, *, env: Mapping[str, str] | None = None) -> Process:
+        """Start a role's process without waiting; :meth:`stop` ends it."""
         process = self.role(role, slot, env=env)
         if role == "api" and not process.alive:
             require_port(self.settings.api_port, "The API", "AURA_API_PORT")
-        return self.roles.add(process, ROLE_TIMEOUT_S)
+        self.roles.processes.append(process)
+        process.start()
+        return process
 
     def run_once(self, *arguments: str) -> None:
         """Run a command of the same command line to its end, e.g. ``db migrate``.
