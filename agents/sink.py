@@ -99,7 +99,7 @@ class SinkPartition(Partition):
                 await asyncio.sleep(1)
         if not start <= self._next_offset <= end:
             raise DataLost(
-                f"{journal.topic}[{self.number}] holds offsets {start} to {end}, Postgres stands at {self._next_offset}: "
+                f"{journal.topic}[{self.number}] holds offsets {start} to {end}, Postgres is at {self._next_offset}: "
                 "the topic was truncated or recreated, or the database belongs to another cluster."
             )
 

@@ -71,7 +71,7 @@ class Feed:
 
     async def _deliver(self, stream: Any) -> None:
         """The agent: hands each fetched list to its partition. Progress is `applied`, not an acknowledgement."""
-        async for event in stream.noack().events():
+        async for event in stream.events():
             owner = self.partitions.get(event.message.partition)
             if owner is not None:
                 owner.put(event.value, event.message.generation_id)

@@ -107,13 +107,14 @@ class TransactionalProducer:
         Raises :class:`Fenced`, or :class:`CommitFailed` when the end is bad or unknown: then this producer is of no
         further use. Raises :class:`EngineError` for what trying again cannot cure, as a refused record.
         """
+        futures: list[asyncio.Future[Any]] = []
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
                 await self._producer.begin_transaction()
-                futures = [
-                    await self._producer.send_batch(builder, topic, partition=partition)
-                    for topic, partition, builder, _ in batches
-                ]
+                for topic, partition, builder, _ in batches:
+                    future = await self._producer.send_batch(builder, topic, partition=partition)
+                    future.add_done_callback(_seen)  # the first error is enough to know
+                    futures.append(future)
                 sent = await asyncio.gather(*futures)
                 await self._producer.commit_transaction()
         except (ProducerFenced, InvalidProducerEpoch) as error:
@@ -149,8 +150,20 @@ class TransactionalProducer:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 1)
+        # Else asyncio complains of errors that nobody has looked at.
+        accumulator = producer._message_accumulator
+        left = [batch for batches in accumulator._batches.values() for batch in batches]
+        waiters = [batch._drain_waiter for batch in [*left, *accumulator._pending_batches]]
+        for waiter in [*waiters, producer._txn_manager._transaction_waiter]:
+            if waiter is not None and waiter.done():
+                _seen(waiter)
         with contextlib.suppress(Exception):
             await asyncio.wait_for(producer.client.close(), 1)
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 _CURABLE = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -32,6 +34,10 @@ class TopicMismatch(Exception):
     """Topics are missing or have a wrong number of partitions. The message names them and the fix."""
 
 
+class TopicsMissing(TopicMismatch):
+    """Topics are not there, or not known to every broker yet."""
+
+
 async def apply_topics(bootstrap: str, topics: Iterable[Topic], *, partitions: int, replication: int) -> list[str]:
     """Creates the topics that are missing and returns their names. Raises :class:`TopicMismatch`."""
     topics = list(topics)
@@ -54,8 +60,20 @@ async def apply_topics(bootstrap: str, topics: Iterable[Topic], *, partitions: i
                     raise TopicMismatch(f"cannot create {name}: {for_code(code).__name__} {message}")
     finally:
         await admin.close()
-    await check_topics(bootstrap, topics, partitions=partitions)
+    await _settled(bootstrap, topics, partitions)
     return [topic.name for topic in missing]
+
+
+async def _settled(bootstrap: str, topics: list[Topic], partitions: int) -> None:
+    """A broker knows a new topic a moment after it has been created."""
+    give_up = time.monotonic() + 15
+    while True:
+        try:
+            return await check_topics(bootstrap, topics, partitions=partitions)
+        except TopicsMissing:
+            if time.monotonic() > give_up:
+                raise
+            await asyncio.sleep(0.05)
 
 
 async def check_topics(bootstrap: str, topics: Iterable[Topic], *, partitions: int) -> None:
@@ -67,9 +85,11 @@ async def check_topics(bootstrap: str, topics: Iterable[Topic], *, partitions: i
         present = set(await admin.list_topics())
         missing = [name for name in names if name not in present]
         if missing:
-            raise TopicMismatch(f"Kafka at {bootstrap} lacks {', '.join(missing)}. Fix: aura topics apply")
+            raise TopicsMissing(f"Kafka at {bootstrap} lacks {', '.join(missing)}. Fix: aura topics apply")
         for found in await admin.describe_topics(names):
             count = len(found["partitions"])
+            if found["error_code"] or not count:
+                raise TopicsMissing(f"Kafka at {bootstrap} does not yet know {found['topic']}. Fix: aura topics apply")
             if count != partitions:
                 raise TopicMismatch(
                     f"Kafka at {bootstrap} has {found['topic']} with {count} partitions, {partitions} are configured "
