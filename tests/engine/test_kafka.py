@@ -98,10 +98,10 @@ async def test_any_failed_request_taints_a_producer(kafka: Any, prefix: str) -> 
     producer = TransactionalProducer(kafka.bootstrap, f"{prefix}-0")
     send = producer._producer.client.send
     await producer.start([f"{prefix}-journal"])
-    assert not producer.tainted
+    assert producer.tainted is False
     with pytest.raises(Exception, match=r".*"):
         await send(999, object())  # no such node
-    assert producer.tainted
+    assert bool(producer.tainted) is True
     await producer.stop()
 
 
@@ -335,7 +335,8 @@ async def test_nothing_reaches_the_store_before_the_commit(
 ) -> None:
     setup, feeder = make_setup(kafka.bootstrap, prefix, 2, tmp_path), Feeder()
     (record,) = await wrote(kafka.bootstrap, setup, b"1 add 1")
-    commit, seen = TransactionalProducer.commit, []
+    commit = TransactionalProducer.commit
+    seen: list[bytes | None] = []
 
     async def watched(self: TransactionalProducer, batches: Any) -> Any:
         assert shard._store is not None
