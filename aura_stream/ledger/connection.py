@@ -77,7 +77,7 @@ async def create_pool(
     dsn: str, role: str = READER, *, size_max: int = 8, application_name: str = "aura ledger"
 ) -> asyncpg.Pool[asyncpg.Record]:
     """A pool whose connections act as `role`; close it after use. It connects when it is first used."""
-    return asyncpg.create_pool(
+    pool: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
         dsn,
         min_size=0,
         max_size=size_max,
@@ -86,3 +86,5 @@ async def create_pool(
         init=pool_init(role),
         server_settings={**_SESSION, "application_name": application_name},
     )
+    await pool
+    return pool

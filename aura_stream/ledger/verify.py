@@ -58,7 +58,7 @@ async def verify(connection: asyncpg.Connection[asyncpg.Record], settle_s: float
     """All checks on one snapshot, in order.
 
     Checks between partitions that fail are asked again on newer snapshots for up to `settle_s` seconds: 0 for a ledger
-    at rest, some seconds for one that is being written. Raises asyncpg's and the system's errors: nothing is known then.
+    at rest, some seconds for one that is being written. Raises asyncpg's and the system's errors.
     """
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         results = [await check(connection) for check in CHECKS]

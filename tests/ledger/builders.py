@@ -191,3 +191,157 @@ def a_transfer(shard: Shard, source: str, target: str, amount: int, key: str) ->
         transaction_id(customer, key, shard.tenant), (source, "available", amount), (target, "available", -amount)
     )
     return shard.transaction(customer, key, booked, amount=amount, from_account_id=source, to_account_id=target)
+
+
+def a_town() -> tuple[Shard, Shard]:
+    """Two partitions at rest and in flight: deposits, transfers, holds, refusals, of every end the machines know.
+
+    Alice lives in partition 0, bob in 1. One transfer of 7 and one capture of 4 are still under way.
+    """
+    a, b = Shard(0), Shard(1)
+    alice, savings, bob = "alice:EUR", "alice:EUR:savings", "bob:EUR"
+
+    def ident(key: str, customer: str = "alice") -> str:
+        return transaction_id(customer, key)
+
+    def sent(key: str, amount: int) -> TransactionLine:
+        booked = a.journal(
+            ident(key), (alice, "available", amount), (CLEARING, "available", -amount), kind="transfer.sent"
+        )
+        return a.transaction(
+            "alice",
+            key,
+            booked,
+            event="transfer.sent",
+            status="processing",
+            state="sent",
+            amount=amount,
+            from_account_id=alice,
+            to_account_id=bob,
+        )
+
+    def placed(key: str, amount: int, target: str) -> TransactionLine:
+        booked = a.journal(ident(key), (alice, "available", amount), (alice, "held", -amount), kind="hold.placed")
+        return a.transaction(
+            "alice",
+            key,
+            booked,
+            event="hold.placed",
+            status="processing",
+            state="held",
+            amount=amount,
+            from_account_id=alice,
+            to_account_id=target,
+            expires_at=T0 + 86_400_000,
+        )
+
+    def credited(key: str, amount: int) -> ReceivedLine:
+        booked = b.journal(
+            ident(key), (CLEARING, "available", amount), (bob, "available", -amount), kind="transfer.received"
+        )
+        return b.received("alice", key, bob, booked, amount=str(amount))
+
+    a.unit(a.account(alice), a.account(savings), a_deposit(a, alice, 1000, "d1"), commands=3)
+    b.unit(b.account(bob), a_deposit(b, bob, 50, "d1"), commands=2)
+    a.unit(sent("t1", 100), sent("t2", 30), sent("t3", 7), commands=3)
+    b.unit(
+        credited("t1", 100),
+        b.received("alice", "t2", bob, event="transfer.refused", reason="account_frozen"),
+        inputs=[["signals", 0, 1]],
+    )
+    t1_half = (1 << 48) + b.number
+    a.unit(
+        a.change(
+            "alice", "t1", event="transfer.completed", status="completed", state="completed", also_journal=t1_half
+        ),
+        a.change(
+            "alice",
+            "t2",
+            a.journal(ident("t2"), (CLEARING, "available", 30), (alice, "available", -30), kind="transfer.returned"),
+            event="transfer.returned",
+            status="failed",
+            state="returned",
+            reason="account_frozen",
+        ),
+        inputs=[["signals", 1, 2]],
+    )
+    holds = [
+        placed("h1", 40, savings),
+        placed("h2", 20, bob),
+        placed("h3", 10, bob),
+        placed("h4", 5, bob),
+        placed("h5", 4, bob),
+    ]
+    a.unit(*holds, commands=5)
+    a.unit(
+        a.change(
+            "alice",
+            "h1",
+            a.journal(ident("h1"), (alice, "held", 40), (savings, "available", -25), (alice, "available", -15)),
+            event="hold.captured",
+            status="completed",
+            state="captured",
+            captured="25",
+            command_id="c1",
+        ),
+        a.change(
+            "alice",
+            "h2",
+            a.journal(ident("h2"), (alice, "held", 20), (alice, "available", -20)),
+            event="hold.released",
+            status="canceled",
+            state="released",
+            command_id="c2",
+        ),
+        a.change(
+            "alice",
+            "h3",
+            a.journal(ident("h3"), (alice, "held", 10), (CLEARING, "available", -10)),
+            event="hold.capturing",
+            status="processing",
+            state="capturing",
+            captured="10",
+            command_id="c3",
+        ),
+        a.change(
+            "alice",
+            "h5",
+            a.journal(ident("h5"), (alice, "held", 4), (CLEARING, "available", -4)),
+            event="hold.capturing",
+            status="processing",
+            state="capturing",
+            captured="4",
+            command_id="c5",
+        ),
+        commands=4,
+    )
+    b.unit(credited("h3", 10), inputs=[["signals", 3, 3]])
+    a.unit(
+        a.change(
+            "alice",
+            "h3",
+            event="hold.captured",
+            status="completed",
+            state="captured",
+            captured="10",
+            also_journal=(1 << 48) + b.number,
+        ),
+        inputs=[["signals", 5, 5], ["clock", T0 + 5]],
+    )
+    a.unit(
+        a_transfer(a, alice, savings, 200, "t4"),
+        a.transaction(
+            "alice",
+            "t5",
+            event="transfer.failed",
+            status="failed",
+            state="refused",
+            reason="negative_amount",
+            amount=-5,
+        ),
+        a.refused("alice", "r1"),
+        AnswerLine(kind="repeat", at=a.at, tenant="default", customer="alice", idempotency_key="t4"),
+        AnswerLine(kind="dead_letter", at=a.at, reason="invalid_json", topic="aura.commands.v1", offset=17),
+        commands=5,
+    )
+    return a, b
