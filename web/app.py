@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from aura_stream.settings import Settings
 from web import accounts, batch, deposits, holds, system, transactions, transfers
@@ -78,12 +79,23 @@ def create_app(settings: Settings, services: Services | None = None) -> web.Appl
     return app
 
 
+class _NotHttp(logging.Filter):
+    """Bytes that are no HTTP are the sender's fault: one line, no trace."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            record.msg, record.args = f"refused what is no HTTP: {record.exc_info[1].message!r:.200}", None
+            record.exc_info = None
+        return True
+
+
 async def serve(settings: Settings, *, ready: Callable[[], None] = lambda: None) -> None:
     """Serves until SIGTERM or SIGINT, then lets requests under way end."""
     runner = web.AppRunner(
         create_app(settings), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=75
     )
     await runner.setup()
+    logging.getLogger("aiohttp.server").addFilter(_NotHttp())
     try:
         await web.TCPSite(runner, settings.api_host, settings.api_port, backlog=1024).start()
         ready()

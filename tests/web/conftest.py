@@ -7,7 +7,6 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,6 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 import topics
 from aura_stream.embedded import KafkaServer, PostgresServer, Process, Stack
+from aura_stream.embedded.processes import free_port
 from aura_stream.engine.topics import apply_topics
 from aura_stream.ledger.migrations import migrate
 from aura_stream.settings import Settings, load_settings
@@ -58,20 +58,25 @@ def backend(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) 
         )
         with Stack() as processes:
             for role in ("ledger", "sink"):
-                processes.add(_worker(role, settings, home), timeout_s=60)
+                processes.add(_worker(role, settings), timeout_s=60)
             yield Backend(settings, kafka, processes)
 
 
-def _worker(role: str, settings: Settings, home: Path) -> Process:
-    env = {
-        "AURA_HOME": str(home),
+def environment(role: str, settings: Settings) -> dict[str, str]:
+    """What a process of the backend needs to know."""
+    return {
+        "AURA_HOME": str(settings.home),
         "AURA_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
         "AURA_POSTGRES_DSN": settings.postgres_dsn,
         "AURA_PARTITIONS": str(PARTITIONS),
         "AURA_ROLE": role,
-        "AURA_FAUST_WEB_PORT": "6466" if role == "ledger" else "6467",
+        "AURA_FAUST_WEB_PORT": str(free_port()),
     }
+
+
+def _worker(role: str, settings: Settings) -> Process:
     argv = [sys.executable, "-m", "aura_stream.cli", "worker", role]
+    env, home = environment(role, settings), settings.home
     return Process(f"{role}-0", argv, run_dir=home / "run", log_dir=home / "log", env=env, tied=True)
 
 
