@@ -1,0 +1,550 @@
+"""The order of things: start all, take turns between ours and the baseline, measure the rest, stop all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from aura_stream import SetupError
+from aura_stream.bench import loads
+from aura_stream.bench.baseline import CONNECTIONS, Baseline
+from aura_stream.bench.figures import latency
+from aura_stream.bench.generator import Done, Plan, due_ns
+from aura_stream.bench.kafka import Backlog, Journal, lines_of, produce
+from aura_stream.bench.loads import ONE_HOP, Command, by_partition, index_of
+from aura_stream.bench.machine import Meter, cpu_s, describe, memory_mb
+from aura_stream.bench.observer import LATENCY_POLL_S, Observer, Totals
+from aura_stream.bench.profile import Profiler, text
+from aura_stream.embedded.local import ROLE_GRACE_S, ROLE_TIMEOUT_S, LocalStack
+from aura_stream.embedded.processes import Process, free_port
+from aura_stream.journal import DECODE, ChangeLine, TransactionLine
+from aura_stream.settings import Settings, load_settings
+
+SKIPPABLE = ("baseline", "sink", "open-loop", "restore")
+WARM_UP_SHARE = 10
+ACCOUNTS_AT_ONCE = 50_000
+_OPENED = re.compile(r"^\[([\d-]+ [\d:,]+)\].*shard \d+: open, (\d+) records restored", re.MULTILINE)
+_ASSIGNED = re.compile(r"^\[([\d-]+ [\d:,]+)\].*Setting newly assigned partitions", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to measure, and how much of it."""
+
+    loads: tuple[str, ...] = loads.LOADS
+    commands: int = 100_000
+    rounds: int = 3
+    seconds: float = 10.0
+    rates: tuple[str, ...] = ("2000", "10000")
+    ledgers: int = 1
+    sinks: int = 1
+    partitions: int = 8
+    memory: int = 0
+    profile: bool = False
+    verify: bool = False
+    skip: tuple[str, ...] = ()
+    directory: Path | None = None
+    keep: bool = False
+    profile_dir: Path = Path(".aura/bench")
+
+
+@dataclass(slots=True)
+class Results:
+    """All that was measured, as it goes into the JSON file."""
+
+    at: str
+    command: str
+    options: dict[str, Any]
+    machine: dict[str, Any]
+    drains: list[dict[str, Any]] = field(default_factory=list)
+    baseline: list[dict[str, Any]] = field(default_factory=list)
+    sink_alone: list[dict[str, Any]] = field(default_factory=list)
+    open_loop: list[dict[str, Any]] = field(default_factory=list)
+    restore: dict[str, Any] | None = None
+    memory: dict[str, Any] | None = None
+    profiles: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[str] = field(default_factory=list)
+
+
+Say = Callable[[str], None]
+
+
+def measure(options: Options, say: Say) -> Results:
+    """Runs the whole benchmark in a directory of its own and leaves nothing behind (unless `keep`).
+
+    Raises :class:`SetupError` when something does not start, stalls, or ends with wrong books.
+    """
+    if options.directory is not None:
+        options.directory.mkdir(parents=True, exist_ok=True)
+    home = Path(tempfile.mkdtemp(prefix="aura-bench-", dir=options.directory))
+    # Every setting that a shell could have set for another stack is set here.
+    settings = load_settings(
+        home=home,
+        state_dir=home / "state",
+        mode="sandbox",
+        app_id="aura",
+        tenants=(loads.TENANT,),
+        partitions=options.partitions,
+        replication_factor=1,
+        kafka_port=free_port(),
+        postgres_port=free_port(),
+        api_port=free_port(),
+    )
+    stack = LocalStack(settings, tied=True)
+    try:
+        say(f"everything runs and lies in {home}")
+        for name, start in (("kafka", stack.kafka.start), ("postgres", stack.postgres.start)):
+            began = time.monotonic()
+            start()
+            say(f"{name} started in {time.monotonic() - began:.1f} s")
+        stack.run_once("db", "migrate")
+        stack.run_once("topics", "apply")
+        results = Results(
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            "aura " + " ".join(sys.argv[1:]),
+            msgspec.to_builtins(asdict(options), enc_hook=str),
+            describe(home),
+        )
+        asyncio.run(Bench(options, settings, stack, results, say).run())
+        return results
+    finally:
+        stack.stop()
+        if options.keep:
+            say(f"kept: {home}")
+        else:
+            shutil.rmtree(home, ignore_errors=True)
+
+
+class Bench:
+    """One run on a started stack."""
+
+    def __init__(self, options: Options, settings: Settings, stack: LocalStack, results: Results, say: Say) -> None:
+        self.options, self.settings, self.stack, self.results, self.say = options, settings, stack, results, say
+        self.bootstrap = stack.kafka.bootstrap
+        self.observer = Observer(stack.environment()["AURA_POSTGRES_READ_DSN"])
+        self.baseline = Baseline(stack.postgres, stack.home / "baseline")
+        self.roles: dict[str, list[Process]] = {"ledger": [], "sink": []}
+        self._sections = itertools.count(1)
+        self._transfers = 0
+        self._warm = False
+
+    async def run(self) -> None:
+        """All sections, in the order in which they disturb each other least."""
+        options = self.options
+        for role, count in (("ledger", options.ledgers), ("sink", options.sinks)):
+            await self._start(role, count)
+        await self.observer.open()
+        try:
+            await self._open_accounts()
+            if "baseline" not in options.skip:
+                self.baseline.prepare()
+            await self._warm_up()
+            await self._rounds()
+            if "sink" not in options.skip:
+                for load in options.loads:
+                    await self._sink_alone(load)
+            if "open-loop" not in options.skip:
+                for load, rate in itertools.product(options.loads, options.rates):
+                    await self._open_loop(load, self._rate(load, rate))
+            if options.profile:
+                for load in options.loads:
+                    await self._profile(load)
+            await self._check_books()
+            if "restore" not in options.skip:
+                await self._restore()
+            if options.memory:
+                await self._memory()
+            if options.verify:
+                self.say("verifying the ledger")
+                self.stack.run_once("ledger", "verify")
+                self.results.checks.append("aura ledger verify: good")
+        finally:
+            await self.observer.close()
+
+    # --- processes -------------------------------------------------------------------------------------------------
+
+    async def _start(self, role: str, count: int) -> None:
+        """Starts a role's processes side by side and waits until all are ready."""
+        began = time.monotonic()
+        processes = [
+            self.stack.role(role, slot, env={"AURA_STATE_DIR": str(self.settings.state_dir), "AURA_LOG_LEVEL": "INFO"})
+            for slot in range(count)
+        ]
+        for process in processes:
+            process.start()
+            self.stack.roles.processes.append(process)
+        while not all(process.is_ready for process in processes):
+            if time.monotonic() - began > ROLE_TIMEOUT_S or not all(process.alive for process in processes):
+                for process in processes:
+                    process.wait_ready(0.1)
+            await asyncio.sleep(0.02)
+        self.roles[role] = processes
+        self.say(f"{role} x {count} ready in {time.monotonic() - began:.1f} s")
+
+    def _stop(self, role: str) -> None:
+        for process in self.roles[role]:
+            process.stop(ROLE_GRACE_S)
+            self.stack.roles.processes.remove(process)
+        self.roles[role] = []
+
+    def _meter(self) -> Meter:
+        sources: dict[str, Callable[[], float]] = {
+            role: lambda processes=processes: sum(cpu_s(process.pid) for process in processes)  # type: ignore[misc]
+            for role, processes in self.roles.items()
+        }
+        sources["kafka"] = lambda: cpu_s(self.stack.kafka.pid)
+        sources["postgres"] = lambda: cpu_s(self.stack.postgres.pid, family=True)
+        return Meter(sources)
+
+    def _even_start(self) -> None:
+        """Both ledgers begin each section right after a checkpoint, so that each pays for its own pages."""
+        self.stack.postgres.execute("CHECKPOINT", "postgres")
+
+    # --- sections --------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _backlog(self, commands: Iterator[Command], section: int) -> AsyncIterator[Backlog]:
+        backlog = Backlog(self.bootstrap, f"aura-bench-{section}")
+        try:
+            await backlog.fill(by_partition(commands, self.options.partitions))
+            yield backlog
+        finally:
+            await backlog.close()
+
+    async def _open_accounts(self) -> None:
+        section, customers = next(self._sections), loads.CUSTOMERS
+        await self.observer.mark()
+        began = time.monotonic()
+        await produce(self.bootstrap, by_partition(loads.openings(section), self.options.partitions))
+        await self.observer.watch(
+            lambda totals: totals.accounts == totals.changes == 2 * customers, what="the accounts and their money"
+        )
+        self.say(f"{customers} customers with two funded accounts each in {time.monotonic() - began:.1f} s")
+
+    async def _warm_up(self) -> None:
+        """One small drain of each load and a second of the baseline: a cold JVM says nothing about a ledger."""
+        count = max(100, self.options.commands // WARM_UP_SHARE)
+        for load in self.options.loads:
+            await self._drain(load, count)
+            if "baseline" not in self.options.skip:
+                await self.baseline.run(load, CONNECTIONS[0], 1)
+        self._warm = True
+
+    async def _rounds(self) -> None:
+        for number in range(self.options.rounds):
+            for load in self.options.loads:
+                # Whoever comes second finds a warmer or a busier machine: they take turns at being first.
+                if number % 2:
+                    await self._baseline(number, load)
+                result = await self._drain(load, self.options.commands)
+                self.results.drains.append({"load": load, "round": number, **result})
+                self.say(
+                    f"round {number + 1}, {load}: ours {result['per_second']:,.0f} transfers/s"
+                    f" (others used {result['cpu']['others_percent']:.0f} % of the machine)"
+                )
+                if not number % 2:
+                    await self._baseline(number, load)
+
+    async def _baseline(self, number: int, load: str) -> None:
+        if "baseline" in self.options.skip:
+            return
+        for connections in CONNECTIONS:
+            self._even_start()
+            meter = self._meter()
+            run = await self.baseline.run(load, connections, self.options.seconds)
+            self.results.baseline.append({"load": load, "round": number, **asdict(run), "cpu": meter.read()})
+            self.say(
+                f"round {number + 1}, {load}: baseline {run.per_second:,.0f} transfers/s, {connections} connections"
+            )
+
+    async def _drain(self, load: str, count: int) -> dict[str, Any]:
+        """A backlog that is in Kafka before the clock starts, until the last final status is committed."""
+        section = next(self._sections)
+        async with self._backlog(loads.transfers(load, section, count), section) as backlog:
+            self._even_start()
+            await self.observer.mark()
+            meter = self._meter()
+            began = time.monotonic_ns()
+            await backlog.release()
+            ended, _ = await self.observer.watch(_all_final(load, count), what=f"{count} transfers of {load}")
+            cpu = meter.read()
+        self._transfers += count
+        totals = await self.observer.totals()
+        seconds = (ended - began) / 1e9
+        return {
+            "transfers": count,
+            "seconds": seconds,
+            "per_second": count / seconds,
+            "cpu": cpu,
+            "units": totals.units,
+            "commands_per_unit": totals.transactions / totals.units,
+            "units_per_commit": totals.units / max(1, await self.observer.commits()),
+        }
+
+    async def _sink_alone(self, load: str) -> None:
+        """The ledger decides everything while no sink runs; then the sink finds the whole journal in Kafka."""
+        section, count = next(self._sections), self.options.commands
+        self._stop("sink")
+        journal = Journal(self.bootstrap, self.options.partitions)
+        await journal.open()
+        try:
+            async with self._backlog(loads.transfers(load, section, count), section) as backlog:
+                await self.observer.mark()
+                meter = self._meter()
+                began = time.monotonic()
+                await backlog.release()
+                sent = changed = 0
+                while (sent if load == ONE_HOP else changed) < count:
+                    for value in await journal.values():
+                        more_sent, more_changed = lines_of(value)
+                        sent, changed = sent + more_sent, changed + more_changed
+                ledger_s = time.monotonic() - began
+                ledger_cpu = meter.read()
+        finally:
+            await journal.close()
+        self._even_start()
+        meter = self._meter()
+        watching = asyncio.create_task(
+            self.observer.watch(_all_final(load, count), what=f"the sink's {count} transfers of {load}")
+        )
+        await self._start("sink", self.options.sinks)
+        ended, sightings = await watching
+        cpu = meter.read() | {"sink": sum(cpu_s(process.pid) for process in self.roles["sink"])}
+        self._transfers += count
+        # From its first commit on: what it did before that was starting. That commit's transfers do not count either.
+        first_ns = min(times[0] for times in sightings.times.values())
+        before = await self.observer.totals_at(sightings, first_ns)
+        written = count - (before.transactions if load == ONE_HOP else before.changes)
+        seconds = (ended - first_ns) / 1e9
+        totals = await self.observer.totals()
+        self.results.sink_alone.append(
+            {
+                "load": load,
+                "transfers": count,
+                "ledger_per_second": count / ledger_s,
+                "ledger_cpu": ledger_cpu,
+                "sink_per_second": written / seconds,
+                "sink_cpu": cpu,
+                "units_per_commit": totals.units / max(1, await self.observer.commits()),
+            }
+        )
+        last = self.results.sink_alone[-1]
+        self.say(
+            f"{load}: the ledger alone {last['ledger_per_second']:,.0f}, the sink alone "
+            f"{last['sink_per_second']:,.0f} transfers/s"
+        )
+
+    def _rate(self, load: str, rate: str) -> float:
+        """A rate per second, or a share of the load's median drain."""
+        if not rate.endswith("%"):
+            return float(rate)
+        drained: list[float] = [drain["per_second"] for drain in self.results.drains if drain["load"] == load]
+        return float(rate[:-1]) / 100 * median(drained)
+
+    async def _open_loop(self, load: str, rate: float) -> None:
+        """Commands at a fixed rate; latency from the time each was due to the time its row was seen committed."""
+        section, count = next(self._sections), max(1, int(rate * self.options.seconds))
+        plan = Plan(self.bootstrap, self.options.partitions, load, section, count, rate)
+        generator = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "aura_stream.bench.generator"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert generator.stdin is not None and generator.stdout is not None
+        journal = Journal(self.bootstrap, self.options.partitions)
+        await journal.open()
+        try:
+            generator.stdin.write(msgspec.json.encode(plan) + b"\n")
+            if (await generator.stdout.readline()).strip() != b"ready":
+                raise SetupError("The load generator did not start.", where="aura_stream.bench.generator")
+            self._even_start()
+            await self.observer.mark()
+            meter = self._meter()
+            start_ns = time.monotonic_ns() + 200_000_000
+            generator.stdin.write(b"%d\n" % start_ns)
+            _, sightings = await self.observer.watch(
+                _all_final(load, count),
+                poll_s=LATENCY_POLL_S,
+                add_every_s=0.25,
+                what=f"{count} transfers of {load} at {rate:,.0f}/s",
+            )
+            cpu = meter.read()
+            done = msgspec.json.decode(await generator.stdout.readline(), type=Done)
+            await generator.wait()
+            first, final = await _rows_of(journal, section, count, one_hop=load == ONE_HOP)
+        finally:
+            if generator.returncode is None:
+                generator.kill()
+                await generator.wait()
+            await journal.close()
+        self._transfers += count
+        totals = await self.observer.totals()
+        # The generator runs beside the system and is not part of it: its CPU is taken out of the bench's own.
+        cpu["generator"] = done.cpu_s
+
+        def since_due(rows: dict[int, tuple[int, int]]) -> Iterator[float]:
+            for index, (partition, seq) in rows.items():
+                seen = sightings.seen_at(partition, seq)
+                assert seen is not None  # the observer waited for the last one
+                yield (seen - due_ns(start_ns, rate, index)) / 1000
+
+        committed, settled = latency(since_due(first)), latency(since_due(final))
+        assert committed is not None and settled is not None
+        self.results.open_loop.append(
+            {
+                "load": load,
+                "rate": rate,
+                "sent": count,
+                "first_row": asdict(committed),
+                "final_row": asdict(settled),
+                "generator_late_ms_max": done.late_ms_max,
+                "commands_per_unit": totals.transactions / totals.units,
+                "units_per_commit": totals.units / max(1, await self.observer.commits()),
+                "cpu": cpu,
+            }
+        )
+        self.say(
+            f"{load} at {rate:,.0f}/s: p50 {settled.p50_ms:.1f}, p90 {settled.p90_ms:.1f}, p99 {settled.p99_ms:.1f}, "
+            f"max {settled.max_ms:.0f} ms (others used {cpu['others_percent']:.0f} % of the machine)"
+        )
+
+    async def _profile(self, load: str) -> None:
+        """One more drain with a profiler at the first process of each role."""
+        folder = self.options.profile_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        profilers = {}
+        for role, processes in self.roles.items():
+            pid = processes[0].pid
+            assert pid is not None
+            profilers[role] = Profiler(pid, folder / f"{load}-{role}.stacks")
+            profilers[role].start()
+        await asyncio.sleep(1.5)  # until they have attached; they say nothing when they have
+        drained = await self._drain(load, self.options.commands)
+        for role, profiler in profilers.items():
+            found = profiler.stop()
+            each_us = drained["cpu"][role] / drained["transfers"] * 1e6
+            path = folder / f"{load}-{role}.txt"
+            path.write_text(text(f"{role}, {load}", found, each_us), encoding="utf-8")
+            top = [asdict(cost) for cost in found[:15]]
+            self.results.profiles.append(
+                {"load": load, "role": role, "cpu_us_per_transfer": each_us, "file": str(path), "top": top}
+            )
+            self.say(f"{load}, {role}: {each_us:.1f} us of CPU per transfer, profile in {path}")
+
+    async def _check_books(self) -> None:
+        """Exact or worthless: every transfer completed, everything sums to zero, nothing under way."""
+        database = self.stack.postgres
+        counted = database.execute(
+            "SELECT count(*) FILTER (WHERE status = 'completed'), count(*) FROM ledger.transactions "
+            "WHERE type = 'transfer'"
+        )
+        wrong = [] if counted == f"{self._transfers}|{self._transfers}" else [f"{counted}, not {self._transfers}"]
+        if (summed := database.execute("SELECT asset, sum(amount) FROM ledger.entries GROUP BY asset")) != "EUR|0":
+            wrong.append(f"entries sum to {summed}")
+        if way := database.execute("SELECT * FROM ledger.in_flight WHERE amount <> 0"):
+            wrong.append(f"still under way: {way}")
+        if "baseline" not in self.options.skip and (books := self.baseline.check()):
+            wrong.append(books)
+        if wrong:
+            raise SetupError(
+                "The books are wrong, so the figures are worth nothing.",
+                where="Postgres of this run",
+                why="; ".join(wrong),
+                fix="aura bench --keep ..., then aura ledger verify",
+            )
+        self.results.checks.append(f"{self._transfers:,} transfers completed, entries sum to zero, nothing under way")
+        self.say(self.results.checks[-1])
+
+    async def _restore(self) -> None:
+        """The ledger starts with no local state and reads it from the changelog."""
+        self._stop("ledger")
+        state_dir = self.settings.state_dir
+        assert state_dir is not None
+        for slot in range(self.options.ledgers):
+            shutil.rmtree(state_dir / f"ledger-{slot}")
+            (self.stack.log_dir / f"ledger-{slot}.log").unlink()
+        await self._start("ledger", self.options.ledgers)
+        seconds = records = 0.0
+        for process in self.roles["ledger"]:
+            log = process.log_path.read_text(encoding="utf-8")
+            opened = _OPENED.findall(log)
+            began = max(_time_of(stamp) for stamp in _ASSIGNED.findall(log))
+            seconds = max(seconds, max(_time_of(stamp) for stamp, _ in opened) - began)
+            records += sum(int(count) for _, count in opened)
+        self.results.restore = {"records": int(records), "seconds": seconds, "per_second": records / seconds}
+        self.say(f"restored {records:,.0f} changelog records in {seconds:.1f} s: {records / seconds:,.0f}/s")
+
+    async def _memory(self) -> None:
+        """Opens accounts as customers do, and looks at the ledger's memory."""
+        count, partitions = self.options.memory, self.options.partitions
+        before = [memory_mb(process.pid)[0] for process in self.roles["ledger"]]
+        section = next(self._sections)
+        commands = loads.accounts(section, count)
+        await self.observer.mark()
+        began = time.monotonic()
+        for batch in iter(lambda: list(itertools.islice(commands, ACCOUNTS_AT_ONCE)), []):
+            await produce(self.bootstrap, by_partition(iter(batch), partitions))
+        await self.observer.watch(lambda totals: totals.accounts == count, what=f"{count} accounts", add_every_s=1.0)
+        seconds = time.monotonic() - began
+        after = [memory_mb(process.pid) for process in self.roles["ledger"]]
+        self.results.memory = {
+            "accounts": count,
+            "seconds": seconds,
+            "ledger_mb_before": before,
+            "ledger_mb": [now for now, _ in after],
+            "ledger_mb_most": [most for _, most in after],
+            "sink_mb": [memory_mb(process.pid)[0] for process in self.roles["sink"]],
+        }
+        self.say(f"{count:,} more accounts in {seconds:.0f} s; ledger {', '.join(f'{now:.0f} MB' for now, _ in after)}")
+
+
+def _all_final(load: str, count: int) -> Callable[[Totals], bool]:
+    """Whether all transfers have ended: at once within a customer, else by the change that the answer makes."""
+    if load == ONE_HOP:
+        return lambda totals: totals.transactions == count
+    return lambda totals: totals.transactions == totals.changes == count
+
+
+async def _rows_of(
+    journal: Journal, section: int, count: int, *, one_hop: bool
+) -> tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]]]:
+    """Which unit (partition, seq) began, and which ended, each command of a section: read from the journal."""
+    first: dict[int, tuple[int, int]] = {}
+    final: dict[int, tuple[int, int]] = {}
+    index_by_id: dict[str, int] = {}
+    while len(first) < count or len(final) < count:
+        for value in await journal.values():
+            unit = DECODE(value)
+            place = unit.partition, unit.seq
+            for line in unit.lines:
+                if isinstance(line, TransactionLine):
+                    index = index_of(section, line.command_id)
+                    if index is not None:
+                        index_by_id[line.id] = index
+                        first[index] = place
+                        if one_hop:
+                            final[index] = place
+                elif isinstance(line, ChangeLine) and line.id in index_by_id:
+                    final[index_by_id[line.id]] = place
+    return first, final
+
+
+def _time_of(stamp: str) -> float:
+    return datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f").replace(tzinfo=UTC).timestamp()
+
+
+__all__ = ["Bench", "Options", "Results", "measure"]
