@@ -20,7 +20,6 @@ from aura_stream.engine.partition import Partition
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.engine.restore import Offsets
 from aura_stream.engine.shard import Setup, Shard
-from aura_stream.engine.topics import check_topics
 from aura_stream.engine.transport import App, make_app
 from aura_stream.engine.unit import Names
 from aura_stream.settings import Settings
@@ -48,12 +47,20 @@ def encode_rules(rules: Rules) -> tuple[bytes, str]:
 
 
 def run(role: str, settings: Settings) -> None:
-    """Runs a worker of a role until it is stopped; does not return."""
+    """Runs a worker of a role until it is stopped; does not return. The topics must have been checked."""
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    asyncio.run(check_topics(settings.kafka_bootstrap, topics.ALL, partitions=settings.partitions))
-    app, _ = {"ledger": ledger_app, "sink": sink_app}[role](settings)
+    app, feed = {"ledger": ledger_app, "sink": sink_app}[role](settings)
+    _add_status_page(app, role, feed)
     worker = faust.Worker(app, loglevel=settings.log_level, redirect_stdouts=False, quiet=True, console_port=0)
     worker.execute_from_commandline()
+
+
+def _add_status_page(app: App, role: str, feed: Feed) -> None:
+    """`/partitions/` on the worker's statistics port: one row per partition, for people and `aura status`."""
+
+    @app.page("/partitions/")
+    async def partitions(self: Any, request: Any) -> Any:
+        return self.json({"role": role, "partitions": feed.status()})
 
 
 def _app(role: str, settings: Settings) -> App:

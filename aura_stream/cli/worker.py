@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Literal
 
 import typer
 
-from aura_stream.settings import SetupError, load_settings
+import topics
+from agents.worker import run
+from aura_stream.cli.topics import kafka_errors
+from aura_stream.engine.topics import check_topics
+from aura_stream.settings import load_settings
 
 Role = Literal["ledger", "sink"]
 
@@ -15,13 +20,7 @@ def worker(
     role: Annotated[Role, typer.Argument(help="ledger: decides commands; sink: writes the ledger to Postgres.")],
 ) -> None:
     """Run one worker process until it is stopped (SIGTERM or Ctrl-C finishes the running batch)."""
-    from agents.worker import run
-    from aura_stream.engine.topics import TopicMismatch
-
     settings = load_settings()
-    try:
-        run(role, settings)
-    except TopicMismatch as error:
-        raise SetupError(
-            "The topics are not as declared.", where=settings.kafka_bootstrap, why=str(error), fix="aura topics apply"
-        ) from None
+    with kafka_errors(settings):
+        asyncio.run(check_topics(settings.kafka_bootstrap, topics.ALL, partitions=settings.partitions))
+    run(role, settings)
