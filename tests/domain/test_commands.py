@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -89,7 +89,7 @@ def test_x20_amounts_are_exact_both_ways(asset: str, minor: int) -> None:
     text = format_amount(minor, asset)
 
     assert parse_amount(text, asset) == minor
-    assert Decimal(text).scaleb(SCALES[asset]) == minor
+    assert Fraction(text) * 10 ** SCALES[asset] == minor
     assert parse_amount(format_amount(-minor, asset), asset) == -minor
 
 
