@@ -7,7 +7,8 @@ accepted when the question came is decided, read, and not it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Iterable
 
 from aiokafka.errors import KafkaError
 
@@ -22,6 +23,8 @@ from web.views import Json, TransactionView, entry_of_row, newest, recent_entrie
 FRESH_S = 2.0
 """How long a read waits for the ledger to catch up before it says `ledger_behind`."""
 _POLL_S = 0.01
+_LOOK_CLOSER_S = 0.5
+"""What is not decided by then may be no command at all."""
 
 
 class Lookup:
@@ -85,9 +88,8 @@ class Lookup:
     async def decided(self, partition: int, ends: Ends) -> None:
         """Waits until every command of a partition below `ends` is decided, and stored. Raises ``ledger_behind``."""
         deadline = self._deadline()
-        progress = self._tail.recent.partitions[partition]
-        if not await self._until(lambda: progress.commands_next >= ends.commands[partition], deadline):
-            raise _behind("commands accepted before this request are not decided yet")
+        mine = [end if one == partition else 0 for one, end in enumerate(ends.commands)]
+        await self._until_decided(mine, deadline)
         await self._until_stored([partition], deadline)
 
     async def _newest(self, tenant: str, transaction_id: str) -> TransactionView | Json:
@@ -112,9 +114,7 @@ class Lookup:
                 "entries": [],
             }
         partitions = self._tail.recent.partitions
-        everything = list(enumerate(partitions))
-        if not await self._until(lambda: all(one.commands_next >= ends.commands[p] for p, one in everything), deadline):
-            raise _behind("commands accepted before this request are not decided yet")
+        await self._until_decided(ends.commands, deadline)
         while True:
             complete_from = [one.complete_from for one in partitions]
             view, stored = await self._tail_and_postgres(tenant, transaction_id)
@@ -122,7 +122,7 @@ class Lookup:
                 return view
             is_told = self._recent(tenant, transaction_id) is not None
             if not is_told and all(
-                stored.get(p, NOTHING_STORED).next_offset >= complete_from[p] for p, _ in everything
+                stored.get(p, NOTHING_STORED).next_offset >= complete_from[p] for p in range(len(partitions))
             ):
                 raise Problem(
                     "transaction_not_found",
@@ -181,14 +181,25 @@ class Lookup:
                 raise _behind("Postgres does not have the journal up to this request yet")
             await asyncio.sleep(_POLL_S)
 
-    async def _until(self, is_reached: Callable[[], bool], deadline: float) -> bool:
+    async def _until_decided(self, ends: list[int], deadline: float) -> None:
+        """Waits until every command below these offsets is decided. Raises ``ledger_behind``."""
         loop = asyncio.get_running_loop()
-        while not is_reached():
-            left = deadline - loop.time()
-            if left <= 0:
-                return False
-            await self._tail.recent.progressed(min(left, 0.05))
-        return True
+        partitions = self._tail.recent.partitions
+        look_closer_at = loop.time() + _LOOK_CLOSER_S
+        while any(one.commands_next < end for one, end in zip(partitions, ends, strict=True)):
+            now = loop.time()
+            if now >= deadline:
+                raise _behind("commands accepted before this request are not decided yet")
+            if now >= look_closer_at:
+                look_closer_at = deadline
+                await self._skip_markers(ends, deadline)
+                continue
+            await self._tail.recent.progressed(min(deadline, look_closer_at) - now)
+
+    async def _skip_markers(self, ends: list[int], deadline: float) -> None:
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._tail.skip_markers(ends)
 
     async def _ends(self) -> Ends:
         try:

@@ -77,6 +77,40 @@ class Tail:
         """How far Postgres is, asked for after this call. Raises :class:`ReadsUnavailable`."""
         return await self._stored.get()
 
+    async def skip_markers(self, commands_ends: list[int]) -> None:
+        """Counts as decided what is no command: the markers that a producer with transactions leaves behind.
+
+        Without this, one such marker at the end of a partition would make every unknown id undecided for ever.
+        """
+        gaps = {
+            self._commands[partition]: end
+            for partition, end in enumerate(commands_ends)
+            if self.recent.partitions[partition].commands_next < end
+        }
+        if not gaps:
+            return
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            client_id="aura-api-markers",
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=50,
+        )
+        try:
+            await consumer.start()
+            consumer.assign(list(gaps))
+            for place in gaps:
+                consumer.seek(place, self.recent.partitions[place.partition].commands_next)
+            undecided = await consumer.getmany(timeout_ms=200)
+            for place, end in gaps.items():
+                if place not in undecided and await consumer.position(place) >= end:
+                    progress = self.recent.partitions[place.partition]
+                    progress.commands_next = max(progress.commands_next, end)
+        finally:
+            await _stop(consumer)
+
     async def caught_up(self, journal_ends: list[int], deadline: float) -> bool:
         """Waits until everything below these ends was read; False when `deadline` (loop time) comes first."""
         loop = asyncio.get_running_loop()
@@ -139,8 +173,9 @@ class Tail:
                     self.recent.notify()
         except OffsetOutOfRangeError:
             # The topic was made anew or cut: begin again as at the first start.
-            for partition in range(len(self._journal)):
+            for partition, progress in enumerate(self.recent.partitions):
                 self.recent.begin(partition, 0)
+                progress.commands_next = 0
             raise
         finally:
             self._consumer, self.is_reading = None, False

@@ -13,6 +13,7 @@ import aiohttp
 import asyncpg
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from multidict import CIMultiDict
 
 import topics
 from aura_stream.embedded import KafkaServer, PostgresServer, Process, Stack
@@ -88,19 +89,19 @@ class Api:
 
     async def post(
         self, path: str, body: Any = None, key: str | None = None, **headers: str
-    ) -> tuple[int, dict[str, Any], dict[str, str]]:
+    ) -> tuple[int, dict[str, Any], CIMultiDict[str]]:
         """Status, body and headers of a write with a fresh key (or `key`)."""
         named = {"Idempotency-Key": key or str(uuid.uuid4())} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }
         async with self.client.post(path, json={} if body is None else body, headers=named) as answer:
-            return answer.status, await answer.json(content_type=None), dict(answer.headers)
+            return answer.status, await answer.json(content_type=None), CIMultiDict(answer.headers)
 
-    async def get(self, path: str, **headers: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+    async def get(self, path: str, **headers: str) -> tuple[int, dict[str, Any], CIMultiDict[str]]:
         """Status, body and headers of a read."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.client.get(path, headers=named) as answer:
-            return answer.status, await answer.json(content_type=None), dict(answer.headers)
+            return answer.status, await answer.json(content_type=None), CIMultiDict(answer.headers)
 
     async def account(self, customer: str, asset: str = "EUR", amount: str = "") -> str:
         """An open account, with money when an amount is given."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from decimal import Decimal
 
-from tests.web.conftest import Api
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from tests.web.conftest import Api, Backend
 
 
 async def test_a01_account_opens_and_is_read_at_once(api: Api, customer: str) -> None:
@@ -125,3 +128,20 @@ async def test_a02_hundred_requests_with_one_key_have_one_effect(api: Api, custo
     assert all(answer["code"] == "idempotency_in_progress" for status, answer, _ in answers if status == 409)
     listed = (await api.get(f"/v1/transactions?customer={customer}"))[1]
     assert [item["id"] for item in listed["items"]] == [done[0][0]["id"]]
+
+
+async def test_request_id_comes_back_and_travels_with_the_command(backend: Backend, api: Api, customer: str) -> None:
+    consumer = AIOKafkaConsumer(bootstrap_servers=backend.settings.kafka_bootstrap, auto_offset_reset="none")
+    await consumer.start()
+    place = TopicPartition("aura.commands.v1", api.services.commands.partition_of(f"default/{customer}".encode()))
+    consumer.assign([place])
+    consumer.seek(place, (await consumer.end_offsets([place]))[place])
+
+    body = {"customer": customer, "asset": "EUR"}
+    _, account, headers = await api.post("/v1/accounts", body, X_Request_Id="req-42")
+    record = await consumer.getone()
+    await consumer.stop()
+
+    assert headers["X-Request-Id"] == "req-42"
+    assert ("aura-request-id", b"req-42") in record.headers
+    assert (record.key, json.loads(record.value)["id"]) == (f"default/{customer}".encode(), account["command_id"])

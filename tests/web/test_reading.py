@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from aiokafka import AIOKafkaProducer
 
 from aura_stream.embedded import Process
 from tests.web.conftest import Api, Backend, client_of, until_ready
@@ -152,3 +155,26 @@ async def test_a01_account_is_frozen_unfrozen_and_closed(api: Api, customer: str
     closed = await api.post(f"/v1/accounts/{savings['id']}/close")
     assert (closed[0], closed[1]["status"]) == (200, "closed")
     assert (await api.get(f"/v1/accounts/{savings['id']}"))[1]["closed_at"] == closed[1]["closed_at"]
+
+
+async def test_s11_markers_of_foreign_transactions_do_not_keep_a_404_back(
+    backend: Backend, api: Api, customer: str, unique: str
+) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=backend.settings.kafka_bootstrap, transactional_id=unique)
+    await producer.start()
+    envelope = {
+        "id": str(uuid.uuid4()),
+        "type": "account.open",
+        "tenant": "default",
+        "customer": customer,
+        "idempotency_key": "any printable text",
+        "issued_at": "2026-11-20T10:00:00Z",
+        "data": {"asset": "EUR"},
+    }
+    async with producer.transaction():
+        await producer.send_and_wait("aura.commands.v1", json.dumps(envelope).encode(), f"default/{customer}".encode())
+    await producer.stop()
+
+    assert (await api.get(f"/v1/transactions/{uuid.uuid4()}"))[0] == 404
+    assert (await api.get(f"/v1/accounts/{customer}:USD"))[0] == 404
+    assert (await api.get(f"/v1/accounts/{customer}:EUR"))[0] == 200
