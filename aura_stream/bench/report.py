@@ -112,8 +112,8 @@ def sections(results: Json) -> list[tuple[str, list[str], list[list[str]]]]:
         ),
         (
             (
-                f"Latency in ms at a fixed rate for {options['seconds']:g} s, from the time a command was due to the time "
-                "its row was seen committed"
+                f"Latency in ms at a fixed rate for {options['seconds']:g} s, from the time a command was due to the "
+                "time its row was seen committed"
             ),
             ["load", "rate", "row", "p50", "p90", "p99", "max", "commands per unit", "generator late, max"],
             [
@@ -142,8 +142,8 @@ def markdown(results: Json) -> str:
             f"Measured {results['at']} with `{results['command']}`: {machine['cores']} cores ({machine['processor']}), "
             f"{machine['memory_gb']} GB, {machine['system']}, Python {machine['python']}, {machine['file_system']}, "
             f"{machine['fsync_ms']} ms per fsync. {options['ledgers']} ledger and {options['sinks']} sink "
-            f"process(es), {options['partitions']} partitions; everything, the load generator and Kafka included, on this "
-            "one machine."
+            f"process(es), {options['partitions']} partitions; everything, the load generator and Kafka included, on "
+            "this one machine."
         ),
     ]
     for title, head, rows in sections(results):

@@ -382,9 +382,9 @@ class Bench:
                 add_every_s=0.25,
                 what=f"{count} transfers of {load} at {rate:,.0f}/s",
             )
-            cpu = meter.read()
             done = msgspec.json.decode(await generator.stdout.readline(), type=Done)
             await generator.wait()
+            cpu = meter.read()
             first, final = await _rows_of(journal, section, count, one_hop=load == ONE_HOP)
         finally:
             if generator.returncode is None:
@@ -393,8 +393,7 @@ class Bench:
             await journal.close()
         self._transfers += count
         totals = await self.observer.totals()
-        # The generator runs beside the system and is not part of it: its CPU is taken out of the bench's own.
-        cpu["generator"] = done.cpu_s
+        cpu["generator"] = done.cpu_s  # a part of the bench's
 
         def since_due(rows: dict[int, tuple[int, int]]) -> Iterator[float]:
             for index, (partition, seq) in rows.items():

@@ -1,0 +1,69 @@
+"""The whole benchmark once, tiny: everything starts, is measured, is exact, is reported and is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aura_stream.bench.report import BEGIN, END
+
+TINY = [
+    *("--loads", "between", "--commands", "300", "--rounds", "1", "--seconds", "1", "--rates", "100"),
+    *("--memory", "200", "--partitions", "4"),
+]
+
+
+def aura(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AURA_")}
+    return subprocess.run(
+        [sys.executable, "-m", "aura_stream.cli", "bench", *arguments],
+        env=env | {"NO_COLOR": "1", "COLUMNS": "160", "PYTHONPATH": str(Path.cwd())},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+
+
+@pytest.mark.timeout(180)
+def test_a_tiny_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> None:
+    page, figures, data = tmp_path / "page.md", tmp_path / "figures.json", tmp_path / "data"
+    page.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    done = aura(*TINY, "--dir", str(data), "--json", str(figures), "--write-docs", str(page), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(figures.read_text(encoding="utf-8"))
+    assert [drain["transfers"] for drain in results["drains"]] == [300]
+    assert [run["connections"] for run in results["baseline"]] == [8, 20]
+    assert results["summary"]["between"]["ratio"]["median"] > 0
+    (alone,) = results["sink_alone"]
+    assert alone["ledger_per_second"] > 0 and alone["sink_per_second"] > 0
+    (paced,) = results["open_loop"]
+    assert paced["sent"] == paced["first_row"]["count"] == paced["final_row"]["count"] == 100
+    assert 0 < paced["first_row"]["p50_ms"] <= paced["final_row"]["p50_ms"] <= paced["final_row"]["max_ms"]
+    assert results["restore"]["records"] > 1000 and results["memory"]["ledger_mb"][0] > 10
+    assert results["checks"][0].startswith("800 transfers completed, entries sum to zero")
+    assert "between customers" in done.stdout and "between customers" in page.read_text(encoding="utf-8")
+    assert not list(data.iterdir()), "its data is still there"
+    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(data) not in processes, "something of it still runs"
+
+    again = aura("--from", str(figures), cwd=tmp_path)
+    assert again.returncode == 0 and again.stdout == done.stdout
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--loads", "sideways"], ["--rates", "fast"], ["--rates", "50%", "--rounds", "0"], ["--skip", "everything"],
+])  # fmt: skip
+def test_what_cannot_be_measured_is_refused_before_anything_starts(arguments: list[str], tmp_path: Path) -> None:
+    refused = aura(*arguments, cwd=tmp_path)
+    assert refused.returncode == 2 and refused.stdout == ""
+
+
+def test_a_file_that_is_no_measurement_is_an_error_without_traceback(tmp_path: Path) -> None:
+    wrong = aura("--from", str(tmp_path / "nothing.json"), cwd=tmp_path)
+    assert wrong.returncode == 3 and "Traceback" not in wrong.stderr
