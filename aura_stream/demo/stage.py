@@ -1,0 +1,94 @@
+"""The processes of the demo: services and roles of its own, in a directory and on ports of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from aura_stream.embedded.jars import cache_dir, ensure_jars, read_lock
+from aura_stream.embedded.local import LocalStack
+from aura_stream.embedded.processes import Process, free_port
+from aura_stream.settings import SetupError, load_settings
+
+Say = Callable[[str, str], None]
+"""Prints a text and what ends it."""
+
+
+class Stage:
+    """Starts everything and ends everything. All processes are tied to this one: they cannot outlive it.
+
+    To be used from the main thread alone: a tied process ends with the thread that started it.
+    """
+
+    def __init__(self, workers: int, *, keep: bool, say: Say, terminal: bool) -> None:
+        self._workers = workers
+        self._keep = keep
+        self._say = say
+        self._terminal = terminal
+        # What a shell has set for another installation must not reach into this one.
+        for name in [name for name in os.environ if name.startswith("AURA_")]:
+            del os.environ[name]
+        self.home = Path(tempfile.mkdtemp(prefix="aura-demo-"))
+        settings = load_settings(
+            home=self.home,
+            kafka_port=free_port(),
+            postgres_port=free_port(),
+            api_port=free_port(),
+            faust_web_port=free_port(),
+        )
+        self.stack = LocalStack(settings, tied=True)
+
+    def start(self) -> None:
+        """Starts services and roles, a line each. Raises :class:`SetupError`."""
+        missing = [jar for jar in read_lock() if not (cache_dir() / jar.file_name).exists()]
+        if missing:
+            self._say(f"  first start: Kafka comes as {len(missing)} jars, kept in {cache_dir()}", "\n")
+            self._line("kafka jars", ensure_jars, shows_progress=True)
+        self._line("kafka", self.stack.kafka.start)
+        self._line("postgres", self.stack.postgres.start)
+        self._line("schema", lambda: self.stack.run_once("db", "migrate"))
+        self._line("topics", lambda: self.stack.run_once("topics", "apply"))
+        for slot in range(self._workers):
+            self._line(f"ledger-{slot}", lambda slot=slot: self.stack.start_role("ledger", slot))  # type: ignore[misc]
+        self._line("sink-0", lambda: self.stack.start_role("sink"))
+        self._line("api", lambda: self.stack.start_role("api"))
+
+    def stop(self, *, gently: bool = True) -> None:
+        """Ends everything and removes the data, unless it is to be kept; it never raises for what is gone."""
+        processes = [self.stack.postgres.process, self.stack.kafka.process, *self.stack.roles.processes]
+        if gently:
+            self.stack.stop()
+        for process in reversed(processes):
+            process.kill()
+        if self._keep:
+            self._say(f"Kept: {self.home}", "\n")
+        else:
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    @property
+    def processes(self) -> list[Process]:
+        """All that run."""
+        return [self.stack.kafka.process, self.stack.postgres.process, *self.stack.roles.processes]
+
+    def ended(self) -> list[str]:
+        """What ought to run and does not, with the end of its log."""
+        return [
+            f"{process.name} ended with code {process.returncode}; its last line: {process.log_tail(1)}"
+            for process in self.processes
+            if not process.alive
+        ]
+
+    def _line(self, name: str, action: Callable[[], object], *, shows_progress: bool = False) -> None:
+        if self._terminal and not shows_progress:
+            self._say(f"  {name:<12} ...", "\r")
+        began = time.monotonic()
+        try:
+            action()
+        except SetupError:
+            self._say(f"  {name:<12} failed after {time.monotonic() - began:.1f} s", "\n")
+            raise
+        self._say(f"  {name:<12} ok {time.monotonic() - began:5.1f} s", "\n")
