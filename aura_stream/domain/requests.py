@@ -28,12 +28,12 @@ from aura_stream.domain.commands import (
     TransferSubmit,
     parse_time,
 )
-from aura_stream.domain.ids import id_bytes, id_text, parse_account_id
+from aura_stream.domain.ids import AccountId, id_bytes, id_text, parse_account_id
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.domain.state import Rules
 
 AccountCommand = AccountOpen | AccountFreeze | AccountUnfreeze | AccountClose
-SubmitCommand = DepositSubmit | TransferSubmit | HoldPlace
+SubmitCommand = TransferSubmit | DepositSubmit | HoldPlace  # the hot one first: a check asks in this order
 ActionCommand = DepositConfirm | DepositReject | HoldCapture | HoldRelease | TransactionCancel
 
 # In live mode a bank or an operator says that money came or will not come, not the customer.
@@ -88,8 +88,9 @@ def read_account(command: AccountCommand) -> AccountRequest:
         account_id = f"{command.customer}:{asset}:{name}" if name else f"{command.customer}:{asset}"
         return AccountRequest(account_id, asset, name, None)
     account_id = command.data.account_id
-    owner, asset, name, refusal = _account(account_id, "/data/account_id")
-    return AccountRequest(account_id, asset, name, refusal or _foreign(account_id, owner, command.customer))
+    account, refusal = _account(account_id, "/data/account_id")
+    refusal = refusal or _foreign(account_id, account.customer, command.customer)
+    return AccountRequest(account_id, account.asset, account.name, refusal)
 
 
 def read_submission(command: SubmitCommand, transaction_id: str, fingerprint: str, at: int) -> Submission:
@@ -106,11 +107,12 @@ def read_submission(command: SubmitCommand, transaction_id: str, fingerprint: st
         type_, from_account, to_account = "hold", command.data.account_id, command.data.to_account_id
         own, own_pointer = from_account, "/data/account_id"
         expires_at = _time(command.data.expires_at, "/data/expires_at")
-    owner, asset, _, refusal = _account(own, own_pointer)
-    refusal = refusal or _foreign(own, owner, command.customer)
+    (owner, asset, _), refusal = _account(own, own_pointer)
+    if owner != command.customer:
+        refusal = refusal or _foreign(own, owner, command.customer)
     to_customer = owner
     if from_account:
-        to_customer, to_asset, _, to_refusal = _account(to_account, "/data/to_account_id")
+        (to_customer, to_asset, _), to_refusal = _account(to_account, "/data/to_account_id")
         if refusal is None:
             refusal = to_refusal
         if refusal is None:
@@ -164,13 +166,12 @@ def read_action(command: ActionCommand, at: int, rules: Rules) -> Action:
     return Action(transaction_id, id_text(transaction_id), amount, effective_at, refusal)
 
 
-def _account(text: str, pointer: str) -> tuple[str, str, str, Refused | None]:
-    """Customer, asset and name of an account id, and why no customer may use it."""
+def _account(text: str, pointer: str) -> tuple[AccountId, Refused | None]:
+    """The parts of an account id, and why no customer may use it."""
     try:
-        customer, asset, name = parse_account_id(text)
-        return customer, asset, name, None
+        return parse_account_id(text), None
     except Refused as refusal:
-        return "", text.split(":")[1], "", refusal
+        return AccountId("", text.split(":")[1], ""), refusal
     except Invalid as error:
         raise Invalid(error.reason, error.detail, pointer) from None
 
