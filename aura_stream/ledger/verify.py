@@ -229,7 +229,15 @@ async def commands_covered(connection: Connection) -> Check:
             WINDOW w AS (PARTITION BY u.partition, i ->> 0 ORDER BY u.seq, n)
         ) r
         WHERE first <= before OR last < first OR (source = 'commands' AND first <> before + 1)
-        ORDER BY partition, seq LIMIT 1""",
+        UNION ALL
+        SELECT o.partition, o.last_seq, 'commands', NULL, o.commands_offset, u.last
+        FROM ledger.sink_offsets o
+        LEFT JOIN (
+            SELECT partition, max((i ->> 2)::bigint) AS last
+            FROM ledger.units, jsonb_array_elements(inputs) i WHERE i ->> 0 = 'commands' GROUP BY partition
+        ) u USING (partition)
+        WHERE o.commands_offset <> coalesce(u.last + 1, 0)
+        ORDER BY 1, 2 LIMIT 1""",
     )
 
 

@@ -1,0 +1,230 @@
+"""Each thing that must never be true is planted, with the guards taken off, and found by its check."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from aura_stream.cli import main
+from aura_stream.ledger.verify import CHECKS, digest, verify
+from aura_stream.ledger.writer import LedgerWriter
+from tests.ledger.builders import Shard, a_deposit, a_town
+from tests.ledger.conftest import Connection, offences, write_all
+
+TRANSFER = "(SELECT transaction_id FROM ledger.transactions WHERE idempotency_key = 't4')"
+
+PLANTS = {
+    "an amount changed": (
+        "UPDATE ledger.entries SET amount = amount + 1 WHERE journal_id = 1 AND leg = 0",
+        "journals_balanced",
+    ),
+    "an entry removed": ("DELETE FROM ledger.entries WHERE journal_id = 2 AND leg = 1", "leg_sets_complete"),
+    "a journal's entries removed": ("DELETE FROM ledger.entries WHERE journal_id = 2", "leg_sets_complete"),
+    "entries without a journal": ("DELETE FROM ledger.journals WHERE journal_id = 2", "entries_agree_with_journals"),
+    "an entry moved to another tenant": (
+        "UPDATE ledger.entries SET tenant_id = 'demo' WHERE journal_id = 1",
+        "entries_agree_with_journals",
+    ),
+    "a journal number missing": (
+        "DELETE FROM ledger.entries WHERE journal_id = 2; DELETE FROM ledger.journals WHERE journal_id = 2",
+        "journal_numbers_dense",
+    ),
+    "the last journal missing": (
+        """DELETE FROM ledger.entries WHERE journal_id IN (SELECT last_journal FROM ledger.sink_offsets WHERE partition = 0);
+        DELETE FROM ledger.journals WHERE journal_id IN (SELECT last_journal FROM ledger.sink_offsets WHERE partition = 0)
+        """,
+        "journal_numbers_dense",
+    ),
+    "a unit missing": ("DELETE FROM ledger.units WHERE partition = 0 AND seq = 2", "units_dense"),
+    "the last unit missing": (
+        "DELETE FROM ledger.units u USING ledger.sink_offsets o WHERE u.partition = o.partition AND u.seq = o.last_seq",
+        "units_dense",
+    ),
+    "a unit known before its predecessor": (
+        "UPDATE ledger.units SET committed_at = '2000-01-01' WHERE partition = 0 AND seq = 3",
+        "units_dense",
+    ),
+    "a journal of no unit": ("UPDATE ledger.journals SET journal_seq = 99 WHERE journal_id = 3", "journals_sealed"),
+    "a hole in the commands": (
+        "UPDATE ledger.units SET inputs = '[[\"commands\", 4, 5]]' WHERE partition = 0 AND seq = 2",
+        "commands_covered",
+    ),
+    "signals read twice": (
+        'UPDATE ledger.units SET inputs = \'[["signals", 1, 2], ["signals", 2, 3]]\' WHERE partition = 0 AND seq = 3',
+        "commands_covered",
+    ),
+    "a command without an outcome": (
+        "UPDATE ledger.units SET counters = counters || '{\"answers\": 2}' WHERE partition = 0 AND seq = 2",
+        "commands_answered",
+    ),
+    "an overdraft in between": (
+        """UPDATE ledger.entries SET amount = amount * 100 WHERE journal_id = 2;
+        UPDATE ledger.entries SET amount = amount * 100 WHERE transaction_id = """
+        + TRANSFER,
+        "customers_never_negative",
+    ),
+    "an entry in another customer's partition": (
+        "UPDATE ledger.accounts SET partition = 5 WHERE account_id = 'bob:EUR'",
+        "customers_keep_to_their_accounts",
+    ),
+    "entries of an account never opened": (
+        "DELETE FROM ledger.accounts WHERE account_id = 'bob:EUR'",
+        "customers_keep_to_their_accounts",
+    ),
+    "money made from nothing": (
+        "UPDATE ledger.entries SET amount = 1001 WHERE journal_id = 1 AND leg = 0",
+        "sums_zero",
+    ),
+    "a key used twice": (
+        """ALTER TABLE ledger.transactions DROP CONSTRAINT transactions_idempotency;
+        UPDATE ledger.transactions SET idempotency_key = 't1' WHERE idempotency_key = 't5'""",
+        "idempotency_keys_unique",
+    ),
+    "a status changed by hand": (
+        "UPDATE ledger.transactions SET status = 'completed' WHERE idempotency_key = 't3'",
+        "histories_whole",
+    ),
+    "a status that came back": (
+        """UPDATE ledger.transactions SET seq = 2, status = 'processing', state = 'sent', history =
+        '[{"seq": 1, "status": "failed", "state": "refused"}, {"seq": 2, "status": "processing", "state": "sent"}]'
+        WHERE idempotency_key = 't5'""",
+        "histories_whole",
+    ),
+    "an event missing": (
+        "UPDATE ledger.transactions SET history = history - 1 WHERE idempotency_key = 'h3'",
+        "histories_whole",
+    ),
+    "a journal that its transaction does not list": (
+        "UPDATE ledger.transactions SET journal_ids = '{}' WHERE idempotency_key = 't4'",
+        "transactions_know_their_journals",
+    ),
+    "a listed journal that is not there": (
+        "UPDATE ledger.transactions SET journal_ids = journal_ids || 77::bigint WHERE idempotency_key = 't4'",
+        "transactions_know_their_journals",
+    ),
+    "completed with another amount": (
+        "UPDATE ledger.transactions SET amount = 999 WHERE idempotency_key = 't4'",
+        "completed_moved_the_amount",
+    ),
+    "completed without a journal": (
+        """UPDATE ledger.transactions SET status = 'completed', state = 'completed', reason = NULL, amount = 5,
+        history = '[{"seq": 1, "status": "completed", "state": "completed"}]' WHERE idempotency_key = 't5'""",
+        "completed_moved_the_amount",
+    ),
+    "failed but not returned": (
+        "UPDATE ledger.transactions SET status = 'failed' WHERE idempotency_key = 't4'",
+        "failed_moved_nothing",
+    ),
+    "a hold that holds nothing": (
+        "UPDATE ledger.transactions SET amount = 6 WHERE idempotency_key = 'h4'",
+        "held_is_open_holds",
+    ),
+    "money in flight without a transfer": (
+        "UPDATE ledger.transactions SET amount = 8 WHERE idempotency_key = 't3'",
+        "clearing_is_in_flight",
+    ),
+    "a checkpoint that lies": (
+        "UPDATE ledger.balance_checkpoints SET available = available - 1 WHERE account_id = 'alice:EUR'",
+        "balances_are_sums",
+    ),
+    "a checkpoint of another block": (
+        "UPDATE ledger.balance_checkpoints SET effective_min = '2000-01-01' WHERE account_id = 'alice:EUR'",
+        "checkpoints_true",
+    ),
+}
+
+
+async def plant(connection: Connection, statements: str) -> None:
+    """Changes rows as only a superuser can who takes the guards off."""
+    for table in ("entries", "journals", "units", "transactions", "accounts", "balance_checkpoints"):
+        await connection.execute(f"ALTER TABLE ledger.{table} DISABLE TRIGGER USER")
+    await connection.execute(statements)
+
+
+@pytest.fixture
+async def town(owner: Connection, writer: LedgerWriter) -> Connection:
+    await write_all(writer, *a_town())
+    await owner.fetchval("SELECT ledger.write_checkpoints('default', 'alice:EUR', 3)")
+    assert await offences(owner) == {}
+    return owner
+
+
+@pytest.mark.row("A09", "A11")
+@pytest.mark.parametrize("what", PLANTS)
+async def test_verify_finds_what_was_planted(town: Connection, what: str) -> None:
+    statements, name = PLANTS[what]
+
+    await plant(town, statements)
+
+    found = await offences(town)
+    assert name in found
+    assert found[name]
+
+
+def test_every_check_has_a_plant() -> None:
+    assert {name for _, name in PLANTS.values()} == {check.__name__ for check in CHECKS}
+
+
+async def test_verify_says_what_it_looked_at(town: Connection) -> None:
+    checked = {check.name: (check.checked, check.things) for check in await verify(town)}
+
+    assert checked["journals_balanced"] == (18, "journals")
+    assert checked["commands_covered"] == (19, "command offsets")
+    assert checked["commands_answered"] == (19, "answers")
+    assert all(count > 0 for count, _ in checked.values())
+
+
+async def test_partitions_that_are_not_at_the_same_point_are_given_time(
+    owner: Connection, writer: LedgerWriter
+) -> None:
+    """The sender's completion is here before the receiver's half: no fault, but only for as long as we wait."""
+    alice, bob = a_town()
+    await writer.claim(0)
+    await writer.write(0, alice.records)
+    between = {"transactions_know_their_journals", "completed_moved_the_amount", "clearing_is_in_flight"}
+
+    assert set(await offences(owner)) == between
+
+    await write_all(writer, bob)
+    assert await offences(owner) == {}
+
+
+async def test_the_digest_is_of_the_money_alone(ledger: str, owner: Connection, writer: LedgerWriter) -> None:
+    shard = Shard()
+    shard.unit(shard.account("alice:EUR"), a_deposit(shard, "alice:EUR", 5, "d1"), commands=2)
+    await write_all(writer, shard)
+    before = await digest(owner)
+    assert before == await digest(owner)
+
+    await writer.write(0, [shard.unit(a_deposit(shard, "alice:EUR", 5, "d2"))])
+    after = await digest(owner)
+    assert after != before
+
+    await plant(owner, "UPDATE ledger.units SET committed_at = committed_at + interval '1 day'")
+    assert await digest(owner) == after
+    await plant(owner, "UPDATE ledger.entries SET account_id = 'carol:EUR' WHERE leg = 1 AND journal_id = 2")
+    assert await digest(owner) != after
+
+
+@pytest.mark.parametrize(("statements", "code"), [("SELECT 1", 0), ("DELETE FROM ledger.units WHERE partition = 1", 1)])
+async def test_aura_ledger_verify_answers_with_its_exit_code(
+    town: Connection, ledger: str, capsys: pytest.CaptureFixture[str], statements: str, code: int
+) -> None:
+    await plant(town, statements)
+
+    with pytest.raises(SystemExit) as ended:
+        await asyncio.to_thread(main, ["ledger", "verify", "--json", "--settle", "0", "--dsn", ledger])
+
+    assert (ended.value.code or 0) == code
+    printed = json.loads(capsys.readouterr().out)
+    bad = {row["name"] for row in printed if not row["good"]}
+    assert bad == ({"units_dense", "journals_sealed", "commands_covered"} if code else set())
+
+
+def test_aura_ledger_verify_says_when_it_could_not_check(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["ledger", "verify", "--dsn", "postgresql://nobody@127.0.0.1:1/none"])
+    assert ended.value.code == 3
+    assert "AURA_POSTGRES_DSN" in capsys.readouterr().err
