@@ -6,7 +6,6 @@ import asyncio
 import random
 import signal
 import sys
-from contextlib import suppress
 from types import FrameType
 from typing import Annotated
 
@@ -57,7 +56,7 @@ def demo(
         seed = random.SystemRandom().randrange(1_000_000)
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
-    stage = Stage(workers, keep=keep, say=say, terminal=console.is_terminal)
+    stage = Stage(workers, keep=keep, say=say, terminal=console.is_terminal, good=paint("ok", "green"))
     gently = False
     try:
         say(f"Aura Stream demo, seed {seed}, in {stage.home}")
@@ -66,12 +65,12 @@ def demo(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
             runner, verdict = loop.run(_play(options, stage, console))
         gently = True
+        _report(runner, verdict, as_data)
     finally:
         # Nothing may come between us and the end of what we have started.
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         stage.stop(gently=gently)
-    _report(runner, verdict, as_data)
     raise typer.Exit(0 if verdict.good else CHECK_FAILED)
 
 
@@ -84,7 +83,7 @@ async def _play(options: Options, stage: Stage, console: Console) -> tuple[Runne
         api_key=environment["AURA_API_KEY"],
         partitions=stage.stack.settings.partitions,
     )
-    runner = Runner(options, addresses, stage.ended)
+    runner = Runner(options, addresses, stage.ended, len(stage.processes))
     playing = asyncio.create_task(runner.run())
     loop = asyncio.get_running_loop()
 
@@ -110,13 +109,9 @@ def _report(runner: Runner, verdict: Verdict, as_data: bool) -> None:
     if as_data:
         emit(as_json(runner, verdict))
     else:
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
-        console.print(summary(runner, verdict))
-    text = paint(verdict.sentence, "green" if verdict.good else "red")
-    say(f"\n{text}" if as_data else "", end="\n" if as_data else "")
-    if not as_data:
-        with suppress(BrokenPipeError):
-            print(f"\n{text}", flush=True)
+        Console(highlight=False, width=None if sys.stdout.isatty() else 100).print(summary(runner, verdict))
+    style = "bold green" if verdict.good else "bold red"
+    Console(stderr=as_data, highlight=False, soft_wrap=True).print(f"\n{verdict.sentence}\n", style=style, markup=False)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -222,7 +222,7 @@ class Book:
         self._by_command[message["id"]] = ref
         for early in self._early.pop(message["id"], ()):
             if "line" in early:
-                self.line(early["partition"], early)
+                self._answer(message["id"], early)
             else:
                 self.event(early)
 
@@ -239,15 +239,18 @@ class Book:
             self._dead_lines[partition, line["offset"]] = line["reason"]
             self._match_dead(partition, line["offset"])
             return
-        command_id = line.get("command_id", "")
-        if command_id and command_id not in self._by_command:
-            self._early[command_id].append(line | {"partition": partition})
-            return
         if kind in ("transaction", "change"):
             self._moved_on(line)
-        if not command_id:
+        if command_id := line.get("command_id", ""):
+            self.figures.decided += 1
+            self._answer(command_id, line)
+
+    def _answer(self, command_id: str, line: dict[str, Any]) -> None:
+        """The line that answers a command; it waits until the command itself was seen."""
+        if command_id not in self._by_command:
+            self._early[command_id].append(line)
             return
-        self.figures.decided += 1
+        kind = line["line"]
         asked = self.asked[self._by_command[command_id]]
         if kind == "answer" and line["kind"] == "repeat":
             asked.seen_repeats += 1
@@ -282,7 +285,7 @@ class Book:
             statuses[transaction.status] -= 1
         transaction.status = line["status"]
         statuses[transaction.status] += 1
-        if line["status"] == "failed":
+        if line["status"] == "failed" and line["event"] != "deposit.rejected":  # that one was asked for
             self.figures.reasons[line["reason"]] += 1
 
     def event(self, event: dict[str, Any]) -> None:

@@ -50,9 +50,11 @@ class Addresses:
 
 
 class Runner:
-    """One demo. `ended` names processes that have stopped by themselves."""
+    """One demo. `ended` names those of the `processes` that have stopped by themselves."""
 
-    def __init__(self, options: Options, addresses: Addresses, ended: Callable[[], list[str]]) -> None:
+    def __init__(
+        self, options: Options, addresses: Addresses, ended: Callable[[], list[str]], processes: int = 0
+    ) -> None:
         self.options = options
         self.book = Book()
         self.decided, self.committed, self.answered = Latencies(), Latencies(), Latencies()
@@ -64,6 +66,7 @@ class Runner:
         self.problems: list[str] = []
         self._addresses = addresses
         self._ended = ended
+        self._processes = processes
         self._plan = Plan(options.seed, options.rate, options.http_rate)
         self._kafka = KafkaDoor(addresses.kafka, addresses.partitions, self.book, self._sending, self._accepted)
         self._http = HttpDoor(addresses.api, addresses.api_key, self.book, self.answered)
@@ -179,7 +182,7 @@ class Runner:
         finally:
             await connection.close(timeout=2)
         self._enter("done")
-        return judge(self.book, stored, checks, self.problems)
+        return judge(self.book, stored, checks, self._processes, self.problems)
 
     async def _guard(self) -> None:
         """Looks after the processes: one that ends by itself is told once."""

@@ -24,11 +24,12 @@ class Stage:
     To be used from the main thread alone: a tied process ends with the thread that started it.
     """
 
-    def __init__(self, workers: int, *, keep: bool, say: Say, terminal: bool) -> None:
+    def __init__(self, workers: int, *, keep: bool, say: Say, terminal: bool, good: str = "ok") -> None:
         self._workers = workers
         self._keep = keep
         self._say = say
         self._terminal = terminal
+        self._good = good
         # What a shell has set for another installation must not reach into this one.
         for name in [name for name in os.environ if name.startswith("AURA_")]:
             del os.environ[name]
@@ -59,15 +60,15 @@ class Stage:
 
     def stop(self, *, gently: bool = True) -> None:
         """Ends everything and removes the data, unless it is to be kept; it never raises for what is gone."""
-        processes = [self.stack.postgres.process, self.stack.kafka.process, *self.stack.roles.processes]
+        began = time.monotonic()
         if gently:
             self.stack.stop()
-        for process in reversed(processes):
+        for process in reversed(self.processes):
             process.kill()
-        if self._keep:
-            self._say(f"Kept: {self.home}", "\n")
-        else:
+        if not self._keep:
             shutil.rmtree(self.home, ignore_errors=True)
+        what = f"data and logs are in {self.home}" if self._keep else "data removed"
+        self._say(f"Stopped everything in {time.monotonic() - began:.1f} s, {what}.", "\n")
 
     @property
     def processes(self) -> list[Process]:
@@ -91,4 +92,4 @@ class Stage:
         except SetupError:
             self._say(f"  {name:<12} failed after {time.monotonic() - began:.1f} s", "\n")
             raise
-        self._say(f"  {name:<12} ok {time.monotonic() - began:5.1f} s", "\n")
+        self._say(f"  {name:<12} {self._good} {time.monotonic() - began:5.1f} s", "\n")

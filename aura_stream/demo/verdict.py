@@ -74,7 +74,9 @@ class Verdict:
         return f"{self.commands:,} commands, {self.entries:,} entries: {bad[0].name}: {bad[0].differences[0]}"
 
 
-def judge(book: Book, stored: Stored, checks: Sequence[Check], problems: Sequence[str] = ()) -> Verdict:
+def judge(
+    book: Book, stored: Stored, checks: Sequence[Check], processes: int = 0, problems: Sequence[str] = ()
+) -> Verdict:
     """Compares everything. `problems` are what the runner saw: processes that ended, waits that ran out."""
     differences = book.final_differences()
     figures = book.figures
@@ -91,11 +93,11 @@ def judge(book: Book, stored: Stored, checks: Sequence[Check], problems: Sequenc
             "dead letters",
             differences,
         ),
-        _of("http", f"HTTP answered as it must ({bad_requests:,} bad requests)", answers, "answers", differences),
+        _of("http", f"HTTP answered as it must ({bad_requests:,} bad requests too)", answers, "answers", differences),
         _transactions(book.expected_rows(), stored.transactions),
         _balances(book.expected_balances(), stored.balances),
         _sums(stored),
-        Finding("processes", "every process did its work to the end", 1, "run", tuple(problems)),
+        Finding("processes", "every process did its work to the end", processes, "processes", tuple(problems)),
         *(
             Finding(check.name, check.holds, check.checked, check.things, () if check.good else (_row(check),), True)
             for check in checks

@@ -51,9 +51,9 @@ class View:
         """The whole picture for a terminal of this size."""
         width = min(width, WIDTH_MAX)
         # What is left for the lists of reasons, so that the picture never grows out of the terminal.
-        room = max(3, height - 17)
-        left = [self._throughput(), self._latencies(), self._postgres()]
-        right = [self._statuses(), self._reasons(room)]
+        room = max(5, height - 17)
+        left = [self._throughput(), "", self._latencies(), "", self._postgres()]
+        right = [self._statuses(), "", *self._reasons(room)]
         body = Table.grid(padding=(0, 3), expand=True)
         body.width = width
         body.add_column(ratio=1)
@@ -95,7 +95,7 @@ class View:
 
     def _latencies(self) -> RenderableType:
         runner = self._runner
-        table = _section("Latency, ms", "p50", "p95", "p99")
+        table = _section("Latency, last 10 s", "p50", "p95", "p99 ms")
         for name, latencies in (
             ("produce to decided", runner.decided),
             ("produce to row", runner.committed),
@@ -107,13 +107,12 @@ class View:
     def _postgres(self) -> RenderableType:
         runner = self._runner
         rows = runner.database.rows
-        table = _section("Postgres", "rows")
+        table = _section("Rows and lag", "now")
         table.add_row("transactions", f"{rows.transactions:,}")
         table.add_row("journals", f"{rows.journals:,}")
-        lag = _section("Lag", "records")
-        lag.add_row("ledger (commands)", f"{runner.topics.ledger_lag:,}")
-        lag.add_row("sink (journal)", f"{runner.database.sink_lag:,}")
-        return Group(table, lag)
+        table.add_row("ledger is behind by", f"{runner.topics.ledger_lag:,}")
+        table.add_row("sink is behind by", f"{runner.database.sink_lag:,}")
+        return table
 
     def _statuses(self) -> RenderableType:
         statuses = self._runner.book.figures.statuses
@@ -124,11 +123,12 @@ class View:
             table.add_row(Text("requires_attention", _BAD), f"{statuses['requires_attention']:,}")
         return table
 
-    def _reasons(self, room: int) -> RenderableType:
+    def _reasons(self, room: int) -> tuple[RenderableType, ...]:
         figures = self._runner.book.figures
         dead = max(2, room // 3)
-        return Group(
+        return (
             _counts("Refused", figures.reasons, room - dead),
+            "",
             _counts("Dead letters", figures.dead_letters, dead),
         )
 
@@ -173,7 +173,7 @@ def summary(runner: Runner, verdict: Verdict) -> RenderableType:
     for status, count in sorted(figures.statuses.items()):
         if count:
             statuses.add_row(status, f"{count:,}")
-    latency = _section("Latency, ms", "p50", "p95", "p99", "max")
+    latency = _section("Latency", "p50", "p95", "p99", "max ms")
     for name, latencies in (
         ("produce to decided", runner.decided),
         ("produce to row", runner.committed),
@@ -185,8 +185,9 @@ def summary(runner: Runner, verdict: Verdict) -> RenderableType:
     top = Table.grid(padding=(0, 3), expand=True)
     top.add_column(ratio=1)
     top.add_column(ratio=1)
-    top.add_row(Group(commands, statuses, latency), Group(reasons, dead))
-    return Group(top, _findings(verdict))
+    answers = _counts("HTTP answers", figures.answers, 100)
+    top.add_row(Group(commands, "", statuses, "", latency, "", answers), Group(reasons, "", dead))
+    return Group("", top, "", _findings(verdict))
 
 
 def _findings(verdict: Verdict) -> RenderableType:
@@ -197,8 +198,8 @@ def _findings(verdict: Verdict) -> RenderableType:
             table.add_row(_mark(finding.good, finding.holds), Text(f"{finding.checked:,} {finding.things}", _DIM))
     checks = Table.grid(padding=(0, 3))
     cells = [_mark(finding.good, finding.name.replace("_", " ")) for finding in verdict.findings if finding.of_ledger]
-    for place in range(0, len(cells), 3):
-        checks.add_row(*cells[place : place + 3])
+    for place in range(0, len(cells), 2):
+        checks.add_row(*cells[place : place + 2])
     lines = [
         Text(f"  {finding.name}: {text}", _BAD)
         for finding in verdict.findings
