@@ -32,9 +32,9 @@ PLANTS = {
         "journal_numbers_dense",
     ),
     "the last journal missing": (
-        """DELETE FROM ledger.entries WHERE journal_id IN (SELECT last_journal FROM ledger.sink_offsets WHERE partition = 0);
-        DELETE FROM ledger.journals WHERE journal_id IN (SELECT last_journal FROM ledger.sink_offsets WHERE partition = 0)
-        """,
+        """DELETE FROM ledger.entries e USING ledger.sink_offsets o WHERE o.partition = 0 AND e.journal_id = o.last_journal;
+        DELETE FROM ledger.journals j USING ledger.sink_offsets o WHERE o.partition = 0 AND j.journal_id = o.last_journal
+        """,  # noqa: E501  # one statement per line
         "journal_numbers_dense",
     ),
     "a unit missing": ("DELETE FROM ledger.units WHERE partition = 0 AND seq = 2", "units_dense"),
@@ -171,8 +171,8 @@ async def test_verify_says_what_it_looked_at(town: Connection) -> None:
     checked = {check.name: (check.checked, check.things) for check in await verify(town)}
 
     assert checked["journals_balanced"] == (18, "journals")
-    assert checked["commands_covered"] == (19, "command offsets")
-    assert checked["commands_answered"] == (19, "answers")
+    assert checked["commands_covered"] == (22, "command offsets")
+    assert checked["commands_answered"] == (22, "answers")
     assert all(count > 0 for count, _ in checked.values())
 
 
