@@ -79,7 +79,6 @@ EXPIRING: Final = frozenset({"awaiting_funds", "held"})
 KEY_LIFE_MS: Final = 24 * 60 * 60 * 1000
 """How long the idempotency key of a command that moves no money is remembered."""
 
-_DEADLINE: Final = b"t"  # before the transaction's id in the name of its deadline
 _EVENTS: Final = TRANSACTION_EVENTS.name
 
 
@@ -123,7 +122,7 @@ class Ledger:
         key = record_key(command.tenant, command.customer)
         if record.key != key:
             raise Invalid("wrong_key", f"the record's key is {record.key!r:.80}, it must be {key.decode()}")
-        partition = unit._shard.partitioner(key)
+        partition = unit.partition_of(key)
         if partition != unit.partition:
             raise Invalid(
                 "wrong_partition",
@@ -326,7 +325,6 @@ class Ledger:
 
     def deadline(self, unit: Unit, key: bytes) -> None:
         """The deadline of a transaction has come."""
-        key = key[len(_DEADLINE) :]
         before = TRANSACTIONS.get(key)
         if before is None or not 0 < before.deadline <= unit.at:
             raise LookupError(f"a deadline that transaction {id_text(key)} does not have")
@@ -356,9 +354,9 @@ def _write(
     was = before.deadline if before is not None else 0
     if was != after.deadline:
         if was:
-            unit.clear_deadline(_DEADLINE + key, was)
+            unit.clear_deadline(key, was)
         if after.deadline:
-            unit.deadline(_DEADLINE + key, after.deadline)
+            unit.deadline(key, after.deadline)
     if (credit := decision.credit) is not None:
         unit.signal(record_key(credit.tenant, parse_account_id(credit.to_account).customer), credit)
     if not decision.postings:

@@ -15,8 +15,8 @@ from aiokafka import TopicPartition
 
 import topics
 from aura_stream.engine.errors import DataLost
+from aura_stream.engine.kafka import RealKafka
 from aura_stream.engine.partition import Fetch, Gone, Partition
-from aura_stream.engine.restore import Offsets
 from aura_stream.engine.shard import RETRIABLE
 from aura_stream.engine.unit import Record
 from aura_stream.ledger.writer import Diverged, Fenced, LedgerWriter, Unavailable
@@ -32,7 +32,7 @@ class Sink:
     """What the partitions of one sink process share: the writer and its connections."""
 
     def __init__(self, settings: Settings) -> None:
-        self.offsets = Offsets(settings.kafka_bootstrap)
+        self.kafka = RealKafka(settings.kafka_bootstrap)
         self._dsn = settings.postgres_write_dsn or settings.postgres_dsn
         self._writer: LedgerWriter | None = None
         self._connecting = asyncio.Lock()
@@ -50,7 +50,7 @@ class Sink:
 
     async def close(self) -> None:
         """Disconnects."""
-        await self.offsets.stop()
+        await self.kafka.stop()
         if self._writer is not None:
             await self._writer.close()
 
@@ -90,9 +90,9 @@ class SinkPartition(Partition):
         journal = TopicPartition(topics.JOURNAL.name, self.number)
         while True:
             try:
-                await self._sink.offsets.start()
-                start = (await self._sink.offsets.starts([journal]))[journal]
-                end = (await self._sink.offsets.ends([journal]))[journal]
+                await self._sink.kafka.start()
+                start = (await self._sink.kafka.starts([journal]))[journal]
+                end = (await self._sink.kafka.ends([journal]))[journal]
                 break
             except RETRIABLE as error:
                 log.warning("sink %s: Kafka does not answer: %r", self.number, error)

@@ -16,10 +16,11 @@ import uvloop
 import topics
 from aura_stream.domain.state import Rules
 from aura_stream.engine.feed import Feed
+from aura_stream.engine.kafka import RealKafka
 from aura_stream.engine.partition import Partition
 from aura_stream.engine.partitioner import Partitioner
-from aura_stream.engine.restore import Offsets
 from aura_stream.engine.shard import Setup, Shard
+from aura_stream.engine.store import RocksStores
 from aura_stream.engine.transport import App, make_app
 from aura_stream.engine.unit import Names
 from aura_stream.settings import Settings
@@ -94,24 +95,23 @@ def ledger_app(settings: Settings) -> tuple[App, Feed]:
     app = _app("ledger", settings)
     rules = rules_of(settings)
     encoded, rules_hash = encode_rules(rules)
-    offsets = Offsets(settings.kafka_bootstrap)
+    kafka = RealKafka(settings.kafka_bootstrap)
     setup = Setup(
         app_id=f"{settings.app_id}-ledger",
-        bootstrap=settings.kafka_bootstrap,
+        kafka=kafka,
         names=NAMES,
         outputs=(topics.TRANSACTION_EVENTS.name,),
         actor=Ledger(rules),
         rules=encoded,
         rules_hash=rules_hash,
-        state_dir=_state_dir(settings),
-        offsets=offsets,
+        stores=RocksStores(_state_dir(settings)),
         partitioner=Partitioner(settings.partitions),
     )
 
     def make(number: int, fetch: Any, generation: int) -> Partition:
         return Shard(number, setup, fetch, generation)
 
-    feed = Feed(app, (NAMES.commands, NAMES.signals), make, on_ready=_ready(settings), on_closed=offsets.stop)
+    feed = Feed(app, (NAMES.commands, NAMES.signals), make, on_ready=_ready(settings), on_closed=kafka.stop)
     return app, feed
 
 

@@ -80,7 +80,7 @@ class Driver:
             for topic, source in ((self.names.commands, "commands"), (self.names.signals, "signals"))
             for record in self.topics[topic][partition][shard.state.applied.get(source, -1) + 1 :]
         ][:limit]
-        unit, _ = shard.run(waiting, clock=clock)
+        unit, _ = shard.run(waiting, clock=0 if waiting else clock)
         if not unit.inputs:
             return False
         finished = unit.finish()

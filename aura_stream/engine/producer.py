@@ -35,6 +35,8 @@ BATCH_BYTES = 1 << 20
 
 Message = tuple[str, int, bytes | None, bytes | None, list[tuple[str, bytes]]]
 """Topic, partition, key, value, headers."""
+Batches = list[tuple[str, int, Any, int]]
+"""Topic, partition, batch, number of records."""
 
 
 class TransactionalProducer:
@@ -78,9 +80,9 @@ class TransactionalProducer:
             raise
         self.tainted = False  # requests repeated before the first transaction are harmless
 
-    def build(self, messages: Iterable[Message]) -> list[tuple[str, int, Any, int]]:
-        """Batches of the messages, in order per topic and partition: (topic, partition, batch, records)."""
-        batches: list[tuple[str, int, Any, int]] = []
+    def build(self, messages: Iterable[Message]) -> Batches:
+        """Batches of the messages, in order per topic and partition."""
+        batches: Batches = []
         now = time.time_ns() // 1_000_000
         open_: dict[tuple[str, int], list[Any]] = {}
         for topic, partition, key, value, headers in messages:
@@ -101,7 +103,7 @@ class TransactionalProducer:
             builder.close()
         return batches
 
-    async def commit(self, batches: list[tuple[str, int, Any, int]]) -> dict[tuple[str, int], int]:
+    async def commit(self, batches: Batches) -> dict[tuple[str, int], int]:
         """Writes all batches in one transaction; returns the offset after the last record of each topic partition.
 
         Raises :class:`Fenced`, or :class:`CommitFailed` when the end is bad or unknown: then this producer is of no

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
+from aura_stream.engine.kafka import Kafka
 from aura_stream.engine.partitioner import Partitioner
-from aura_stream.engine.restore import FETCH_BYTES, Offsets
+from aura_stream.engine.restore import settled_end
 from aura_stream.engine.store import MemoryStore, Store
 from aura_stream.engine.unit import Actor, Memory, Names, Record
-
-FIRST_RULES = ""
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -39,7 +37,7 @@ class Replay:
     """One partition's second life. `make_actor` gives the actor for recorded rules (their JSON)."""
 
     partition: int
-    bootstrap: str
+    kafka: Kafka
     names: Names
     partitions: int
     make_actor: Callable[[str], Actor]
@@ -48,42 +46,36 @@ class Replay:
     records: int = 0
     signals: int = 0
 
-    async def run(self, offsets: Offsets) -> AsyncIterator[tuple[int, bytes]]:
+    async def run(self) -> AsyncIterator[tuple[int, bytes]]:
         """Yields offset and value of each journal record as computed anew, up to the journal's end at the start.
 
         Raises :class:`ReplayDiffers` where they are not, byte for byte, what the topic holds, or where the signals that
         would be sent are not those that were.
         """
         names, number = self.names, self.partition
-        journal = _Reader(self.bootstrap, TopicPartition(names.journal, number))
-        sources = {
-            "commands": _Reader(self.bootstrap, TopicPartition(names.commands, number)),
-            "signals": _Reader(self.bootstrap, TopicPartition(names.signals, number)),
-        }
-        end = await offsets.settled_end(journal.tp)
+        journal = TopicPartition(names.journal, number)
+        end = await settled_end(self.kafka, journal)
+        sources = {}
+        for kind, topic in (("commands", names.commands), ("signals", names.signals)):
+            source = TopicPartition(topic, number)
+            source_end = (await self.kafka.committed_ends([source]))[source]
+            sources[kind] = _Inputs(source, self.kafka.read(source, 0, source_end))
         memory: Memory | None = None
-        parts: list[Any] = []
-        try:
-            for reader in (journal, *sources.values()):
-                await reader.start()
-            async for record in journal.up_to(end - 1):
+        parts: list[Record] = []
+        async for records in self.kafka.read(journal, 0, end):
+            for record in records:
                 parts.append(record)
-                unit = _recorded(record.value)
+                unit = _recorded(record.value or b"")
                 if not unit.last:
                     continue
                 memory = self._with_rules(memory, unit)
                 batch: list[Record] = []
-                for kind, *where in unit.inputs:
-                    if kind in sources:
-                        batch.extend(
-                            [r async for r in sources[str(kind)].up_to(int(where[-1])) if r.offset >= int(where[0])]
-                        )
+                for source_kind, *where in unit.inputs:
+                    if (inputs := sources.get(str(source_kind))) is not None:
+                        batch.extend(await inputs.between(int(where[0]), int(where[1])))
                 for offset, value in self._again(memory, batch, unit, parts):
                     yield offset, value
                 parts = []
-        finally:
-            for reader in (journal, *sources.values()):
-                await reader.stop()
 
     def _with_rules(self, memory: Memory | None, unit: Recorded) -> Memory:
         if not unit.rules:
@@ -104,7 +96,9 @@ class Replay:
         memory.actor, memory.rules, memory.rules_hash = self.make_actor(unit.rules), unit.rules.encode(), rules_hash
         return memory
 
-    def _again(self, memory: Memory, batch: list[Record], unit: Recorded, parts: list[Any]) -> list[tuple[int, bytes]]:
+    def _again(
+        self, memory: Memory, batch: list[Record], unit: Recorded, parts: list[Record]
+    ) -> list[tuple[int, bytes]]:
         computed, taken = memory.run(batch, recorded=unit.inputs)
         if taken != len(batch):
             raise ReplayDiffers(
@@ -117,7 +111,7 @@ class Replay:
         for value, part in zip(values, parts, strict=True):
             if value != part.value:
                 raise ReplayDiffers(
-                    f"partition {self.partition}, seq {unit.seq}: {_first_difference(part.value, value)}"
+                    f"partition {self.partition}, seq {unit.seq}: {_first_difference(part.value or b'', value)}"
                 )
         memory.adopt(finished)
         self.units += 1
@@ -135,41 +129,25 @@ def _first_difference(was: bytes, now: bytes) -> str:
     return f"at byte {at} it was ...{was[begin : at + 60]!r}... and is ...{now[begin : at + 60]!r}..."
 
 
-class _Reader:
-    """Reads one partition in order, as far as it is told."""
+class _Inputs:
+    """One source of a partition, read in order as far as it is asked for."""
 
-    def __init__(self, bootstrap: str, tp: TopicPartition) -> None:
-        self.tp = tp
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            max_partition_fetch_bytes=FETCH_BYTES,
-            max_poll_records=5_000,
-            fetch_max_wait_ms=100,
-        )
-        self._ahead: list[Any] = []
+    def __init__(self, partition: TopicPartition, lists: AsyncIterator[list[Record]]) -> None:
+        self._partition, self._lists = partition, lists
+        self._ahead: list[Record] = []
         self._at = 0
 
-    async def start(self) -> None:
-        await self._consumer.start()
-        self._consumer.assign([self.tp])
-        self._consumer.seek(self.tp, 0)
-
-    async def stop(self) -> None:
-        await self._consumer.stop()
-
-    async def up_to(self, offset: int) -> AsyncIterator[Any]:
-        """The records that were not read yet, up to and with `offset`."""
-        while True:
-            while self._at < len(self._ahead):
-                record = self._ahead[self._at]
-                if record.offset > offset:
-                    return
-                self._at += 1
-                yield record
-            if await self._consumer.position(self.tp) > offset:
-                return
-            fetched = await self._consumer.getmany(timeout_ms=200)
-            self._ahead, self._at = [r for records in fetched.values() for r in records], 0
+    async def between(self, first: int, last: int) -> list[Record]:
+        """The records with first <= offset <= last. Raises :class:`ReplayDiffers` when the last is not there."""
+        found: list[Record] = []
+        while not found or found[-1].offset < last:
+            if self._at == len(self._ahead):
+                self._ahead, self._at = await anext(self._lists, []), 0
+                if not self._ahead:
+                    where = f"{self._partition.topic}[{self._partition.partition}]"
+                    raise ReplayDiffers(f"{where}: offset {last} is an input of the journal and is not there")
+            record = self._ahead[self._at]
+            self._at += 1
+            if record.offset >= first:
+                found.append(record)
+        return found

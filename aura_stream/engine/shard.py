@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import aiokafka.errors
 from aiokafka import TopicPartition
 
 from aura_stream.engine.errors import CommitFailed, DataLost, EngineError, Fenced, StoreFailed
+from aura_stream.engine.kafka import Kafka, Producer
 from aura_stream.engine.partition import Fetch, Gone, Partition, wait_for
 from aura_stream.engine.partitioner import Partitioner
-from aura_stream.engine.producer import Message, TransactionalProducer
-from aura_stream.engine.restore import POSITION_KEY, Offsets, encode_position, read_position, restore
-from aura_stream.engine.store import MemoryStore, RocksStore, Store
+from aura_stream.engine.producer import Message
+from aura_stream.engine.restore import POSITION_KEY, encode_position, read_position, restore, wall_clock
+from aura_stream.engine.store import Store, Stores
 from aura_stream.engine.unit import NEVER, NO_HEADERS, Actor, Finished, Memory, Names
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 ATTEMPTS_MAX = 5  # of one batch, each on a freshly opened shard
 STALE_MS = 7 * 24 * 3600 * 1000 // 2  # half of the changelog's delete.retention.ms
 SETTLE_S = 0.2
-LOCK_WAIT_S = 3.0
+LOCK_WAIT_MS = 3_000
 RETRIABLE: tuple[type[Exception], ...] = (
     OSError,
     TimeoutError,
@@ -45,15 +45,15 @@ class Setup:
     """What all shards of an engine share."""
 
     app_id: str
-    bootstrap: str
+    kafka: Kafka
     names: Names
     outputs: tuple[str, ...]  # topics that units send to, beside the engine's own
     actor: Actor
     rules: bytes
     rules_hash: str
-    state_dir: Path | None  # None keeps state in memory only
-    offsets: Offsets
+    stores: Stores
     partitioner: Partitioner
+    clock: Callable[[], int] = wall_clock  # ms since 1970; decides when deadlines are looked at
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class Shard(Partition):
         self.setup = setup
         self.counters = Counters()
         self._memory: Memory | None = None
-        self._producer: TransactionalProducer | None = None
+        self._producer: Producer | None = None
         self._store: Store | None = None
         self._position = 0  # of the store, in the changelog
         super().__init__(number, fetch, generation)
@@ -125,13 +125,13 @@ class Shard(Partition):
 
     async def _open_once(self) -> None:
         setup = self.setup
-        await setup.offsets.start()
-        self._producer = TransactionalProducer(setup.bootstrap, f"{setup.app_id}-{self.number}")
+        await setup.kafka.start()
+        self._producer = setup.kafka.producer(f"{setup.app_id}-{self.number}")
         await self._producer.start({*setup.names, *setup.outputs})
         if self._store is None:
             self._store = await self._open_store()
         changelog = TopicPartition(setup.names.changelog, self.number)
-        restored = await restore(self._store, changelog, bootstrap=setup.bootstrap, offsets=setup.offsets)
+        restored = await restore(self._store, changelog, setup.kafka, setup.clock)
         self._position = read_position(self._store).offset
         self._memory = Memory(
             self.number,
@@ -147,29 +147,28 @@ class Shard(Partition):
         log.info("shard %s: open, %s records restored, applied %s", self.number, restored, self._memory.state.applied)
 
     async def _open_store(self) -> Store:
-        if self.setup.state_dir is None:
-            return MemoryStore()
-        path = self.setup.state_dir / f"{self.setup.app_id}-{self.number}"
-        give_up = time.monotonic() + LOCK_WAIT_S
-        store = None
+        stores, clock = self.setup.stores, self.setup.clock
+        name = f"{self.setup.app_id}-{self.number}"
+        give_up = clock() + LOCK_WAIT_MS
+        store: Store | None = None
         while store is None:
             try:
-                store = RocksStore(path)
+                store = stores.open(name)
             except StoreFailed as error:
                 # Locked by an owner that has not gone yet, or damaged. The changelog has everything.
-                if time.monotonic() < give_up:
+                if clock() < give_up:
                     await asyncio.sleep(0.1)
                     continue
                 log.warning("shard %s: %s; a fresh store is restored from the changelog", self.number, error)
-                path = path.with_name(f"{path.name}.{time.time_ns()}")
-                store = RocksStore(path)
+                name = f"{name}.{clock()}"
+                store = stores.open(name)
         position = read_position(store)
-        if position.offset and position.written_at < time.time_ns() // 1_000_000 - STALE_MS:
+        if position.offset and position.written_at < clock() - STALE_MS:
             # The changelog may have forgotten tombstones that this store has not seen.
             log.warning("shard %s: the local store was away for too long and is restored from zero", self.number)
             store.close()
-            shutil.rmtree(path)
-            store = RocksStore(path)
+            stores.remove(name)
+            store = stores.open(name)
         return store
 
     async def _check_sources(self) -> None:
@@ -177,7 +176,7 @@ class Shard(Partition):
         sources = [
             TopicPartition(topic, self.number) for topic in (self.setup.names.commands, self.setup.names.signals)
         ]
-        starts, ends = await self.setup.offsets.starts(sources), await self.setup.offsets.ends(sources)
+        starts, ends = await self.setup.kafka.starts(sources), await self.setup.kafka.ends(sources)
         for source in sources:
             following = self.applied(source.topic) + 1
             if not starts[source] <= following <= ends[source]:
@@ -209,7 +208,7 @@ class Shard(Partition):
             due = self._memory.next_due
             if self.state != "working" or due == NEVER:
                 await self.wake.wait()
-            elif (left := due / 1000 - time.time()) > 0:
+            elif (left := (due - self.setup.clock()) / 1000) > 0:
                 await wait_for(self.wake, min(left, 3600.0))
             elif await self._backlog_is_empty():
                 return
@@ -231,7 +230,7 @@ class Shard(Partition):
     async def work(self) -> None:
         """One unit, from the inbox to its commit; again on a new producer until it is committed or already applied."""
         batch = self.take()
-        clock = 0 if batch else time.time_ns() // 1_000_000
+        clock = 0 if batch else self.setup.clock()
         generation = self.generation
         for attempt in range(1, ATTEMPTS_MAX + 1):
             assert self._memory is not None and self._producer is not None
@@ -285,5 +284,5 @@ class Shard(Partition):
         """Committed: only now the changes go to the local store, in one batch with the changelog position."""
         assert self._memory is not None
         self._position = max(self._position, ends.get((self.setup.names.changelog, self.number), 0))
-        finished.changes[POSITION_KEY] = encode_position(self._position)
+        finished.changes[POSITION_KEY] = encode_position(self._position, self.setup.clock())
         self._memory.adopt(finished)

@@ -5,6 +5,7 @@ The changelog is the truth; a store can be thrown away at any time and is restor
 
 from __future__ import annotations
 
+import shutil
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,6 +33,16 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Gives back files and locks."""
+
+
+class Stores(Protocol):
+    """Where a worker's stores are kept, by name."""
+
+    def open(self, name: str) -> Store:
+        """Opens or makes a store. Raises :class:`StoreFailed` when it is locked or damaged."""
+
+    def remove(self, name: str) -> None:
+        """Removes a closed store."""
 
 
 class MemoryStore:
@@ -141,3 +152,18 @@ class RocksStore:
     def close(self) -> None:
         """Gives back files and the lock."""
         self._db.close()
+
+
+class RocksStores:
+    """RocksDB stores below one directory; one directory per worker instance."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def open(self, name: str) -> Store:
+        """Opens or makes a store. Raises :class:`StoreFailed` when it is locked or damaged."""
+        return RocksStore(self._directory / name)
+
+    def remove(self, name: str) -> None:
+        """Removes a closed store."""
+        shutil.rmtree(self._directory / name)

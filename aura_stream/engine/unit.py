@@ -20,8 +20,8 @@ from aura_stream.engine.table import Table, after, enter
 log = logging.getLogger(__name__)
 
 STATE_KEY = b"\xf0state"
-EXPIRY = b"\xf1"  # + key of a table value; the deadline of a value that expires carries it
-DEADLINES = b"\xf2"  # + due (8 bytes) + key
+DEADLINES = b"\xf2"  # + due (8 bytes) + one of the next two + name
+OF_ACTOR, OF_EXPIRY = b"a", b"x"  # the actor's own; a table value that expires, named by its full key
 
 JOURNAL_PART_MAX = 512 * 1024  # bytes; a journal record is split above, between commands
 SIGNALS_MAX, SIGNALS_BYTES_MAX = 500, 256 * 1024  # of one packed record
@@ -179,13 +179,15 @@ class Unit:
 
     def deadline(self, key: bytes, due: int) -> None:
         """Asks for a call of the actor's `deadline` with `key` once the shard's time has reached `due` (ms)."""
-        self._mark(DEADLINES + due.to_bytes(8, "big") + key, b"")
-        if due < self._shard.next_due:
-            self._shard.next_due = due
+        self._set_deadline(OF_ACTOR + key, due)
 
     def clear_deadline(self, key: bytes, due: int) -> None:
         """Takes a deadline back; `due` must be the time it was set for."""
-        self._mark(DEADLINES + due.to_bytes(8, "big") + key, None)
+        self._mark(DEADLINES + due.to_bytes(8, "big") + OF_ACTOR + key, None)
+
+    def partition_of(self, key: bytes) -> int:
+        """The partition that a record key belongs to."""
+        return self._shard.partitioner(key)
 
     def next_number(self, counter: str) -> int:
         """The next number of a dense count of this partition, from 1."""
@@ -197,13 +199,11 @@ class Unit:
     def read(self, table: Table[Any], full: bytes) -> Any:
         """The present value of a full key, decoded."""
         shard = self._shard
-        try:
-            return shard.young[full]
-        except KeyError:
-            pass
-        if full in shard.old:
-            value = shard.old[full]
-        else:
+        value = shard.young.get(full, _UNKNOWN)
+        if value is not _UNKNOWN:
+            return value
+        value = shard.old.get(full, _UNKNOWN)
+        if value is _UNKNOWN:
             encoded = shard.store.get(full)
             if encoded is None:
                 return None
@@ -225,7 +225,12 @@ class Unit:
 
     def expire(self, full: bytes, due: int) -> None:
         """Has the engine delete a value at `due`, unless it was changed to live longer."""
-        self.deadline(EXPIRY + full, due)
+        self._set_deadline(OF_EXPIRY + full, due)
+
+    def _set_deadline(self, name: bytes, due: int) -> None:
+        self._mark(DEADLINES + due.to_bytes(8, "big") + name, b"")
+        if due < self._shard.next_due:
+            self._shard.next_due = due
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Store and overlay together, in order. Changes during the scan are not seen."""
@@ -359,8 +364,8 @@ class Memory:
     ) -> tuple[Unit, int]:
         """Computes one unit from records in their order; returns it and how many records it took.
 
-        `clock` moves the shard's time when no command does. `recorded` are the inputs of a unit that ran before: then
-        deadlines fire exactly where they fired then (a rebuild).
+        `clock`, which goes with an empty batch, moves the shard's time when no command does. `recorded` are the inputs
+        of a unit that ran before: then deadlines fire exactly where they fired then (a rebuild).
         """
         self.applied, self.received = self.state.applied.copy(), self.state.received.copy()
         unit = Unit(self)
@@ -484,14 +489,13 @@ class Memory:
         for key in due:
             unit.fired += 1
             unit._mark(key, None)
-            name = key[len(DEADLINES) + 8 :]
-            error = unit.attempt(self._expire if name.startswith(EXPIRY) else self.actor.deadline, name)
+            kind, name = key[len(DEADLINES) + 8 :][:1], key[len(DEADLINES) + 9 :]
+            error = unit.attempt(self._expire if kind == OF_EXPIRY else self.actor.deadline, name)
             if error is not None:
                 raise EngineError(f"the deadline of {name!r} raised {error!r}") from error
         return self.next_due > unit.at
 
-    def _expire(self, unit: Unit, name: bytes) -> None:
-        full = name[len(EXPIRY) :]
+    def _expire(self, unit: Unit, full: bytes) -> None:
         table = Table.by_prefix[full[:1]]
         value = unit.read(table, full)
         # A value that was set again to live longer has a later deadline of its own.

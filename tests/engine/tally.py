@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from aura_stream.engine.errors import Poison
+from aura_stream.engine.kafka import RealKafka
 from aura_stream.engine.partitioner import Partitioner
-from aura_stream.engine.restore import Offsets
 from aura_stream.engine.shard import Setup, Shard
+from aura_stream.engine.store import RocksStores
 from aura_stream.engine.table import Table
 from aura_stream.engine.topics import Topic
 from aura_stream.engine.unit import Names, Record, Unit
@@ -105,18 +106,17 @@ def declared(prefix: str) -> list[Topic]:
     return [Topic(name, "", "", config=config.get(kind, {})) for kind, name in names(prefix)._asdict().items()]
 
 
-def make_setup(bootstrap: str, prefix: str, partitions: int, state_dir: Path | None) -> Setup:
+def make_setup(bootstrap: str, prefix: str, partitions: int, state_dir: Path) -> Setup:
     """What the shards of a run share."""
     return Setup(
         app_id=prefix,
-        bootstrap=bootstrap,
+        kafka=RealKafka(bootstrap),
         names=names(prefix),
         outputs=(),
         actor=TallyActor(),
         rules=b"{}",
         rules_hash="none",
-        state_dir=state_dir,
-        offsets=Offsets(bootstrap),
+        stores=RocksStores(state_dir),
         partitioner=Partitioner(partitions),
     )
 
@@ -147,7 +147,7 @@ def main() -> None:
         (setup.names.commands, setup.names.signals),
         make,
         on_ready=lambda: (home / "ready").touch(),
-        on_closed=setup.offsets.stop,
+        on_closed=setup.kafka.stop,
     )
     faust.Worker(app, loglevel="INFO", redirect_stdouts=False, quiet=True).execute_from_commandline()
 

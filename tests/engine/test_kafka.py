@@ -17,9 +17,10 @@ from aura_stream.engine import restore as restore_module
 from aura_stream.engine import transport
 from aura_stream.engine.driver import LogRecord
 from aura_stream.engine.errors import CommitFailed, DataLost, EngineError, Fenced
+from aura_stream.engine.kafka import RealKafka
 from aura_stream.engine.partition import Fetch
 from aura_stream.engine.producer import Message, TransactionalProducer
-from aura_stream.engine.restore import Offsets, encode_position, read_position, restore
+from aura_stream.engine.restore import encode_position, read_position, restore
 from aura_stream.engine.shard import Setup, Shard
 from aura_stream.engine.store import MemoryStore
 from aura_stream.engine.topics import Topic, TopicMismatch, apply_topics, check_topics
@@ -35,8 +36,8 @@ async def prefix(kafka: Any, unique: str) -> str:
 
 
 @pytest.fixture
-async def offsets(kafka: Any) -> AsyncIterator[Offsets]:
-    found = Offsets(kafka.bootstrap)
+async def log(kafka: Any) -> AsyncIterator[RealKafka]:
+    found = RealKafka(kafka.bootstrap)
     await found.start()
     yield found
     await found.stop()
@@ -125,7 +126,7 @@ def test_another_faust_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_stranger_s_open_transaction_makes_restore_wait_and_then_refuse(
-    kafka: Any, prefix: str, offsets: Offsets, monkeypatch: pytest.MonkeyPatch
+    kafka: Any, prefix: str, log: RealKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changelog = TopicPartition(f"{prefix}-changelog", 0)
     stranger = AIOKafkaProducer(
@@ -140,12 +141,10 @@ async def test_a_stranger_s_open_transaction_makes_restore_wait_and_then_refuse(
 
     monkeypatch.setattr(restore_module, "HANGING_S", 0.3)
     with pytest.raises(DataLost, match="find-hanging"):
-        await restore(MemoryStore(), changelog, bootstrap=kafka.bootstrap, offsets=offsets)
+        await restore(MemoryStore(), changelog, log)
 
     monkeypatch.setattr(restore_module, "HANGING_S", 30)
-    waiting = asyncio.create_task(
-        restore(store := MemoryStore(), changelog, bootstrap=kafka.bootstrap, offsets=offsets)
-    )
+    waiting = asyncio.create_task(restore(store := MemoryStore(), changelog, log))
     await stranger.abort_transaction()
     assert await waiting == 1
     assert store.get(b"k") == b"hidden behind it"
@@ -153,40 +152,38 @@ async def test_a_stranger_s_open_transaction_makes_restore_wait_and_then_refuse(
 
 
 async def test_restore_goes_on_from_where_the_store_stands_and_deletes_what_was_deleted(
-    kafka: Any, prefix: str, offsets: Offsets
+    kafka: Any, prefix: str, log: RealKafka
 ) -> None:
     changelog = TopicPartition(f"{prefix}-changelog", 0)
     owner = await started(kafka.bootstrap, f"{prefix}-0", changelog.topic)
     await owner.commit(owner.build([message(changelog.topic, b"1", b"a"), message(changelog.topic, b"1", b"b")]))
     store = MemoryStore()
-    assert await restore(store, changelog, bootstrap=kafka.bootstrap, offsets=offsets) == 2
+    assert await restore(store, changelog, log) == 2
     await owner.commit(owner.build([message(changelog.topic, b"2", b"a"), (changelog.topic, 0, b"b", None, [])]))
-    assert await restore(store, changelog, bootstrap=kafka.bootstrap, offsets=offsets) == 2
+    assert await restore(store, changelog, log) == 2
     assert (store.get(b"a"), store.get(b"b")) == (b"2", None)
-    assert read_position(store).offset == (await offsets.ends([changelog]))[changelog]
-    assert await restore(store, changelog, bootstrap=kafka.bootstrap, offsets=offsets) == 0
+    assert read_position(store).offset == (await log.ends([changelog]))[changelog]
+    assert await restore(store, changelog, log) == 0
     await owner.stop()
 
 
-async def test_a_changelog_that_is_shorter_than_the_store_is_data_lost(
-    kafka: Any, prefix: str, offsets: Offsets
-) -> None:
+async def test_a_changelog_that_is_shorter_than_the_store_is_data_lost(kafka: Any, prefix: str, log: RealKafka) -> None:
     store = MemoryStore()
-    store.write([(restore_module.POSITION_KEY, encode_position(500))])
+    store.write([(restore_module.POSITION_KEY, encode_position(500, 0))])
     with pytest.raises(DataLost, match="ends at 0"):
-        await restore(store, TopicPartition(f"{prefix}-changelog", 0), bootstrap=kafka.bootstrap, offsets=offsets)
+        await restore(store, TopicPartition(f"{prefix}-changelog", 0), log)
 
 
-async def test_a_changelog_that_is_another_one_is_data_lost(kafka: Any, prefix: str, offsets: Offsets) -> None:
+async def test_a_changelog_that_is_another_one_is_data_lost(kafka: Any, prefix: str, log: RealKafka) -> None:
     changelog = TopicPartition(f"{prefix}-changelog", 0)
     owner = await started(kafka.bootstrap, f"{prefix}-0", changelog.topic)
     state = b'{"seq":1}'
     await owner.commit(owner.build([message(changelog.topic, state, STATE_KEY)] * 3))
     await owner.stop()
     store = MemoryStore()
-    store.write([(restore_module.POSITION_KEY, encode_position(1)), (STATE_KEY, b'{"seq":9}')])
+    store.write([(restore_module.POSITION_KEY, encode_position(1, 0)), (STATE_KEY, b'{"seq":9}')])
     with pytest.raises(DataLost, match="another topic"):
-        await restore(store, changelog, bootstrap=kafka.bootstrap, offsets=offsets)
+        await restore(store, changelog, log)
 
 
 async def test_topics_are_created_once_and_checked(kafka: Any, unique: str) -> None:
@@ -270,7 +267,7 @@ async def test_a_unit_whose_commit_fails_runs_again_on_a_new_producer(
         await reached(lambda record=record: shard.applied(setup.names.commands) == record.offset)
     await reached(lambda: shard.counters.reopened == 3)
     await shard.close()
-    await setup.offsets.stop()
+    await setup.kafka.stop()
     assert not feeder.failed
     lines = [
         line for value in await values(kafka.bootstrap, setup.names.journal) for line in orjson.loads(value)["lines"]
@@ -296,7 +293,7 @@ async def test_five_failures_of_one_unit_stop_the_process(
     assert isinstance(feeder.failed[0], EngineError)
     assert shard.counters.reopened == 5
     await shard.release(gently=False)
-    await setup.offsets.stop()
+    await setup.kafka.stop()
 
 
 async def test_a_fenced_shard_that_is_not_the_owner_gives_up(kafka: Any, prefix: str, tmp_path: Path) -> None:
@@ -310,7 +307,7 @@ async def test_a_fenced_shard_that_is_not_the_owner_gives_up(kafka: Any, prefix:
     await reached(lambda: shard.state == "closed")
     assert not feeder.failed
     await rival.stop()
-    await setup.offsets.stop()
+    await setup.kafka.stop()
 
 
 async def test_a_fenced_shard_that_is_the_owner_takes_the_partition_back(
@@ -327,7 +324,7 @@ async def test_a_fenced_shard_that_is_the_owner_takes_the_partition_back(
         await rival.commit(rival.build([message(setup.names.journal, b"zombie")]))
     await rival.abandon()
     await shard.close()
-    await setup.offsets.stop()
+    await setup.kafka.stop()
 
 
 async def test_nothing_reaches_the_store_before_the_commit(
@@ -354,7 +351,7 @@ async def test_nothing_reaches_the_store_before_the_commit(
     assert shard._store is not None
     assert shard._store.get(b"Tkey") == b"[1,1]"
     await shard.close()
-    await setup.offsets.stop()
+    await setup.kafka.stop()
 
 
 async def test_lists_of_another_generation_are_dropped(kafka: Any, prefix: str, tmp_path: Path) -> None:
@@ -371,7 +368,7 @@ async def test_lists_of_another_generation_are_dropped(kafka: Any, prefix: str, 
     shard.put(records, 8)
     await reached(lambda: shard.applied(setup.names.commands) == records[-1].offset)
     await shard.close()
-    await setup.offsets.stop()
+    await setup.kafka.stop()
 
 
 async def test_a_log_that_lost_records_is_not_repaired_in_silence(kafka: Any, prefix: str, tmp_path: Path) -> None:
@@ -386,7 +383,7 @@ async def test_a_log_that_lost_records_is_not_repaired_in_silence(kafka: Any, pr
     assert isinstance(feeder.failed[0], DataLost)
     assert "42 comes next" in str(feeder.failed[0])
     await shard.release(gently=False)
-    await setup.offsets.stop()
+    await setup.kafka.stop()
 
 
 async def test_a_store_that_was_away_for_too_long_is_restored_from_zero(
@@ -405,13 +402,13 @@ async def test_a_store_that_was_away_for_too_long_is_restored_from_zero(
             shard.put([record], 1)
             await reached(lambda shard=shard: shard.counters.units == 1)
         await shard.close()
-    await setup.offsets.stop()
+    await setup.kafka.stop()
 
 
 def test_a_memory_reads_its_state_from_the_store(tmp_path: Path) -> None:
     store = MemoryStore()
     store.write([(STATE_KEY, b'{"seq":5,"applied":{"commands":9}}')])
-    setup = make_setup("127.0.0.1:1", "p", 1, None)
+    setup = make_setup("127.0.0.1:1", "p", 1, tmp_path)
     memory = Memory(
         0, actor=setup.actor, names=setup.names, store=store, partitioner=setup.partitioner, rules=b"", rules_hash=""
     )

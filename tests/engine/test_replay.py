@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from aura_stream.engine.kafka import RealKafka
 from aura_stream.engine.replay import Replay, ReplayDiffers
-from aura_stream.engine.restore import Offsets
 from aura_stream.engine.topics import apply_topics
 from aura_stream.engine.unit import Record, Unit
 from tests.engine.check import read_topic
@@ -31,8 +31,8 @@ async def test_a_replay_of_the_inputs_gives_the_same_journal_byte_for_byte(
 ) -> None:
     await apply_topics(kafka.bootstrap, declared(unique), partitions=PARTITIONS, replication=1)
     tallies = Tallies(kafka.bootstrap, unique, tmp_path)
-    offsets = Offsets(kafka.bootstrap)
-    await offsets.start()
+    log = RealKafka(kafka.bootstrap)
+    await log.start()
     try:
         worker = tallies.worker()
         for _ in range(5):
@@ -43,16 +43,16 @@ async def test_a_replay_of_the_inputs_gives_the_same_journal_byte_for_byte(
         recorded = await read_topic(kafka.bootstrap, tallies.names.journal)
         units = 0
         for partition in range(PARTITIONS):
-            replay = Replay(partition, kafka.bootstrap, tallies.names, PARTITIONS, lambda rules: TallyActor())
-            again = [pair async for pair in replay.run(offsets)]
+            replay = Replay(partition, log, tallies.names, PARTITIONS, lambda rules: TallyActor())
+            again = [pair async for pair in replay.run()]
             assert again == [(record.offset, record.value) for record in recorded[partition]]
             units += replay.units
         assert units > PARTITIONS
 
         with pytest.raises(ReplayDiffers, match=r"seq \d+: at byte"):
             for partition in range(PARTITIONS):
-                replay = Replay(partition, kafka.bootstrap, tallies.names, PARTITIONS, lambda rules: Generous())
-                [pair async for pair in replay.run(offsets)]
+                replay = Replay(partition, log, tallies.names, PARTITIONS, lambda rules: Generous())
+                [pair async for pair in replay.run()]
     finally:
         tallies.stop()
-        await offsets.stop()
+        await log.stop()
