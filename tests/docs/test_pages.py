@@ -1,0 +1,138 @@
+"""The documentation says what the code says: built parts are fresh, named tests exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+import topics
+from agents.worker import NAMES
+from aura_stream.cli import COMMANDS
+from aura_stream.domain.commands import COMMAND_TYPES
+from aura_stream.settings import Settings
+from docs import build
+from tests.docs.pages import ROOT, links, name_of, named_tests, pages
+from web.contract import load_contract
+
+_EVENT = re.compile(r'"((?:transfer|deposit|hold|account|command)\.[a-z_]+)"')
+
+
+@pytest.mark.parametrize("page", build.PAGES)
+def test_built_parts_are_fresh(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+
+    assert build.build(page) == text, f"{page} is stale; run: python -m docs.build"
+
+
+def test_every_built_part_is_used() -> None:
+    texts = "".join((ROOT / page).read_text(encoding="utf-8") for page in build.PAGES)
+
+    assert set(re.findall(r"<!-- built: (\w+) -->", texts)) == set(build.BLOCKS)
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_every_named_test_exists(page: Path) -> None:
+    for file, name in named_tests(page):
+        source = ROOT / file
+        assert source.exists(), f"{name_of(page)} names {file}, which is not there"
+        assert re.search(rf"^(async def|def|class) {name}\b|^{name} =", source.read_text(encoding="utf-8"), re.M), (
+            f"{name_of(page)} names {file}::{name}, which is not there"
+        )
+
+
+def test_every_guarantee_names_a_test() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("| promise |") : text.index("### What is not promised")]
+    rows = [line for line in section.splitlines()[2:] if line.startswith("|")]
+
+    assert len(rows) >= 10
+    assert [row for row in rows if "tests/" not in row] == []
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    broken = [target for target in links(page) if not (page.parent / target).exists()]
+
+    assert broken == []
+
+
+def test_every_command_of_the_shell_and_target_of_make_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        named = set(re.findall(r"[`/]aura ([a-z]+)", text))
+        assert named <= set(COMMANDS), f"{name_of(page)}: {sorted(named - set(COMMANDS))}"
+        made = set(re.findall(r"`make ([a-z]+)", text))
+        assert made <= targets, f"{name_of(page)}: {sorted(made - targets)}"
+
+
+def test_every_named_setting_exists() -> None:
+    known = {f"AURA_{name.upper()}" for name in Settings.model_fields} | {
+        *("AURA_DEMO_SECONDS", "AURA_EMBEDDED"),
+        *re.findall(r"AURA_[A-Z_]+", (ROOT / ".env.example").read_text(encoding="utf-8")),
+    }
+    for page in pages():
+        named = set(re.findall(r"AURA_[A-Z_]+[A-Z]", page.read_text(encoding="utf-8")))
+        assert named <= known, f"{name_of(page)}: {sorted(named - known)}"
+
+
+def test_the_kafka_guide_names_every_event() -> None:
+    sources = [*(ROOT / "aura_stream/domain").glob("*.py"), ROOT / "agents/ledger.py"]
+    events = {event for source in sources for event in _EVENT.findall(source.read_text(encoding="utf-8"))}
+    events |= {"transfer.failed", "deposit.failed", "hold.failed"}
+    guide = (ROOT / "docs/guide/kafka-door.md").read_text(encoding="utf-8")
+
+    missing = [event for event in sorted(events - set(COMMAND_TYPES)) if f"`{event}`" not in guide]
+
+    assert missing == []
+
+
+def test_the_http_guide_names_every_route() -> None:
+    guide = (ROOT / "docs/guide/http.md").read_text(encoding="utf-8")
+
+    missing = [
+        f"{operation.method} {operation.path}"
+        for operation in load_contract().operations.values()
+        if f"`{operation.method} {operation.path}`" not in guide
+    ]
+
+    assert missing == []
+
+
+def test_the_sql_guide_names_every_table_view_and_function() -> None:
+    migration = (ROOT / "aura_stream/sql/migrations/0001_ledger.sql").read_text(encoding="utf-8")
+    public = set(re.findall(r"CREATE (?:TABLE|VIEW) ledger\.(\w+)", migration)) | {"balance_as_of", "normal_side"}
+    guide = (ROOT / "docs/guide/sql.md").read_text(encoding="utf-8")
+
+    assert [name for name in sorted(public) if f"`{name}" not in guide] == []
+
+
+def test_shown_messages_follow_the_schemas() -> None:
+    run = build.Example()
+
+    seen = 0
+    for schema, values in _messages(run):
+        validator = jsonschema_rs.Draft202012Validator(schema)
+        for value in values:
+            assert list(validator.iter_errors(value)) == []
+            seen += 1
+
+    assert seen > 15
+
+
+def _messages(run: build.Example) -> Iterable[tuple[dict[str, Any], list[Any]]]:
+    for topic in topics.ALL:
+        if not topic.schema:
+            continue
+        schema = json.loads((ROOT / "topics/schemas" / topic.schema).read_text(encoding="utf-8"))
+        values = run.messages(topic.name)
+        if topic.name == NAMES.commands:
+            # What the schema cannot know, the number of places of an asset, is the dead letter's fault.
+            values = values[:-1]
+        yield schema, values
