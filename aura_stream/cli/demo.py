@@ -9,8 +9,10 @@ import sys
 from types import FrameType
 from typing import Annotated
 
+import asyncpg
 import typer
 import uvloop
+from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from aura_stream.cli import CHECK_FAILED, emit, paint, say
@@ -18,6 +20,7 @@ from aura_stream.demo.runner import Addresses, Options, Runner
 from aura_stream.demo.stage import Stage
 from aura_stream.demo.verdict import Verdict
 from aura_stream.demo.view import Screen, View, as_json, summary
+from aura_stream.settings import SetupError
 
 SECONDS_WITHOUT_TERMINAL = 60.0
 HTTP_SHARE = 0.1
@@ -103,6 +106,13 @@ async def _play(options: Options, stage: Stage, console: Console) -> tuple[Runne
         return runner, await playing
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+    except (OSError, TimeoutError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise SetupError(
+            "The demo could not go on.",
+            where=runner.phase,
+            why="; ".join([f"{type(error).__name__}: {error}", *stage.ended()]),
+            fix="aura demo --keep, and read the logs in the directory it names",
+        ) from error
 
 
 def _report(runner: Runner, verdict: Verdict, as_data: bool) -> None:

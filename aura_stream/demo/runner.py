@@ -99,6 +99,8 @@ class Runner:
             await self._http.start()
             await self.topics.start()
             watchers = [asyncio.create_task(work) for work in (self.topics.run(), self.database.run(), self._guard())]
+            for watcher in watchers:
+                watcher.add_done_callback(self._failed)
             await self._open_accounts()
             await self._play()
             await self._come_to_rest()
@@ -197,10 +199,7 @@ class Runner:
         for task in tasks:
             task.cancel()
         for task in tasks:
-            try:
-                await task
-            except asyncio.CancelledError:
-                continue
+            await asyncio.wait([task])
 
     # --- sending ---
 
@@ -231,6 +230,12 @@ class Runner:
         task = asyncio.create_task(send())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._failed)
+
+    def _failed(self, task: asyncio.Task[None]) -> None:
+        """Notes an error of the demo itself: what it has not seen it cannot judge."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.problems.append(f"the demo itself failed: {error!r}")
 
     def _sending(self, step: Step, at: float) -> None:
         if step.raw is None:

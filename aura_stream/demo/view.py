@@ -29,6 +29,11 @@ class View:
         self._runner = runner
         self._kafka, self._http, self._decided, self._entries = Rate(), Rate(), Rate(), Rate()
 
+    @property
+    def phase(self) -> str:
+        """What the runner is at."""
+        return self._runner.phase
+
     def line(self) -> str:
         """All that matters in one line."""
         runner, figures, rows = self._runner, self._runner.book.figures, self._runner.database.rows
@@ -56,8 +61,8 @@ class View:
         right = [self._statuses(), "", *self._reasons(room)]
         body = Table.grid(padding=(0, 3), expand=True)
         body.width = width
-        body.add_column(ratio=1)
-        body.add_column(ratio=1)
+        body.add_column(ratio=11)
+        body.add_column(ratio=9)
         if width >= _TWO_COLUMNS:
             body.add_row(Group(*left), Group(*right))
         else:
@@ -183,8 +188,8 @@ def summary(runner: Runner, verdict: Verdict) -> RenderableType:
     reasons = _counts("Refused", figures.reasons, 100)
     dead = _counts("Dead letters", figures.dead_letters, 100)
     top = Table.grid(padding=(0, 3), expand=True)
-    top.add_column(ratio=1)
-    top.add_column(ratio=1)
+    top.add_column(ratio=11)
+    top.add_column(ratio=9)
     answers = _counts("HTTP answers", figures.answers, 100)
     top.add_row(Group(commands, "", statuses, "", latency, "", answers), Group(reasons, "", dead))
     return Group("", top, "", _findings(verdict))
@@ -315,7 +320,8 @@ class Screen:
         self._console = console
         self._view = view
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._line_at = time.monotonic()
+        self._line_at = 0.0
+        self._phase = ""
 
     def __enter__(self) -> Screen:
         if self._live is not None:
@@ -331,6 +337,6 @@ class Screen:
         if self._live is not None:
             width, height = self._console.size
             self._live.update(self._view.frame(width, height), refresh=True)
-        elif time.monotonic() - self._line_at >= self.LINE_EVERY_S:
-            self._line_at = time.monotonic()
+        elif self._view.phase != self._phase or time.monotonic() - self._line_at >= self.LINE_EVERY_S:
+            self._phase, self._line_at = self._view.phase, time.monotonic()
             print(self._view.line(), file=self._console.file, flush=True)
