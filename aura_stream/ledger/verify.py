@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
+
+from aura_stream.journal import JOURNALS_PER_PARTITION
 
 if TYPE_CHECKING:
     import asyncpg
@@ -71,17 +73,22 @@ async def verify(connection: asyncpg.Connection[asyncpg.Record], settle_s: float
     return results
 
 
-async def digest(connection: asyncpg.Connection[asyncpg.Record]) -> str:
+async def digest(connection: asyncpg.Connection[asyncpg.Record], until: Mapping[int, int] | None = None) -> str:
     """The sha256 of all entries, ordered by partition, journal and leg; two ledgers with the same money have the same.
 
-    Times of writing are not in it, so a rebuild gives the same digest.
+    `until` bounds it: partition to its last journal id; others are left out. Times of writing are not in it, so a
+    rebuild gives the same digest.
     """
     total = sha256()
+    where = ""
+    if until is not None:
+        bounds = [f"journal_id BETWEEN {p * JOURNALS_PER_PARTITION} AND {last}" for p, last in sorted(until.items())]
+        where = f"WHERE {' OR '.join(bounds) or 'false'}"
 
     async def feed(chunk: bytes) -> None:
         total.update(chunk)
 
-    await connection.copy_from_query(_DIGEST, output=feed, format="text")
+    await connection.copy_from_query(_DIGEST.format(where=where), output=feed, format="text")
     return total.hexdigest()
 
 
@@ -89,6 +96,7 @@ _DIGEST: Final = """
 SELECT partition, journal_id, leg, transaction_id, tenant_id, account_id, asset, amount, layer,
     (extract(epoch FROM effective_at) * 1000000)::bigint, (extract(epoch FROM posted_at) * 1000000)::bigint
 FROM ledger.entries
+{where}
 ORDER BY journal_id, leg
 """
 
