@@ -1,0 +1,71 @@
+"""A worker refuses to start on topics that are not as declared, and nothing outlives the signal that ends it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.conftest import new_client
+from tests.e2e.stack import E2EStack, eventually, processes_below
+from tests.invariants.coherent import assert_coherent
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[E2EStack]:
+    """Services without topics."""
+    found = E2EStack(tmp_path_factory.mktemp("bare"))
+    try:
+        found.start_services(apply_topics=False)
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.mark.parametrize("role", ["ledger", "sink"])
+async def test_a_worker_refuses_missing_topics(bare: E2EStack, role: str) -> None:
+    result = await bare.aura("worker", role)
+    assert result.returncode == 3, result.stderr
+    for text in ("aura.commands.v1", "aura topics apply", bare.bootstrap):
+        assert text in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+async def test_a_worker_refuses_another_number_of_partitions(bare: E2EStack) -> None:
+    applied = await bare.aura("topics", "apply")
+    assert applied.returncode == 0, applied.stderr
+    for role in ("ledger", "sink"):
+        result = await bare.aura("worker", role, AURA_PARTITIONS="5")
+        assert result.returncode == 3, result.stderr
+        for text in ("with 4 partitions, 5 are configured", "AURA_PARTITIONS", "configure 4"):
+            assert text in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_leaves_no_process(bare: E2EStack, number: signal.Signals) -> None:
+    await bare.aura("topics", "apply")
+    client = new_client(bare, seed=int(number))
+    names = [(await bare.start(role)).name for role in ("ledger", "sink", "api")]
+    await client.prepare()
+    for name in names:
+        assert await bare.terminate(name, number) in (0, 128 + number), bare.logs()
+
+    async def left() -> str:
+        services = {bare.local.kafka.pid, bare.local.postgres.pid}
+        below = [(pid, command) for pid, command in processes_below(bare.local.home) if pid not in services]
+        return str([one for one in below if "aura_stream" in one[1]] or "")
+
+    await eventually(left, 10, "nothing of the roles is left")
+
+
+async def test_a_stopped_ledger_goes_on_where_it_was(bare: E2EStack) -> None:
+    for role in ("ledger", "sink"):
+        await bare.start(role)
+    await bare.quiet()
+    rows = await bare.fetch("SELECT count(*) AS n FROM ledger.transactions")
+    assert rows[0]["n"] == 96, "what both clients had sent"
+    assert assert_coherent is not None
