@@ -232,10 +232,23 @@ class Shard(Partition):
         batch = self.take()
         clock = 0 if batch else self.setup.clock()
         generation = self.generation
+        looked_again = False
         for attempt in range(1, ATTEMPTS_MAX + 1):
             assert self._memory is not None and self._producer is not None
             started = time.monotonic()
-            unit, taken = self._memory.run(batch, clock=clock)
+            try:
+                unit, taken = self._memory.run(batch, clock=clock)
+            except EngineError as error:
+                # Who was frozen reads what another owner's decisions led to, and knows nothing of them. Only a state
+                # that was restored behind the fence says that something is broken.
+                if looked_again:
+                    raise
+                looked_again = True
+                log.warning("shard %s: %s; it looks at the log again before it believes that", self.number, error)
+                if not await self.fetch.owns(self.number):
+                    raise Gone from error
+                await self._reopen()
+                continue
             if not unit.inputs:
                 break
             finished = unit.finish()
