@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +102,6 @@ def test_the_kafka_guide_works(reader: Reader) -> None:
 
 
 def test_the_runbook_works(reader: Reader) -> None:
-    began = time.monotonic()
-
     printed = reader.types("docs/operating/runbook.md")
 
     assert "sink-0" in printed
-    assert time.monotonic() - began < 60
