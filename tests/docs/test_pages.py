@@ -113,6 +113,16 @@ def test_the_sql_guide_names_every_table_view_and_function() -> None:
     assert [name for name in sorted(public) if f"`{name}" not in guide] == []
 
 
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_every_shown_json_is_json_and_a_message_follows_its_schema(page: Path) -> None:
+    for block in re.findall(r"^```json\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        shown = json.loads(block)
+        name = "transaction-event.json" if "version" in shown else "command.json" if "issued_at" in shown else ""
+        if name and shown.get("data", {}).get("amount") != "1.234":
+            schema = json.loads((ROOT / "topics/schemas" / name).read_text(encoding="utf-8"))
+            assert list(jsonschema_rs.Draft202012Validator(schema).iter_errors(shown)) == []
+
+
 def test_shown_messages_follow_the_schemas() -> None:
     run = build.Example()
 
