@@ -45,8 +45,8 @@ def test_a20_contract_holds_under_fuzzing(backend: Backend, tmp_path: Path) -> N
             text=True,
             timeout=150,
             check=False,
-            cwd=HERE,
-            env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path / "hypothesis")},
+            cwd=tmp_path,
+            env=os.environ | {"SCHEMATHESIS_HOOKS": str(HERE / "fuzz_hooks.py")},
         )
     finally:
         api.stop()
