@@ -100,10 +100,10 @@ class Journal:
         """Disconnects."""
         await self._consumer.stop()
 
-    async def values(self) -> list[bytes]:
-        """What has come since the last call; waits a moment when there is nothing."""
+    async def records(self) -> list[tuple[bytes, int]]:
+        """Value and time of what has come since the last call; waits a moment when there is nothing."""
         fetched = await self._consumer.getmany(timeout_ms=100)
-        return [record.value for records in fetched.values() for record in records]
+        return [(record.value, record.timestamp) for records in fetched.values() for record in records]
 
 
 def lines_of(value: bytes) -> tuple[int, int]:

@@ -36,6 +36,11 @@ SELECT count(DISTINCT (u.partition, u.committed_at))
 FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS k (partition, low, high)
 JOIN ledger.units u ON u.partition = k.partition AND u.seq > k.low AND u.seq <= k.high
 """
+_TAKEN = """
+SELECT u.partition, u.seq, extract(epoch FROM u.committed_at)::float8 * 1000
+FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS k (partition, low, high)
+JOIN ledger.units u ON u.partition = k.partition AND u.seq > k.low AND u.seq <= k.high
+"""
 
 
 @dataclass(slots=True)
@@ -143,6 +148,12 @@ class Observer:
         """How many transactions of the sink that took."""
         assert self._connection is not None
         return int(await self._connection.fetchval(_COMMITS, *_ranges(self._low, self._high)))
+
+    async def taken_ms(self) -> dict[tuple[int, int], float]:
+        """When the sink began the transaction that wrote each unit (partition, seq); ms since 1970."""
+        assert self._connection is not None
+        rows = await self._connection.fetch(_TAKEN, *_ranges(self._low, self._high))
+        return {(row[0], row[1]): row[2] for row in rows}
 
     async def _positions(self) -> dict[int, int]:
         assert self._connection is not None

@@ -1,6 +1,8 @@
 """Where the time goes: py-spy looks at a running worker from outside, so nothing of it is in the product.
 
-It samples the Python stacks of all threads that are running (not waiting), a few hundred times a second.
+It samples, some hundred times a second, the stack of the thread that holds the interpreter's lock. Without that it
+would take an event loop that waits in native code for a busy one. What native code does without the lock (RocksDB, the
+kernel) is not seen; the shares are of what is.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Profiler:
         self._stacks.unlink(missing_ok=True)
         self._child = subprocess.Popen(
             [
-                *(program(), "record", "--pid", str(self._pid), "--rate", str(RATE), "--format", "raw"),
+                *(program(), "record", "--pid", str(self._pid), "--rate", str(RATE), "--gil", "--format", "raw"),
                 *("--output", str(self._stacks), "--duration", "100000"),
             ],
             stdin=subprocess.DEVNULL,

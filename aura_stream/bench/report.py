@@ -13,6 +13,7 @@ from aura_stream import SetupError
 from aura_stream.bench.baseline import CONNECTIONS
 from aura_stream.bench.figures import Spread, ratio, spread
 from aura_stream.bench.loads import MEANING
+from aura_stream.bench.open_loop import STAGES
 
 AIMS: Final = {"one-hop": 6.0, "between": 3.0, "hot": 8.0}
 """How many times the baseline we want to be."""
@@ -130,6 +131,18 @@ def sections(results: Json) -> list[tuple[str, list[str], list[list[str]]]]:
                 if run["load"] != "one-hop" or row == "final_row"
             ],
         ),
+        (
+            "Where the latency of the first row is spent, ms (p50 / p99): due, in Kafka, decided, at the sink, seen",
+            ["load", "rate", *STAGES],
+            [
+                [
+                    run["load"],
+                    f"{run['rate']:,.0f}/s",
+                    *(f"{run['stages'][name]['p50_ms']:.1f} / {run['stages'][name]['p99_ms']:.1f}" for name in STAGES),
+                ]
+                for run in results["open_loop"]
+            ],
+        ),
         ("Restore and memory", ["what", "measured", "aim"], _single(results)),
     ]
 
@@ -161,7 +174,7 @@ def markdown(results: Json) -> str:
         ]
         head = ["function", "own time", "microseconds per transfer"]
         lines = [_row(head), _row(["---"] * 3), *(_row(row) for row in rows)]
-        title = f"Where the {profile['role']}'s time goes, {profile['load']}: {profile['cpu_us_per_transfer']:.0f} us"
+        title = f"Where the {profile['role']}'s time goes, {profile['what']}: {profile['cpu_us_per_transfer']:.0f} us"
         parts.append(f"### {title} of CPU per transfer\n\n" + "\n".join(lines))
     parts.append("Checked: " + "; ".join(results["checks"]) + ".")
     return "\n\n".join(parts)

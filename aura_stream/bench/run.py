@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,19 +23,21 @@ from aura_stream import SetupError
 from aura_stream.bench import loads
 from aura_stream.bench.baseline import CONNECTIONS, Baseline
 from aura_stream.bench.figures import latency
-from aura_stream.bench.generator import Done, Plan, due_ns
+from aura_stream.bench.generator import Plan
 from aura_stream.bench.kafka import Backlog, Journal, lines_of, produce
-from aura_stream.bench.loads import ONE_HOP, Command, by_partition, index_of
+from aura_stream.bench.loads import BETWEEN, ONE_HOP, Command, by_partition
 from aura_stream.bench.machine import Meter, cpu_s, describe, memory_mb
 from aura_stream.bench.observer import LATENCY_POLL_S, Observer, Totals
+from aura_stream.bench.open_loop import Generator, places, since_due, stages
 from aura_stream.bench.profile import Profiler, text
 from aura_stream.embedded.local import ROLE_GRACE_S, ROLE_TIMEOUT_S, LocalStack
 from aura_stream.embedded.processes import Process, free_port
-from aura_stream.journal import DECODE, ChangeLine, TransactionLine
 from aura_stream.settings import Settings, load_settings
 
 SKIPPABLE = ("baseline", "sink", "open-loop", "restore")
 WARM_UP_SHARE = 10
+WARM_UP_RATE = 500.0
+ATTACH_S = 1.5  # what a profiler needs; it does not say when it has attached
 ACCOUNTS_AT_ONCE = 50_000
 _OPENED = re.compile(r"^\[([\d-]+ [\d:,]+)\].*shard \d+: open, (\d+) records restored", re.MULTILINE)
 _ASSIGNED = re.compile(r"^\[([\d-]+ [\d:,]+)\].*Setting newly assigned partitions", re.MULTILINE)
@@ -49,6 +51,7 @@ class Options:
     commands: int = 100_000
     rounds: int = 3
     seconds: float = 10.0
+    warm_up: float = 30.0
     rates: tuple[str, ...] = ("2000", "10000")
     ledgers: int = 1
     sinks: int = 1
@@ -236,7 +239,15 @@ class Bench:
         self.say(f"{customers} customers with two funded accounts each in {time.monotonic() - began:.1f} s")
 
     async def _warm_up(self) -> None:
-        """One small drain of each load and a second of the baseline: a cold JVM says nothing about a ledger."""
+        """Small units of work for a while, then a small drain of each load and a second of the baseline.
+
+        The broker's JVM needs some thousand transactions until they cost it a tenth of what the first ones did; a cold
+        one says nothing about a ledger.
+        """
+        if self.options.warm_up:
+            result = await self._paced(BETWEEN, WARM_UP_RATE, self._count(WARM_UP_RATE, self.options.warm_up))
+            each_ms = result["cpu"]["kafka"] / result["units"] * 1000
+            self.say(f"warmed up; Kafka took {each_ms:.1f} ms of CPU per unit of work")
         count = max(100, self.options.commands // WARM_UP_SHARE)
         for load in self.options.loads:
             await self._drain(load, count)
@@ -309,7 +320,7 @@ class Bench:
                 await backlog.release()
                 sent = changed = 0
                 while (sent if load == ONE_HOP else changed) < count:
-                    for value in await journal.values():
+                    for value, _ in await journal.records():
                         more_sent, more_changed = lines_of(value)
                         sent, changed = sent + more_sent, changed + more_changed
                 ledger_s = time.monotonic() - began
@@ -317,13 +328,11 @@ class Bench:
         finally:
             await journal.close()
         self._even_start()
-        meter = self._meter()
         watching = asyncio.create_task(
             self.observer.watch(_all_final(load, count), what=f"the sink's {count} transfers of {load}")
         )
         await self._start("sink", self.options.sinks)
         ended, sightings = await watching
-        cpu = meter.read() | {"sink": sum(cpu_s(process.pid) for process in self.roles["sink"])}
         self._transfers += count
         # From its first commit on: what it did before that was starting. That commit's transfers do not count either.
         first_ns = min(times[0] for times in sightings.times.values())
@@ -338,7 +347,6 @@ class Bench:
                 "ledger_per_second": count / ledger_s,
                 "ledger_cpu": ledger_cpu,
                 "sink_per_second": written / seconds,
-                "sink_cpu": cpu,
                 "units_per_commit": totals.units / max(1, await self.observer.commits()),
             }
         )
@@ -355,94 +363,103 @@ class Bench:
         drained: list[float] = [drain["per_second"] for drain in self.results.drains if drain["load"] == load]
         return float(rate[:-1]) / 100 * median(drained)
 
+    def _count(self, rate: float, seconds: float) -> int:
+        return max(1, int(rate * seconds))
+
     async def _open_loop(self, load: str, rate: float) -> None:
-        """Commands at a fixed rate; latency from the time each was due to the time its row was seen committed."""
-        section, count = next(self._sections), max(1, int(rate * self.options.seconds))
-        plan = Plan(self.bootstrap, self.options.partitions, load, section, count, rate)
-        generator = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "aura_stream.bench.generator"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+        """Commands at a fixed rate, after some seconds that do not count: small units are other work."""
+        seconds = self.options.seconds
+        await self._paced(load, rate, self._count(rate, max(1.0, seconds / 2)))
+        result = await self._paced(load, rate, self._count(rate, seconds))
+        self.results.open_loop.append(result)
+        final = result["final_row"]
+        self.say(
+            f"{load} at {rate:,.0f}/s: p50 {final['p50_ms']:.1f}, p90 {final['p90_ms']:.1f}, "
+            f"p99 {final['p99_ms']:.1f}, max {final['max_ms']:.0f} ms "
+            f"(others used {result['cpu']['others_percent']:.0f} % of the machine)"
         )
-        assert generator.stdin is not None and generator.stdout is not None
+
+    async def _paced(self, load: str, rate: float, count: int) -> dict[str, Any]:
+        """Latency from the time each command was due to the time its row was seen committed."""
+        section = next(self._sections)
+        plan = Plan(self.bootstrap, self.options.partitions, load, section, count, rate)
         journal = Journal(self.bootstrap, self.options.partitions)
         await journal.open()
+        generator = await Generator.launch(plan)
         try:
-            generator.stdin.write(msgspec.json.encode(plan) + b"\n")
-            if (await generator.stdout.readline()).strip() != b"ready":
-                raise SetupError("The load generator did not start.", where="aura_stream.bench.generator")
             self._even_start()
             await self.observer.mark()
             meter = self._meter()
-            start_ns = time.monotonic_ns() + 200_000_000
-            generator.stdin.write(b"%d\n" % start_ns)
-            _, sightings = await self.observer.watch(
-                _all_final(load, count),
-                poll_s=LATENCY_POLL_S,
-                add_every_s=0.25,
-                what=f"{count} transfers of {load} at {rate:,.0f}/s",
+            start_ns = await generator.start()
+            what = f"{count} transfers of {load} at {rate:,.0f}/s"
+            _, seen = await self.observer.watch(
+                _all_final(load, count), poll_s=LATENCY_POLL_S, add_every_s=0.25, what=what
             )
-            done = msgspec.json.decode(await generator.stdout.readline(), type=Done)
-            await generator.wait()
+            done = await generator.end()
             cpu = meter.read()
-            first, final = await _rows_of(journal, section, count, one_hop=load == ONE_HOP)
+            first, final = await places(journal, plan)
         finally:
-            if generator.returncode is None:
-                generator.kill()
-                await generator.wait()
+            await generator.kill()
             await journal.close()
         self._transfers += count
         totals = await self.observer.totals()
         cpu["generator"] = done.cpu_s  # a part of the bench's
-
-        def since_due(rows: dict[int, tuple[int, int]]) -> Iterator[float]:
-            for index, (partition, seq) in rows.items():
-                seen = sightings.seen_at(partition, seq)
-                assert seen is not None  # the observer waited for the last one
-                yield (seen - due_ns(start_ns, rate, index)) / 1000
-
-        committed, settled = latency(since_due(first)), latency(since_due(final))
+        committed = latency(since_due(plan, start_ns, first, seen))
+        settled = latency(since_due(plan, start_ns, final, seen))
         assert committed is not None and settled is not None
-        self.results.open_loop.append(
-            {
-                "load": load,
-                "rate": rate,
-                "sent": count,
-                "first_row": asdict(committed),
-                "final_row": asdict(settled),
-                "generator_late_ms_max": done.late_ms_max,
-                "commands_per_unit": totals.transactions / totals.units,
-                "units_per_commit": totals.units / max(1, await self.observer.commits()),
-                "cpu": cpu,
-            }
-        )
-        self.say(
-            f"{load} at {rate:,.0f}/s: p50 {settled.p50_ms:.1f}, p90 {settled.p90_ms:.1f}, p99 {settled.p99_ms:.1f}, "
-            f"max {settled.max_ms:.0f} ms (others used {cpu['others_percent']:.0f} % of the machine)"
-        )
+        return {
+            "load": load,
+            "rate": rate,
+            "sent": count,
+            "first_row": asdict(committed),
+            "final_row": asdict(settled),
+            "stages": stages(plan, start_ns, first, seen, await self.observer.taken_ms()),
+            "generator_late_ms_max": done.late_ms_max,
+            "units": totals.units,
+            "commands_per_unit": totals.transactions / totals.units,
+            "units_per_commit": totals.units / max(1, await self.observer.commits()),
+            "cpu": cpu,
+        }
 
     async def _profile(self, load: str) -> None:
-        """One more drain with a profiler at the first process of each role."""
+        """One more drain, and one more time at the first rate, with a profiler at the first process of each role."""
+        count = self.options.commands
+        await self._profiled(f"{load}-drain", f"{load}, draining", count, lambda: self._drain(load, count))
+        if "open-loop" not in self.options.skip and self.options.rates:
+            rate = self._rate(load, self.options.rates[0])
+            count = self._count(rate, self.options.seconds)
+            await self._profiled(
+                f"{load}-paced", f"{load}, {rate:,.0f}/s", count, lambda: self._paced(load, rate, count)
+            )
+
+    async def _profiled(
+        self, name: str, what: str, count: int, work: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+    ) -> None:
         folder = self.options.profile_dir
         folder.mkdir(parents=True, exist_ok=True)
         profilers = {}
         for role, processes in self.roles.items():
             pid = processes[0].pid
             assert pid is not None
-            profilers[role] = Profiler(pid, folder / f"{load}-{role}.stacks")
+            profilers[role] = Profiler(pid, folder / f"{name}-{role}.stacks")
             profilers[role].start()
-        await asyncio.sleep(1.5)  # until they have attached; they say nothing when they have
-        drained = await self._drain(load, self.options.commands)
+        await asyncio.sleep(ATTACH_S)
+        measured = await work()
         for role, profiler in profilers.items():
             found = profiler.stop()
-            each_us = drained["cpu"][role] / drained["transfers"] * 1e6
-            path = folder / f"{load}-{role}.txt"
-            path.write_text(text(f"{role}, {load}", found, each_us), encoding="utf-8")
-            top = [asdict(cost) for cost in found[:15]]
+            each_us = measured["cpu"][role] / count * 1e6
+            path = folder / f"{name}-{role}.txt"
+            path.write_text(text(f"{role}, {what}", found, each_us), encoding="utf-8")
             self.results.profiles.append(
-                {"load": load, "role": role, "cpu_us_per_transfer": each_us, "file": str(path), "top": top}
+                {
+                    "what": what,
+                    "role": role,
+                    "cpu_us_per_transfer": each_us,
+                    "file": str(path),
+                    "top": [asdict(cost) for cost in found[:15]],
+                }
             )
-            self.say(f"{load}, {role}: {each_us:.1f} us of CPU per transfer, profile in {path}")
+            self.say(f"{what}: {role} {each_us:.1f} us of CPU per transfer, profile in {path}")
 
     async def _check_books(self) -> None:
         """Exact or worthless: every transfer completed, everything sums to zero, nothing under way."""
@@ -516,30 +533,6 @@ def _all_final(load: str, count: int) -> Callable[[Totals], bool]:
     if load == ONE_HOP:
         return lambda totals: totals.transactions == count
     return lambda totals: totals.transactions == totals.changes == count
-
-
-async def _rows_of(
-    journal: Journal, section: int, count: int, *, one_hop: bool
-) -> tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]]]:
-    """Which unit (partition, seq) began, and which ended, each command of a section: read from the journal."""
-    first: dict[int, tuple[int, int]] = {}
-    final: dict[int, tuple[int, int]] = {}
-    index_by_id: dict[str, int] = {}
-    while len(first) < count or len(final) < count:
-        for value in await journal.values():
-            unit = DECODE(value)
-            place = unit.partition, unit.seq
-            for line in unit.lines:
-                if isinstance(line, TransactionLine):
-                    index = index_of(section, line.command_id)
-                    if index is not None:
-                        index_by_id[line.id] = index
-                        first[index] = place
-                        if one_hop:
-                            final[index] = place
-                elif isinstance(line, ChangeLine) and line.id in index_by_id:
-                    final[index_by_id[line.id]] = place
-    return first, final
 
 
 def _time_of(stamp: str) -> float:

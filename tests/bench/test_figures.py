@@ -10,6 +10,7 @@ from rich.console import Console
 
 from aura_stream import SetupError
 from aura_stream.bench.figures import Latency, Spread, latency, ratio, spread
+from aura_stream.bench.open_loop import STAGES
 from aura_stream.bench.report import BEGIN, END, best_of, markdown, summary, tables, write_docs
 
 
@@ -79,6 +80,7 @@ def measured() -> dict[str, Any]:
                 "rate": 2000.0,
                 "first_row": percentiles,
                 "final_row": percentiles,
+                "stages": {name: {"p50_ms": 4.0, "p99_ms": 9.5} for name in STAGES},
                 "commands_per_unit": 5.0,
                 "generator_late_ms_max": 2.5,
             }
@@ -87,7 +89,7 @@ def measured() -> dict[str, Any]:
         "memory": {"accounts": 1_000_000, "ledger_mb": [250.0]},
         "profiles": [
             {
-                "load": "one-hop",
+                "what": "one-hop, draining",
                 "role": "ledger",
                 "cpu_us_per_transfer": 20.0,
                 "file": "x.txt",

@@ -14,6 +14,7 @@ from aura_stream.bench.report import BEGIN, END
 
 TINY = [
     *("--loads", "between", "--commands", "300", "--rounds", "1", "--seconds", "1", "--rates", "100"),
+    *("--warm-up", "0"),
     *("--memory", "200", "--partitions", "4"),
 ]
 
