@@ -18,7 +18,7 @@ from agents.ledger import Ledger
 from agents.worker import NAMES
 from aura_stream.domain.state import Rules
 from aura_stream.engine.kafka import RealKafka
-from aura_stream.engine.replay import Replay, ReplayDiffers
+from aura_stream.engine.replay import Replay, ReplayDiffers, compare_signals
 from aura_stream.ledger.connection import READER, connect
 from aura_stream.ledger.migrations import migrate
 from aura_stream.ledger.verify import digest
@@ -65,6 +65,7 @@ async def rebuild(settings: Settings, *, into: str = "", keep: bool = False) -> 
         await migrate(into)
         await _must_be_empty(into)
         replays, ends = await _replay(settings, into)
+        signals = compare_signals(replays)
         await _wait_for_sink(settings, ends)
         source = await connect(settings.postgres_read_dsn or settings.postgres_dsn, READER, command_timeout_s=None)
         target = await connect(into, READER, command_timeout_s=None)
@@ -75,7 +76,7 @@ async def rebuild(settings: Settings, *, into: str = "", keep: bool = False) -> 
                 partitions=len(replays),
                 units=sum(replay.units for replay in replays),
                 records=sum(replay.records for replay in replays),
-                signals=sum(replay.signals for replay in replays),
+                signals=signals,
                 entries=await target.fetchval("SELECT count(*) FROM ledger.entries"),
                 digest=await digest(target, until),
                 digest_of_source=await digest(source, until),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ def _state_dir(settings: Settings) -> Path:
 def _ready(settings: Settings) -> Callable[[], Any]:
     def write() -> None:
         settings.ready_file.parent.mkdir(parents=True, exist_ok=True)
-        settings.ready_file.touch()
+        settings.ready_file.write_text(json.dumps({"web_port": settings.faust_web_port}))
 
     settings.ready_file.unlink(missing_ok=True)
     return write

@@ -1,4 +1,4 @@
-"""The journal message: what one unit of work of one partition did. The sink, the API's waiters and `aura rebuild` read it.
+"""The journal message: what one unit of work of one partition did. Sink, API and `aura rebuild` read it.
 
 One Kafka record of `aura.journal.v1` is one :class:`UnitRecord`; a large unit is split into several, each with a `seq`
 of its own. `lines` say what was decided, in order; the lines of one command are never split.
@@ -79,7 +79,7 @@ class ChangeLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="lin
 
 
 class ReceivedLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="received"):
-    """The receiver's half of a transfer: `transfer.received` with its journal, or `transfer.refused` with a reason."""
+    """The receiver's half: `transfer.received` with its journal, or `transfer.refused` with a reason."""
 
     id: str
     tenant: str
@@ -95,7 +95,7 @@ class ReceivedLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="l
 
 
 class AccountLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="account"):
-    """An account that was opened (`opened_at` = `at`) or changed its status; it is also the command's answer (`new`)."""
+    """An account that was opened (`opened_at` = `at`) or changed its status; also the command's answer (`new`)."""
 
     tenant: str
     customer: str

@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     session_timeout_s: float = Field(
         10.0, ge=6, le=300, description="Seconds without heartbeat after which Kafka gives a worker's partitions away."
     )
-    app_id: str = Field("aura", description="Prefix of topics, consumer groups and transactional ids.")
+    app_id: str = Field("aura", description="Prefix of consumer groups and transactional ids.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe line logged.")
 
     @property

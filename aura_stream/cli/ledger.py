@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
+import topics
 from aura_stream.cli import CHECK_FAILED, emit, paint, say
 from aura_stream.cli.db import run
+from aura_stream.engine.kafka import RealKafka
 from aura_stream.ledger import checkpoints
 from aura_stream.ledger.connection import READER, WRITER, connect
 from aura_stream.ledger.migrations import check_assets
-from aura_stream.ledger.verify import Check
+from aura_stream.ledger.verify import Check, command_holes
 from aura_stream.ledger.verify import digest as digest_of
 from aura_stream.ledger.verify import verify as checks_of
-from aura_stream.settings import load_settings
+from aura_stream.settings import Settings, load_settings
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -31,15 +35,16 @@ def verify(
     ] = 10.0,
 ) -> None:
     """Check everything that must never be true. Exit code 0: all good, 1: a check failed, 3: could not check."""
-    results = run(_verify(dsn or load_settings().postgres_read_dsn, settle), "The ledger cannot be checked.")
+    settings = load_settings()
+    results = run(_verify(dsn or settings.postgres_read_dsn, settle, settings), "The ledger cannot be checked.")
     if json:
         emit([_as_json(check) for check in results])
     else:
         for check in results:
             word = paint("good", "green") if check.good else paint("BAD ", "red")
-            say(f"{word}  {check.holds}  ({check.checked} {check.things})")
+            print(f"{word}  {check.holds}  ({check.checked} {check.things})")
             if not check.good:
-                say(f"      {check.name}: first offending row: {check.offender}")
+                print(f"      {check.name}: first offending row: {check.offender}")
     if not all(check.good for check in results):
         raise typer.Exit(CHECK_FAILED)
 
@@ -60,13 +65,36 @@ def checkpoint(
     say(f"{written} checkpoints written")
 
 
-async def _verify(dsn: str, settle_s: float) -> list[Check]:
+async def _verify(dsn: str, settle_s: float, settings: Settings) -> list[Check]:
     connection = await connect(dsn, READER, command_timeout_s=None)
     try:
         await check_assets(connection)
-        return await checks_of(connection, settle_s)
+        results = await checks_of(connection, settle_s)
+        holes = await command_holes(connection)
     finally:
         await connection.close(timeout=5)
+    if holes:
+        results.append(await _holes_are_empty(holes, settings))
+    return results
+
+
+async def _holes_are_empty(holes: list[tuple[int, int, int]], settings: Settings) -> Check:
+    """Asks Kafka about the offsets of commands that no unit has read: there must be no record at any of them."""
+    kafka = RealKafka(settings.kafka_bootstrap)
+    offender: dict[str, Any] | None = None
+    try:
+        await kafka.start()
+        for partition, first, last in holes:
+            topic = TopicPartition(topics.COMMANDS.name, partition)
+            async for records in kafka.read(topic, first, last + 1):
+                for record in records:
+                    offender = offender or {"partition": partition, "offset": record.offset, "key": record.key}
+    except KafkaError as error:
+        offender = {"kafka": settings.kafka_bootstrap, "could_not_check": repr(error)}
+    finally:
+        await kafka.stop()
+    count = sum(last - first + 1 for _, first, last in holes)
+    return Check("holes_are_empty", "Offsets that no unit has read hold no command.", count, "offsets", offender)
 
 
 async def _digest(dsn: str) -> str:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from aura_stream.cli import CHECK_FAILED, COULD_NOT, emit, has_command, paint, say
+from aura_stream.cli.pipeline import look
 from aura_stream.embedded.jars import KAFKA_VERSION, cache_dir, ensure_jars, read_lock
 from aura_stream.embedded.kafka import broker_is_ready
 from aura_stream.embedded.local import ROLE_GRACE_S, ROLE_TIMEOUT_S, LocalStack, external_services, http_ok
@@ -121,14 +122,26 @@ def status(as_json: JsonOption = False) -> None:
                 "log": str(process.log_path),
             }
         )
-    good = bool(rows) and all(row["state"] == "ready" for row in rows)
+    running = [process for process in stack.known_processes() if process.pid is not None]
+    pipeline = (
+        asyncio.run(look(stack.settings, [p.ready_file for p in running if p.ready_file.exists()])) if running else None
+    )
+    good = bool(rows) and all(row["state"] == "ready" for row in rows) and not (pipeline and pipeline.troubles)
     if as_json:
         addresses = {
             "kafka": stack.settings.kafka_bootstrap,
             "postgres": _without_password(stack.settings.postgres_dsn),
             "api": stack.settings.api_url,
         }
-        emit({"ready": good, "home": str(stack.home), "addresses": addresses, "processes": rows})
+        emit(
+            {
+                "ready": good,
+                "home": str(stack.home),
+                "addresses": addresses,
+                "processes": rows,
+                "pipeline": asdict(pipeline) if pipeline else None,
+            }
+        )
     elif not rows:
         print("Nothing runs here. Start it: aura up")
     else:
@@ -137,6 +150,8 @@ def status(as_json: JsonOption = False) -> None:
             print(
                 f"{row['name']:<12} {row['state']:<10} {row['pid'] or '-':>8}  {uptime:<12} {_shown(Path(row['log']))}"
             )
+        if pipeline is not None:
+            print("\n" + "\n".join(pipeline.lines()))
         if not good:
             say("\nSomething is not ready: read its log, then `aura up` starts what is missing.")
     raise typer.Exit(0 if good else CHECK_FAILED)

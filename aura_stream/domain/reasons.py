@@ -94,7 +94,7 @@ REASONS: Final[dict[str, Reason]] = {
     "rejected": Reason(_B, 422, "The deposit was rejected", "Ask the payer; a new deposit needs a new key."),
     "expired": Reason(_B, 422, "The deadline has passed", "Start again with a new key."),
     # What HTTP adds.
-    "route_not_found": Reason(_N, 404, "No such route", "See /docs for the routes."),
+    "route_not_found": Reason(_N, 404, "No such route", "See /openapi.json for the routes."),
     "method_not_allowed": Reason(_V, 405, "The route does not have this method", "See the Allow header."),
     "unsupported_media_type": Reason(
         _V, 415, "Content type not supported", "Send application/json (batch: application/x-ndjson)."

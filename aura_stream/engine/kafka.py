@@ -121,6 +121,8 @@ class RealKafka:
 
     async def read(self, partition: TopicPartition, start: int, end: int) -> AsyncIterator[list[Record]]:
         """The committed records with start <= offset < end, list by list, in order."""
+        if start >= end:
+            return
         consumer = AIOKafkaConsumer(
             **self._common,
             isolation_level="read_committed",

@@ -6,8 +6,9 @@ nothing, takes each unit's inputs from commands and signals, and compares what i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 import msgspec
 from aiokafka import TopicPartition
@@ -44,13 +45,14 @@ class Replay:
     store: Store = field(default_factory=MemoryStore)
     units: int = 0
     records: int = 0
-    signals: int = 0
+    sent: dict[tuple[int, int, int], bytes] = field(default_factory=dict)  # (source, target, seq) -> hash of the value
+    got: dict[tuple[int, int, int], bytes] = field(default_factory=dict)
 
     async def run(self) -> AsyncIterator[tuple[int, bytes]]:
         """Yields offset and value of each journal record as computed anew, up to the journal's end at the start.
 
-        Raises :class:`ReplayDiffers` where they are not, byte for byte, what the topic holds, or where the signals that
-        would be sent are not those that were.
+        Raises :class:`ReplayDiffers` where they are not, byte for byte, what the topic holds. What would be sent to
+        other partitions is kept in `sent`, what came from them in `got`; :func:`compare_signals` holds them together.
         """
         names, number = self.names, self.partition
         journal = TopicPartition(names.journal, number)
@@ -116,10 +118,42 @@ class Replay:
         memory.adopt(finished)
         self.units += 1
         self.records += len(batch)
-        self.signals += sum(o.topic == self.names.signals for o in finished.outputs)
+        for output in finished.outputs:
+            if output.topic == self.names.signals:
+                self._note(self.sent, output.partition, output.value)
+        for record in batch:
+            if record.topic == self.names.signals:
+                self._note(self.got, self.partition, record.value)
         return [(part.offset, value) for part, value in zip(parts, values, strict=True)]
 
+    def _note(self, book: dict[tuple[int, int, int], bytes], target: int, value: bytes | None) -> None:
+        packed = _numbered(value or b"")
+        book[packed.source, target, packed.seq] = blake2b(value or b"", digest_size=8).digest()
 
+
+class Numbered(msgspec.Struct, frozen=True):
+    """The head of a record of the signals topic."""
+
+    source: int
+    seq: int
+
+
+def compare_signals(replays: Iterable[Replay]) -> int:
+    """How many signal records were sent in the replays of all partitions; those that arrived must be just these.
+
+    Raises :class:`ReplayDiffers`. One that is still under way at the end of the log has been sent and has not arrived.
+    """
+    replays = list(replays)
+    sent = {key: value for replay in replays for key, value in replay.sent.items()}
+    for replay in replays:
+        for key, value in replay.got.items():
+            if sent.get(key) != value:
+                source, target, seq = key
+                raise ReplayDiffers(f"signal {seq} from partition {source} to {target} is not what {source} sends")
+    return len(sent)
+
+
+_numbered = msgspec.json.Decoder(Numbered).decode
 _recorded = msgspec.json.Decoder(Recorded).decode
 
 
@@ -138,16 +172,20 @@ class _Inputs:
         self._at = 0
 
     async def between(self, first: int, last: int) -> list[Record]:
-        """The records with first <= offset <= last. Raises :class:`ReplayDiffers` when the last is not there."""
+        """The records with first <= offset <= last.
+
+        Raises :class:`ReplayDiffers` when the last is not there, or when one was passed over that no unit has read.
+        """
         found: list[Record] = []
+        where = f"{self._partition.topic}[{self._partition.partition}]"
         while not found or found[-1].offset < last:
             if self._at == len(self._ahead):
                 self._ahead, self._at = await anext(self._lists, []), 0
                 if not self._ahead:
-                    where = f"{self._partition.topic}[{self._partition.partition}]"
                     raise ReplayDiffers(f"{where}: offset {last} is an input of the journal and is not there")
             record = self._ahead[self._at]
             self._at += 1
-            if record.offset >= first:
-                found.append(record)
+            if not first <= record.offset <= last:
+                raise ReplayDiffers(f"{where}: no unit has read offset {record.offset}")
+            found.append(record)
         return found

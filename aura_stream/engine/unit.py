@@ -415,7 +415,9 @@ class Memory:
         self.applied[source] = record.offset
         unit.records += 1
         inputs = unit.inputs
-        if inputs and inputs[-1][0] == source:
+        # A range of commands has no holes: each offset in it was a command, and what lies between two ranges was none
+        # (the mark of a producer's transaction). Signals always have holes: the marks of our own transactions.
+        if inputs and inputs[-1][0] == source and (source == "signals" or inputs[-1][2] == record.offset - 1):
             inputs[-1][2] = record.offset
         else:
             inputs.append([source, record.offset, record.offset])

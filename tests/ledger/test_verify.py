@@ -47,8 +47,8 @@ PLANTS = {
         "units_dense",
     ),
     "a journal of no unit": ("UPDATE ledger.journals SET journal_seq = 99 WHERE journal_id = 3", "journals_sealed"),
-    "a hole in the commands": (
-        "UPDATE ledger.units SET inputs = '[[\"commands\", 4, 5]]' WHERE partition = 0 AND seq = 2",
+    "commands read twice": (
+        "UPDATE ledger.units SET inputs = '[[\"commands\", 1, 5]]' WHERE partition = 0 AND seq = 2",
         "commands_covered",
     ),
     "signals read twice": (

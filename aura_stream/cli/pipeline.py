@@ -1,0 +1,110 @@
+"""How far commands have come: accepted by Kafka, decided by the ledger, committed in Postgres. For `aura status`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+import topics
+from aura_stream.ledger.connection import READER, connect
+from aura_stream.ledger.errors import LedgerError
+from aura_stream.settings import Settings
+
+WAIT_S = 5.0
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """Counts of commands; None where the service that knows does not answer. `troubles` say what is wrong."""
+
+    accepted: int | None = None
+    decided: int | None = None
+    committed: int | None = None
+    workers: list[dict[str, Any]] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The state for people."""
+        waiting = _left(self.accepted, self.decided)
+        behind = _left(self.accepted, self.committed)
+        accepted = "?" if self.accepted is None else self.accepted
+        return [
+            f"commands     {accepted} accepted, {waiting} wait for the ledger, {behind} are not in Postgres yet",
+            *self.troubles,
+        ]
+
+
+async def look(settings: Settings, ready_files: list[Path]) -> Pipeline:
+    """Asks Kafka, Postgres and the workers that wrote these files; never raises for one that does not answer."""
+    found = Pipeline()
+    await asyncio.gather(_ask_kafka(settings, found), _ask_postgres(settings, found))
+    for path in ready_files:
+        await asyncio.to_thread(_ask_worker, path, found)
+    return found
+
+
+async def _ask_kafka(settings: Settings, found: Pipeline) -> None:
+    partitions = [TopicPartition(topics.COMMANDS.name, number) for number in range(settings.partitions)]
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, enable_auto_commit=False)
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    try:
+        async with asyncio.timeout(WAIT_S):
+            await consumer.start()
+            await admin.start()
+            ends = await consumer.end_offsets(partitions)
+            group = await admin.list_consumer_group_offsets(f"{settings.app_id}-ledger")
+        found.accepted = sum(ends.values())
+        found.decided = sum(max(group[tp].offset, 0) for tp in partitions if tp in group)
+    except (KafkaError, OSError, TimeoutError) as error:
+        found.troubles.append(
+            f"Kafka at {settings.kafka_bootstrap} does not answer ({type(error).__name__}): no command is accepted"
+        )
+    finally:
+        await consumer.stop()
+        await admin.close()
+
+
+async def _ask_postgres(settings: Settings, found: Pipeline) -> None:
+    try:
+        async with asyncio.timeout(WAIT_S):
+            connection = await connect(settings.postgres_read_dsn, READER)
+            try:
+                found.committed = await connection.fetchval(
+                    "SELECT coalesce(sum(commands_offset), 0)::bigint FROM ledger.sink_offsets"
+                )
+            finally:
+                await connection.close(timeout=1)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, LedgerError, OSError, TimeoutError) as error:
+        found.troubles.append(
+            f"Postgres does not answer ({type(error).__name__}): the ledger goes on, the sink waits and catches up"
+        )
+
+
+def _ask_worker(path: Path, found: Pipeline) -> None:
+    try:
+        port = json.loads(path.read_text())["web_port"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/partitions/", timeout=2) as answer:
+            status = json.load(answer)
+    except (OSError, ValueError, KeyError, urllib.error.URLError):
+        found.troubles.append(f"{path.stem} does not answer on its status page")
+        return
+    found.workers.append({"name": path.stem, **status})
+    found.troubles.extend(
+        f"{path.stem}, partition {row['partition']} has stopped: {row['diverged']}. Look: aura ledger verify"
+        for row in status["partitions"]
+        if row.get("diverged")
+    )
+
+
+def _left(whole: int | None, done: int | None) -> str:
+    return "?" if whole is None or done is None else str(max(0, whole - done))
