@@ -182,7 +182,8 @@ class Client:
             bootstrap_servers=self.bootstrap,
             enable_idempotence=True,
             linger_ms=2,
-            request_timeout_ms=3_000,
+            # Patient: the steps of a story must arrive in their order, all of them, however long a broker is away.
+            request_timeout_ms=120_000,
             # So that what is too large is refused by the broker and not here.
             max_request_size=32 << 20,
         )

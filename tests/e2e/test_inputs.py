@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import json
 
 import asyncpg
 import pytest
@@ -253,3 +254,15 @@ async def test_the_ledgers_own_writer_cannot_change_what_is_written(stack: E2ESt
     finally:
         await connection.close()
     await assert_coherent(stack, client)
+
+
+async def test_n33_a_rebuild_from_the_log_gives_the_same_ledger(stack: E2EStack, client: Client) -> None:
+    """At the end of all that this file did to the ledger: dead letters, repeats, races, a rewind."""
+    await client.load(20)
+    await assert_coherent(stack, client)
+    result = await stack.aura("rebuild", "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert json.loads(result.stdout)["same"] is True
+    verified = await stack.aura("ledger", "verify", "--json")
+    assert verified.returncode == 0 and all(check["good"] for check in json.loads(verified.stdout)), verified.stdout
+    await assert_coherent(stack, client, replay=0)

@@ -124,7 +124,7 @@ async def made(dsn: str) -> Snapshot:
         log_of(NAMES.journal),
         log_of("aura.transaction-events.v1"),
         log_of(NAMES.dead_letters),
-        {partition: fold_store(store) for partition, store in enumerate(driver.stores)},  # type: ignore[arg-type]
+        {partition: fold_store(store) for partition, store in enumerate(driver.stores)},
         tables,
         client,
     )
