@@ -21,6 +21,7 @@ from aura_stream import SetupError
 
 RATE = 250
 TOP = 45
+OUTER = 0.96
 _LINE = re.compile(r":\d+\)$")
 
 
@@ -118,6 +119,8 @@ def text(title: str, found: list[Cost], cpu_us_per_transfer: float) -> str:
             for cost in chosen
         ]
 
+    # The frames that start a worker are on every stack and say nothing.
+    inner = [cost for cost in found if cost.with_callees < OUTER]
     return "\n".join(
         [
             f"{title}: {cpu_us_per_transfer:.1f} us of CPU per transfer",
@@ -127,7 +130,7 @@ def text(title: str, found: list[Cost], cpu_us_per_transfer: float) -> str:
             *rows(found[:TOP]),
             "",
             "With what they call",
-            *rows(sorted(found, key=lambda cost: -cost.with_callees)[:TOP]),
+            *rows(sorted(inner, key=lambda cost: -cost.with_callees)[:TOP]),
             "",
         ]
     )

@@ -37,6 +37,7 @@ from aura_stream.settings import Settings, load_settings
 SKIPPABLE = ("baseline", "sink", "open-loop", "restore")
 WARM_UP_SHARE = 10
 WARM_UP_RATE = 500.0
+WARM_UP_PIECE_S = 10.0
 ATTACH_S = 1.5  # what a profiler needs; it does not say when it has attached
 ACCOUNTS_AT_ONCE = 50_000
 _OPENED = re.compile(r"^\[([\d-]+ [\d:,]+)\].*shard \d+: open, (\d+) records restored", re.MULTILINE)
@@ -51,7 +52,7 @@ class Options:
     commands: int = 100_000
     rounds: int = 3
     seconds: float = 10.0
-    warm_up: float = 30.0
+    warm_up: float = 60.0
     rates: tuple[str, ...] = ("2000", "10000")
     ledgers: int = 1
     sinks: int = 1
@@ -73,6 +74,7 @@ class Results:
     command: str
     options: dict[str, Any]
     machine: dict[str, Any]
+    warm_up_kafka_ms: list[float] = field(default_factory=list)
     drains: list[dict[str, Any]] = field(default_factory=list)
     baseline: list[dict[str, Any]] = field(default_factory=list)
     sink_alone: list[dict[str, Any]] = field(default_factory=list)
@@ -244,10 +246,13 @@ class Bench:
         The broker's JVM needs some thousand transactions until they cost it a tenth of what the first ones did; a cold
         one says nothing about a ledger.
         """
-        if self.options.warm_up:
-            result = await self._paced(BETWEEN, WARM_UP_RATE, self._count(WARM_UP_RATE, self.options.warm_up))
+        left = self.options.warm_up
+        while left > 0:
+            result = await self._paced(BETWEEN, WARM_UP_RATE, self._count(WARM_UP_RATE, min(left, WARM_UP_PIECE_S)))
+            left -= WARM_UP_PIECE_S
             each_ms = result["cpu"]["kafka"] / result["units"] * 1000
-            self.say(f"warmed up; Kafka took {each_ms:.1f} ms of CPU per unit of work")
+            self.results.warm_up_kafka_ms.append(each_ms)
+            self.say(f"warming up: Kafka takes {each_ms:.1f} ms of CPU per unit of work")
         count = max(100, self.options.commands // WARM_UP_SHARE)
         for load in self.options.loads:
             await self._drain(load, count)

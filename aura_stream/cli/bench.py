@@ -23,7 +23,7 @@ def bench(
     commands: Annotated[int, typer.Option(min=100, help="Transfers of each drained backlog.")] = 100_000,
     rounds: Annotated[int, typer.Option(min=0, help="How often ours and the baseline take turns.")] = 3,
     seconds: Annotated[float, typer.Option(min=1, help="Length of each baseline run and of each fixed rate.")] = 10.0,
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load that do not count, before anything.")] = 30.0,
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load that do not count, before anything.")] = 60.0,
     rates: Annotated[
         str, typer.Option(help="Fixed rates per second, comma separated; 50% is half of the load's drain.")
     ] = "2000,10000",

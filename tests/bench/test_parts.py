@@ -129,7 +129,9 @@ def test_stacks_are_added_up_per_function() -> None:
         "run (a.py:9) 4",
     ]
     assert costs(stacks) == [Cost("run (a.py)", 0.5, 1.0), Cost("take (b.py)", 0.5, 0.5)]
-    assert "run (a.py)" in text("ledger", costs(stacks), 20.0)
+    table = text("ledger", costs(stacks), 20.0)
+    assert table.count("run (a.py)") == 1, "the outermost frame is no cost of its own"
+    assert table.count("take (b.py)") == 2 and "10.00" in table
 
 
 def test_the_meter_counts_this_process() -> None:

@@ -15,7 +15,7 @@ from aura_stream.bench.report import BEGIN, END
 TINY = [
     *("--loads", "between", "--commands", "300", "--rounds", "1", "--seconds", "1", "--rates", "100"),
     *("--warm-up", "0"),
-    *("--memory", "200", "--partitions", "4"),
+    *("--memory", "200", "--partitions", "4", "--verify"),
 ]
 
 
@@ -47,7 +47,8 @@ def test_a_tiny_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> No
     assert paced["sent"] == paced["first_row"]["count"] == paced["final_row"]["count"] == 100
     assert 0 < paced["first_row"]["p50_ms"] <= paced["final_row"]["p50_ms"] <= paced["final_row"]["max_ms"]
     assert results["restore"]["records"] > 1000 and results["memory"]["ledger_mb"][0] > 10
-    assert results["checks"][0].startswith("800 transfers completed, entries sum to zero")
+    assert results["checks"][0].startswith("900 transfers completed, entries sum to zero")
+    assert results["checks"][1] == "aura ledger verify: good"
     assert "between customers" in done.stdout and "between customers" in page.read_text(encoding="utf-8")
     assert not list(data.iterdir()), "its data is still there"
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
