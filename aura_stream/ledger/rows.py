@@ -1,6 +1,7 @@
 """From journal records to rows: a pure function, the sink's hot path.
 
-The rows are text of Postgres' COPY: what comes out of the JSON is passed on as it is, without an object per value.
+The rows are made for COPY: those of the hot path (journals, entries, new transactions) in its binary format, see
+`copy.py`, the others as text. What repeats is framed once and kept.
 Changes of a transaction that began in the same batch are folded into its row, so that one that begins and ends
 there is one plain insert.
 """
@@ -8,6 +9,7 @@ there is one plain insert.
 from __future__ import annotations
 
 import re
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,6 +20,7 @@ import msgspec
 
 from aura_stream import journal
 from aura_stream.domain.state import TERMINAL
+from aura_stream.ledger import copy
 from aura_stream.ledger.errors import Diverged
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -25,6 +28,7 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 _plain = re.compile(r'[^\\"\x00-\x1f\x7f]*').fullmatch
 
 NULL: Final = "\\N"
+BINARY: Final = frozenset({"journals", "entries", "transactions"})
 COPY_COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "journals": (
         *("journal_id", "partition", "transaction_id", "tenant_id", "kind", "asset", "leg_count", "effective_at"),
@@ -87,16 +91,22 @@ def _event_head(event: str, status: str, state: str, reason: str) -> str:
     return f'{head},"reason":{quoted(reason)}' if reason else head
 
 
+_TRANSACTION: Final = struct.pack(">h", 20)  # the number of columns, before each row
+_JOURNAL: Final = struct.Struct(">hiqii").pack
+_LEGS: Final = struct.Struct(">ih").pack
+_ENTRY: Final = struct.Struct(">hiqih").pack
+
+
 class Row:
-    """A transaction's row, or what changes of it, while a batch is built. `head` alone is escaped for COPY."""
+    """A transaction's row, or what changes of it, while a batch is built."""
 
     __slots__ = (
         *("at", "captured", "customer", "first_seq", "head", "history", "journal_ids", "journal_seq", "reason", "seq"),
         *("state", "status", "tenant"),
     )
 
-    def __init__(self, head: str, tenant: str, customer: str, first_seq: int, journal_seq: int) -> None:
-        self.head = head  # the unchanging columns; "" for a transaction that began earlier
+    def __init__(self, head: bytes, tenant: str, customer: str, first_seq: int, journal_seq: int) -> None:
+        self.head = head  # the unchanging columns, framed; b"" for a transaction that began earlier
         self.tenant = tenant
         self.customer = customer
         self.first_seq = first_seq
@@ -104,16 +114,19 @@ class Row:
         self.seq = first_seq - 1
         self.status = self.state = self.reason = self.captured = ""
         self.at = 0
-        self.journal_ids: list[str] = []
+        self.journal_ids: list[int] = []
         self.history: list[str] = []
 
-    def copy_text(self) -> str:
+    def framed(self) -> bytes:
         """The whole row of a transaction that began in this batch."""
-        reason = name(self.reason) if self.reason else NULL
-        history = ",".join(self.history).replace("\\", "\\\\")  # JSON has no other character that COPY reads
         return (
-            f"{self.head}\t{name(self.status)}\t{name(self.state)}\t{reason}\t{self.captured or NULL}\t"
-            f"{timestamp(self.at)}\t{self.seq}\t{{{','.join(self.journal_ids)}}}\t[{history}]\n"
+            self.head
+            + copy.texts(self.status, self.state, self.reason)
+            + (copy.numeric(self.captured) if self.captured else copy.NULL)
+            + copy.timestamp(self.at)
+            + copy.int4(self.seq)
+            + copy.bigints(self.journal_ids)
+            + copy.jsonb(f"[{','.join(self.history)}]")
         )
 
 
@@ -141,9 +154,9 @@ class Batch:
         self.commands_offset: int | None = None
         self.signals_offset: int | None = None
         self.shard_time: int | None = None
-        self.journals: list[str] = []
+        self.journals: list[bytes] = []
         self.journal_seqs: list[int] = []
-        self.entries: list[str] = []
+        self.entries: list[bytes] = []
         self.entry_seqs: list[int] = []
         self.transactions: dict[str, Row] = {}
         self.changes: dict[str, Row] = {}
@@ -152,9 +165,9 @@ class Batch:
         self.refusals: list[str] = []
         self.refusal_seqs: list[int] = []
         self.units: list[str] = []
-        self.touched: Counter[str] = Counter()  # entries per "tenant TAB account", escaped
+        self.touched: Counter[tuple[str, str]] = Counter()  # entries per tenant and account
         self._base = partition * journal.JOURNALS_PER_PARTITION
-        self._seen_accounts: list[str] = []
+        self._seen_accounts: list[tuple[str, str]] = []
 
     def add(self, offset: int, value: bytes) -> None:
         """One record of the journal topic. Raises :class:`Diverged` when it is not the next one or cannot be read."""
@@ -214,18 +227,20 @@ class Batch:
             self.shard_time = record.at
 
     def copy_texts(self, committed_at: datetime) -> dict[str, bytes]:
-        """COPY text per table, without tables that get no row."""
+        """COPY data per table (those of BINARY in binary), without tables that get no row."""
         self.touched.update(self._seen_accounts)
         known = committed_at.isoformat()
+        new = [row.framed() for row in self.transactions.values()]
+        binary = {"journals": self.journals, "entries": self.entries, "transactions": new}
         texts = {
-            "journals": "".join(self.journals),
-            "entries": "".join(self.entries),
-            "transactions": "".join([row.copy_text() for row in self.transactions.values()]),
-            "accounts": "".join([_account_text(row) for row in self.accounts.values()]),
-            "refusals": "".join(self.refusals),
-            "units": "".join([f"{unit}{known}\n" for unit in self.units]),
+            "accounts": [_account_text(row) for row in self.accounts.values()],
+            "refusals": self.refusals,
+            "units": [f"{unit}{known}\n" for unit in self.units],
         }
-        return {table: text.encode() for table, text in texts.items() if text}
+        return {
+            **{table: b"".join([copy.HEADER, *rows, copy.TRAILER]) for table, rows in binary.items() if rows},
+            **{table: "".join(rows).encode() for table, rows in texts.items() if rows},
+        }
 
     def seq_of_row(self, table: str, row: int) -> int:
         """The journal seq that made a row (1 for the first) of a table's COPY text."""
@@ -247,28 +262,43 @@ class Batch:
                 raise Diverged(partition, seq, "journal_numbers_dense", found)
             self.last_journal = booked.number
             number = self._base + booked.number
-            entries, asset, tenant = booked.entries, name(booked.asset), name(booked.tenant)
-            times = f"{timestamp(booked.effective_at)}\t{timestamp(booked.posted_at)}"
-            transaction_id = name(booked.transaction_id)
+            entries, asset, tenant = booked.entries, booked.asset, booked.tenant
+            transaction_id = copy.uuid(booked.transaction_id)
+            times = copy.timestamp(booked.effective_at) + copy.timestamp(booked.posted_at)
             self.journals.append(
-                f"{number}\t{partition}\t{transaction_id}\t{tenant}\t{name(booked.kind)}\t{asset}\t{len(entries)}\t{times}\t{seq}\n"
+                _JOURNAL(10, 8, number, 4, partition)
+                + transaction_id
+                + copy.texts(tenant, booked.kind, asset)
+                + _LEGS(2, len(entries))
+                + times
+                + copy.int8(seq)
             )
             self.journal_seqs.append(seq)
+            times = copy.int4(partition) + times
             for leg, entry in enumerate(entries):
-                account = f"{tenant}\t{name(entry.account_id)}"
-                self._seen_accounts.append(account)
-                # int() and back: "1.5" or "NaN" must not reach a numeric column, which would take them.
+                account_id = entry.account_id
+                self._seen_accounts.append((tenant, account_id))
                 self.entries.append(
-                    f"{number}\t{leg}\t{transaction_id}\t{account}\t{asset}\t{int(entry.amount)}\t{name(entry.layer)}\t{partition}\t{times}\n"
+                    _ENTRY(11, 8, number, 2, leg)
+                    + transaction_id
+                    + copy.texts(tenant, account_id, asset)
+                    + copy.numeric(entry.amount)
+                    + copy.texts(entry.layer)
+                    + times
                 )
                 self.entry_seqs.append(seq)
 
     def _transaction(self, line: journal.TransactionLine, seq: int) -> None:
-        expires = timestamp(line.expires_at) if line.expires_at else NULL
         row = Row(
-            f"{escaped(line.id)}\t{name(line.tenant)}\t{name(line.customer)}\t{name(line.type)}\t{name(line.asset)}\t"
-            f"{int(line.amount)}\t{optional(line.from_account_id)}\t{optional(line.to_account_id)}\t"
-            f"{escaped(line.idempotency_key)}\t{timestamp(line.at)}\t{expires}\t{self.partition}",
+            _TRANSACTION
+            + copy.uuid(line.id)
+            + copy.texts(line.tenant, line.customer, line.type, line.asset)
+            + copy.numeric(line.amount)
+            + copy.texts(line.from_account_id, line.to_account_id)
+            + copy.text(line.idempotency_key)
+            + copy.timestamp(line.at)
+            + (copy.timestamp(line.expires_at) if line.expires_at else copy.NULL)
+            + copy.int4(self.partition),
             line.tenant,
             line.customer,
             1,
@@ -282,7 +312,7 @@ class Batch:
     def _change(self, line: journal.ChangeLine, seq: int) -> None:
         row = self.transactions.get(line.id) or self.changes.get(line.id)
         if row is None:
-            row = self.changes[line.id] = Row("", line.tenant, line.customer, line.seq, seq)
+            row = self.changes[line.id] = Row(b"", line.tenant, line.customer, line.seq, seq)
         elif (
             row.seq != line.seq - 1
             or (row.status in TERMINAL and line.status != row.status)
@@ -293,7 +323,7 @@ class Batch:
         row.captured = str(int(line.captured)) if line.captured else ""
         self._event(row, line, line.seq, seq)
         if line.also_journal:
-            row.journal_ids.append(str(line.also_journal))
+            row.journal_ids.append(line.also_journal)
 
     def _event(self, row: Row, line: journal.TransactionLine | journal.ChangeLine, event_seq: int, seq: int) -> None:
         row.seq, row.at = event_seq, line.at
@@ -305,7 +335,7 @@ class Batch:
         )
         if line.journals:
             self._journals(line.journals, seq)
-            row.journal_ids += [str(self._base + booked.number) for booked in line.journals]
+            row.journal_ids += [self._base + booked.number for booked in line.journals]
 
     def _account(self, line: journal.AccountLine, seq: int) -> None:
         key = (line.tenant, line.account_id)

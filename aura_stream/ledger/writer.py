@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
 import asyncpg
 
@@ -23,7 +23,7 @@ from aura_stream.ledger import checkpoints
 from aura_stream.ledger.connection import CONNECT_TIMEOUT_S, WRITER, connect
 from aura_stream.ledger.errors import Diverged, Fenced, LedgerError, NotMigrated, Unavailable
 from aura_stream.ledger.migrations import check_assets
-from aura_stream.ledger.rows import COPY_COLUMNS, Batch, timestamp
+from aura_stream.ledger.rows import BINARY, COPY_COLUMNS, Batch, timestamp
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -134,7 +134,7 @@ class LedgerWriter:
         self._slots = asyncio.Semaphore(connections_max)
         self._idle: list[Connection] = []
         self._positions: dict[int, _Position] = {}
-        self._entries_since: Counter[tuple[int, str]] = Counter()
+        self._entries_since: Counter[tuple[int, str, str]] = Counter()
 
     @classmethod
     async def connect(
@@ -237,8 +237,8 @@ class LedgerWriter:
         """Writes the checkpoints that are due. They save reading and prove nothing, so a failure is only logged."""
         due = []
         counts, partition = self._entries_since, batch.partition
-        for account, entries in batch.touched.items():
-            key = (partition, account)
+        for (tenant, account), entries in batch.touched.items():
+            key = (partition, tenant, account)
             counts[key] += entries
             if counts[key] >= self._checkpoint_entries:
                 due.append(key)
@@ -249,8 +249,7 @@ class LedgerWriter:
             return
         try:
             async with self._connection() as connection:
-                for key in due:
-                    tenant, account = key[1].split("\t")
+                for _, tenant, account in due:
                     await checkpoints.write(connection, tenant, account, self._checkpoint_entries, partition)
         except (LedgerError, asyncpg.PostgresError) as error:
             _log.warning("checkpoints of partition %d not written: %s", partition, error)
@@ -330,7 +329,8 @@ async def _write(connection: Connection, position: _Position, batch: Batch) -> N
         if table in texts:
             # A memoryview is sent as it is, which the stubs do not know; asyncpg takes bytes for a file's name.
             source: Any = memoryview(texts[table])
-            await connection.copy_to_table(table, schema_name="ledger", columns=columns, source=source)
+            format_: Literal["binary", "text"] = "binary" if table in BINARY else "text"
+            await connection.copy_to_table(table, schema_name="ledger", columns=columns, source=source, format=format_)
     await connection.execute("COMMIT")
 
 
@@ -345,7 +345,7 @@ async def _change_transactions(connection: Connection, batch: Batch) -> None:
         *(batch.partition, ids, first_seqs, [row.seq for row in rows], tenants, customers),
         *([row.status for row in rows], [row.state for row in rows], [row.reason for row in rows]),
         *([timestamp(row.at) for row in rows], [row.captured for row in rows]),
-        [f"{{{','.join(row.journal_ids)}}}" for row in rows],
+        [f"{{{','.join(map(str, row.journal_ids))}}}" for row in rows],
         [f"[{','.join(row.history)}]" for row in rows],
     )
     if tag != f"UPDATE {len(rows)}":
