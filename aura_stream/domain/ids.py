@@ -53,6 +53,7 @@ def parse_account_id(text: str) -> AccountId:
     return AccountId(customer, asset, name[0] if name else "")
 
 
+@lru_cache(maxsize=1 << 14)
 def record_key(tenant: str, customer: str) -> bytes:
     """The Kafka key of everything that belongs to a customer; the customer is the actor, the key is its address."""
     return f"{tenant}/{customer}".encode()
