@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiokafka import TopicPartition
 
 import topics
 from aura_stream.engine.errors import DataLost
-from aura_stream.engine.kafka import RealKafka
+from aura_stream.engine.kafka import Kafka
 from aura_stream.engine.partition import Fetch, Gone, Partition
 from aura_stream.engine.shard import RETRIABLE
 from aura_stream.engine.unit import Record
 from aura_stream.ledger.writer import Diverged, Fenced, LedgerWriter, Unavailable
-from aura_stream.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +29,14 @@ PAUSE_MAX_S = 2.0
 
 
 class Sink:
-    """What the partitions of one sink process share: the writer and its connections."""
+    """What the partitions of one sink process share: the log, and the writer with its connections.
 
-    def __init__(self, settings: Settings) -> None:
-        self.kafka = RealKafka(settings.kafka_bootstrap)
-        self._dsn = settings.postgres_write_dsn or settings.postgres_dsn
+    `connect_writer` is called at first use, and again until it succeeds.
+    """
+
+    def __init__(self, kafka: Kafka, connect_writer: Callable[[], Awaitable[LedgerWriter]]) -> None:
+        self.kafka = kafka
+        self._connect_writer = connect_writer
         self._writer: LedgerWriter | None = None
         self._connecting = asyncio.Lock()
 
@@ -45,7 +48,7 @@ class Sink:
         """The writer, connected at first use. Raises Unavailable while Postgres is away."""
         async with self._connecting:
             if self._writer is None:
-                self._writer = await LedgerWriter.connect(self._dsn, connections_max=CONNECTIONS_MAX)
+                self._writer = await self._connect_writer()
             return self._writer
 
     async def close(self) -> None:

@@ -118,9 +118,15 @@ def ledger_app(settings: Settings) -> tuple[App, Feed]:
 
 def sink_app(settings: Settings) -> tuple[App, Feed]:
     """The app that writes the ledger to Postgres."""
-    from agents.sink import Sink
+    from agents.sink import CONNECTIONS_MAX, Sink
+    from aura_stream.ledger.writer import LedgerWriter
 
     app = _app("sink", settings)
-    sink = Sink(settings)
+    dsn = settings.postgres_write_dsn or settings.postgres_dsn
+
+    async def connect_writer() -> LedgerWriter:
+        return await LedgerWriter.connect(dsn, connections_max=CONNECTIONS_MAX)
+
+    sink = Sink(RealKafka(settings.kafka_bootstrap), connect_writer)
     feed = Feed(app, (NAMES.journal,), sink.partition, on_ready=_ready(settings), on_closed=sink.close)
     return app, feed

@@ -120,7 +120,7 @@ class Feed:
     async def _start(self, owner: Partition) -> None:
         consumer = self.app.consumer
         assignment = consumer.assignment()
-        for tp in self._tps(owner.number):
+        for tp in sorted(self._tps(owner.number)):
             if tp in assignment:
                 await consumer.seek(tp, owner.applied(tp.topic) + 1)
         self._resume(owner.number)
