@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 ATTEMPTS_MAX = 5  # of one batch, each on a freshly opened shard
 STALE_MS = 7 * 24 * 3600 * 1000 // 2  # half of the changelog's delete.retention.ms
 SETTLE_S = 0.2
+CLOCK_LOOK_S = 10.0  # a wall clock may jump while we sleep; a deadline is seen this late at most
 LOCK_WAIT_MS = 3_000
 RETRIABLE: tuple[type[Exception], ...] = (
     OSError,
@@ -209,7 +210,7 @@ class Shard(Partition):
             if self.state != "working" or due == NEVER:
                 await self.wake.wait()
             elif (left := (due - self.setup.clock()) / 1000) > 0:
-                await wait_for(self.wake, min(left, 3600.0))
+                await wait_for(self.wake, min(left, CLOCK_LOOK_S))
             elif await self._backlog_is_empty():
                 return
             else:
