@@ -20,7 +20,7 @@ from aura_stream.ledger.connection import READER, connect
 
 STALL_S = 30.0
 DRAIN_POLL_S = 0.010
-LATENCY_POLL_S = 0.002
+LATENCY_POLL_S = 0.003
 
 _POSITIONS = "SELECT partition, last_seq FROM ledger.sink_offsets"
 _TOTALS = """
