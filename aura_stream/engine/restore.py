@@ -46,15 +46,19 @@ async def settled_end(kafka: Kafka, partition: TopicPartition) -> int:
     """The end of a partition in which no transaction is open.
 
     An open transaction of a stranger hides committed records behind it; a restore that ended there would forget
-    them. Waits for it to end, and raises :class:`DataLost` when it does not.
+    them. Waits for it to end, and raises :class:`DataLost` when it does not. Transactions that come and go are those of
+    another owner: then ours is over, and the group will say so.
     """
-    give_up = asyncio.get_running_loop().time() + HANGING_S
+    now = asyncio.get_running_loop().time
+    open_at, since = -1, 0.0
     while True:
         committed = (await kafka.committed_ends([partition]))[partition]
         end = (await kafka.ends([partition]))[partition]
         if committed == end:
             return end
-        if asyncio.get_running_loop().time() > give_up:
+        if committed != open_at:
+            open_at, since = committed, now()
+        elif now() - since > HANGING_S:
             raise DataLost(
                 f"{partition.topic}[{partition.partition}]: a transaction has been open at offset {committed} for "
                 f"over {HANGING_S:.0f} s and hides {end - committed} records. "

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ from aiokafka import TopicPartition
 from agents.ledger import Ledger
 from agents.worker import NAMES
 from aura_stream import journal
+from aura_stream.domain.assets import SCALES
 from aura_stream.domain.state import Rules
 from aura_stream.engine.kafka import Producer
 from aura_stream.engine.replay import Replay, ReplayDiffers, compare_signals
@@ -83,7 +87,7 @@ class Checker:
         """Runs all; returns what is wrong."""
         if set(self.shards) != set(range(PARTITIONS)):
             return [f"only partitions {sorted(self.shards)} have an owner"]
-        for check in (self.accepted, self.tables, self.book, self.rows):
+        for check in (self.accepted, self.tables, self.book, self.amounts, self.settled, self.rows):
             self._try(check.__name__, check)
         try:
             await self.replay()
@@ -143,6 +147,37 @@ class Checker:
             values=lambda topic: [r.value for p in range(PARTITIONS) for r in self.topics[topic][p]],
         )
         book.check()
+
+    def amounts(self) -> None:
+        """What was booked is what was asked for, in exact decimals."""
+        asked: dict[str, Any] = {}
+        for log in self.topics[NAMES.commands].values():
+            for record in log:
+                with contextlib.suppress(ValueError):
+                    message = json.loads(record.value)
+                    if isinstance(message, dict) and "data" in message:
+                        asked[message["id"]] = message["data"]
+        for line in self._lines():
+            if isinstance(line, TransactionLine):
+                amount = Decimal(asked[line.command_id]["amount"]).scaleb(SCALES[line.asset])
+                assert amount == Decimal(line.amount), f"{line.id}: {amount} was asked for, {line.amount} is booked"
+            for booked in getattr(line, "journals", ()):
+                for entry in booked.entries:
+                    assert str(int(entry.amount)) == entry.amount, f"{entry} is no integer"
+
+    def settled(self) -> None:
+        """No money is under way when nothing is, and nothing that should have ended by its deadline waits."""
+        states: dict[str, str] = {}
+        for line in self._lines():
+            if isinstance(line, TransactionLine | ChangeLine):
+                states[line.id] = line.state
+        waiting = {id_: state for id_, state in states.items() if state in ("sent", "capturing", "held")}
+        assert not waiting, f"at rest, but not ended: {waiting}"
+
+    def _lines(self) -> Iterator[Line]:
+        for log in self.topics[NAMES.journal].values():
+            for record in log:
+                yield from journal.DECODE(record.value).lines
 
     def rows(self) -> None:
         """Postgres holds what the journal says, and nothing else."""
@@ -251,5 +286,3 @@ def _ids(listed: str) -> list[int]:
 def _actor(rules: str) -> Ledger:
     return Ledger(msgspec.json.decode(rules, type=Rules))
 
-
-__all__ = ["Checker", "Line"]

@@ -41,13 +41,13 @@ class Profile:
         """One of many climates."""
         pick = random.choice
         return cls(
-            crash=pick((0, 0, 0.0005, 0.002, 0.006)),
-            freeze=pick((0, 0, 0.0003, 0.001, 0.003)),
-            request=pick((0, 0.005, 0.02, 0.06)),
-            late=pick((0, 0.2, 0.6)),
+            crash=pick((0, 0.001, 0.003, 0.01)),
+            freeze=pick((0, 0, 0.001, 0.004)),
+            request=pick((0, 0.01, 0.04, 0.12)),
+            late=pick((0, 0.3, 0.7)),
             silent=pick((0, 0.1, 0.5)),
-            refused=pick((0, 0, 0.002, 0.01)),
-            postgres=pick((0, 0.01, 0.04, 0.1)),
+            refused=pick((0, 0, 0.005, 0.03)),
+            postgres=pick((0, 0.03, 0.1, 0.3)),
             slow=pick((0, 0.01, 0.04)),
             outages=pick((0, 0, 1, 2)),
             rebalances=pick((0, 1, 2, 5)),

@@ -246,7 +246,7 @@ class SimulatedConnection:
         """Statements with one value."""
         await self._step("FENCE")
         assert query is writer._FENCE, query
-        return await self._fence(*arguments)
+        return await self._fence(query.partition("WHERE")[2], *arguments)
 
     async def copy_to_table(
         self,
@@ -290,13 +290,20 @@ class SimulatedConnection:
         await self.process.step("postgres claimed")
         return row
 
-    async def _fence(
-        self, partition: int, next_offset: int, epoch: int, last_seq: int, new_offset: int, new_seq: int, *rest: Any
-    ) -> float | Any:
+    async def _fence(self, where: str, partition: int, *values: Any) -> Any:
         await self.server.lock(self.session, partition)
         found = self.server.offsets.get(partition)
-        if found is None or (found.next_offset, found.epoch, found.last_seq) != (next_offset, epoch, last_seq):
+        if found is None:
             return None
+        next_offset, epoch, last_seq, new_offset, new_seq, *rest = values
+        # The statement is read as far as a fault could be planted in it.
+        for condition, holds in (
+            ("next_offset = $2", found.next_offset == next_offset),
+            ("epoch = $3", found.epoch == epoch),
+            ("last_seq = $4", found.last_seq == last_seq),
+        ):
+            if condition in where and not holds:
+                return None
         self.session.offsets = Offsets(new_offset, new_seq, epoch, rest[0])
         return writer._EPOCH
 

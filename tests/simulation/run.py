@@ -49,8 +49,8 @@ class Result:
 
 def run(seed: int, tracing: Tracing = None) -> Result:
     """Runs one seed. What is wrong stands in the result; nothing is raised for it."""
-    gc.collect()
     gc.disable()  # what is collected when would otherwise depend on the machine
+    gc.freeze()  # what is there already need not be looked at afterwards
     before = logging.root.manager.disable
     if tracing is None:
         logging.disable(logging.CRITICAL)
@@ -67,7 +67,6 @@ def run(seed: int, tracing: Tracing = None) -> Result:
     finally:
         logging.disable(before)
         loop.close()
-        gc.enable()
     figures = {
         "commands": sum(len(world.broker.at((NAMES.commands, number)).records) for number in range(PARTITIONS)),
         "units": sum(
@@ -79,7 +78,12 @@ def run(seed: int, tracing: Tracing = None) -> Result:
         "generations": sum(group.generation for group in world.groups.values()),
         "database commits": world.server.commits,
     }
-    return Result(seed, world.violations, _digest(world), loop.now, loop.steps, figures)
+    result = Result(seed, world.violations, _digest(world), loop.now, loop.steps, figures)
+    del loop, world, client
+    gc.collect()
+    gc.unfreeze()
+    gc.enable()
+    return result
 
 
 @contextlib.contextmanager
@@ -105,6 +109,7 @@ async def _scenario(world: World, client: Client) -> None:
             await loading
     except TimeoutError:
         world.violations.append("clients could not send all within the time")
+    await asyncio.sleep(world.random.choice((0.0, 2.0, 15.0)))
     for task in disturbing:
         task.cancel()
     await asyncio.gather(*disturbing, return_exceptions=True)

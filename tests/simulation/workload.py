@@ -52,7 +52,7 @@ class Client:
 
     async def run(self) -> None:
         """All of it."""
-        pace = self.random.choice((0.01, 0.05, 0.2))
+        pace = self.random.choice((0.01, 0.1, 0.3))
         for tenant, accounts in BEGIN:
             for account in accounts:
                 customer, asset, *name = account.split(":")
@@ -140,7 +140,7 @@ class Client:
         key = f"both-{self.random.randrange(12)}" if self.random.random() < 0.3 else ""
         customer, amount = account.split(":")[0], self.random.choice(("1", "5", "10", "20", "40", "75"))
         if "JPY" not in account and self.random.random() < 0.3:
-            amount += ".10"
+            amount += self.random.choice((".10", ".29"))
         if type_ == "deposit.submit":
             self.ask(type_, customer, tenant, key, account_id=account, amount=amount)
         elif type_ == "transfer.submit":
