@@ -175,7 +175,7 @@ class Ledger:
             self._refuse(unit, command, key, content, refusal, transaction_id=asked.id_text)
             return
         after = decision.transaction
-        done = IdempotencyKey(content, "done", "", asked.id_text, "", after.status, after.state)
+        done = IdempotencyKey(content, "done", "", asked.id_text, "", after.status, after.state, seq=after.seq)
         IDEMPOTENCY_KEYS.set(key, done)
         _change(unit, asked.transaction_id, before, decision, command.id)
 
@@ -232,10 +232,12 @@ class Ledger:
                     command,
                     "repeat",
                     reason=known.reason,
+                    detail=known.detail,
                     transaction_id=known.transaction_id,
                     account_id=known.account_id,
                     status=known.status,
                     state=known.state,
+                    seq=known.seq,
                 )
                 return True
         _refused(unit, command, Refused("idempotency_key_reused", "the key was used for another request"))
@@ -253,7 +255,15 @@ class Ledger:
     ) -> None:
         """Burns the key of a command that business refuses, and answers it."""
         expires_at = unit.at + KEY_LIFE_MS if command.MOVES_NO_MONEY else 0
-        burnt = IdempotencyKey(content, "refused", refusal.reason, transaction_id, account_id, expires_at=expires_at)
+        burnt = IdempotencyKey(
+            content,
+            "refused",
+            refusal.reason,
+            transaction_id,
+            account_id,
+            expires_at=expires_at,
+            detail=refusal.detail,
+        )
         IDEMPOTENCY_KEYS.set(key, burnt)
         _refused(unit, command, refusal, transaction_id, account_id)
 

@@ -130,9 +130,10 @@ class CommandLog:
                 return await asyncio.shield(future)
         except TimeoutError as error:
             # The producer goes on trying. Until it got through, further commands are refused without being handed over,
-            # so that little is left unknown.
-            self._overdue.add(future)
-            future.add_done_callback(self._settled)
+            # so that little is left unknown. What a replaced producer still holds never settles.
+            if producer is self._producer:
+                self._overdue.add(future)
+                future.add_done_callback(self._settled)
             raise _unknown(error) from None
         except KafkaError as error:
             # A refused batch leaves a hole in the producer's sequence numbers: nothing may follow it.

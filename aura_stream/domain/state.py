@@ -76,6 +76,8 @@ class IdempotencyKey(msgspec.Struct, frozen=True, array_like=True):
     status: str = ""
     state: str = ""
     expires_at: int = 0
+    detail: str = ""
+    seq: int = 0  # of the transaction, after the command
 
 
 class Posting(msgspec.Struct, frozen=True, array_like=True):

@@ -141,17 +141,19 @@ class Feed:
         return position is not None and position >= end
 
     async def _owns(self, partition: int) -> bool:
+        """Whether the group agrees that the partition is here. Asks on while nobody knows; a rebalance ends that."""
         consumer: Any = self.app.consumer
         tp = TP(self.sources[0], partition)
-        owner = self.partitions.get(partition)
-        if owner is None or owner.generation < 0 or tp not in consumer.assignment():
-            return False
-        try:
-            async with asyncio.timeout(5):
-                return bool(await consumer._commit({tp: owner.applied(tp.topic) + 1}))
-        except (KafkaError, TimeoutError) as error:
-            log.warning("partition %s: the group does not confirm ownership: %r", partition, error)
-            return False
+        while True:
+            owner = self.partitions.get(partition)
+            if owner is None or owner.generation < 0 or tp not in consumer.assignment():
+                return False
+            try:
+                async with asyncio.timeout(5):
+                    return bool(await consumer._commit({tp: owner.applied(tp.topic) + 1}))
+            except (KafkaError, TimeoutError) as error:
+                log.warning("partition %s: the group does not answer whether it is here: %r", partition, error)
+                await asyncio.sleep(0.5)
 
     # --- offsets of the group: for those who watch its lag ---------------------------------------------------------
 
@@ -159,6 +161,14 @@ class Feed:
         while not self.app.should_stop:
             await self.app.sleep(HINT_EVERY_S)
             await self._hint()
+            await self._reopen_closed()
+
+    async def _reopen_closed(self) -> None:
+        """Takes up again what was given up, when the group still says that it is here: else nobody would handle it."""
+        for number, owner in list(self.partitions.items()):
+            if owner.state == "closed" and not self.app.rebalancing and await self._owns(number):
+                log.warning("partition %s was given up but is still assigned here: it is opened again", number)
+                self.partitions[number] = self.make(number, self._fetch, self.app.consumer_generation_id)
 
     async def _hint(self) -> None:
         if self.app.rebalancing:
@@ -176,8 +186,8 @@ class Feed:
                 async with asyncio.timeout(3):
                     if await consumer._commit(changed):
                         self._hints.update(changed)
-            except TimeoutError:
-                log.info("the group's offsets could not be committed in time, which matters to watchers only")
+            except (KafkaError, TimeoutError) as error:
+                log.info("the group's offsets could not be committed, which matters to watchers only: %r", error)
 
     def status(self) -> list[dict[str, Any]]:
         """One row per partition, for metrics and `aura status`."""

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import aiokafka
 import faust
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError
 from aiokafka.structs import OffsetAndMetadata
 from faust.events import Event
 from faust.transport.drivers import aiokafka as driver
@@ -54,7 +54,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return consumer
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Commits offsets of partitions that are assigned here; stock Faust crashes the worker when that fails."""
+        """Commits offsets of partitions that are assigned here; False when the group says that they are not.
+
+        Raises KafkaError when nobody knows; stock Faust would crash the worker.
+        """
         assigned = self.assignment()
         mine = {
             driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(offset, "")
@@ -65,8 +68,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             return False
         try:
             await self._ensure_consumer().commit(mine)
-        except KafkaError as error:
-            log.info("the group's offsets could not be committed: %r", error)
+        except (CommitFailedError, IllegalStateError) as error:
+            log.info("the group does not take offsets from here: %r", error)
             return False
         return True
 

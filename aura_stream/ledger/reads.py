@@ -193,7 +193,10 @@ class LedgerReads:
             pool = self._pool or await self._open()
             async with pool.acquire(timeout=self._timeout_s) as connection:
                 yield connection
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (
+            *(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError),
+            asyncpg.InternalClientError,  # a connection that broke while it was given back
+        ) as error:
             raise ReadsUnavailable(f"{type(error).__name__}: {error}") from error
 
     async def _open(self) -> asyncpg.Pool[asyncpg.Record]:
