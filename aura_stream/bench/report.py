@@ -105,7 +105,7 @@ def sections(results: Json) -> list[tuple[str, list[str], list[list[str]]]]:
                 [
                     run["load"],
                     f"{run['ledger_per_second']:,.0f}",
-                    f"{run['sink_per_second']:,.0f}",
+                    f"{run['sink_per_second']:,.0f}" if run["sink_per_second"] else "-",
                     _share(found, run),
                 ]
                 for run in results["sink_alone"]
@@ -208,7 +208,7 @@ def _single(results: Json) -> list[list[str]]:
 
 def _share(found: Mapping[str, Any], run: Json) -> str:
     ours = found.get(run["load"], {}).get("ours")
-    return f"{100 * ours['median'] / run['sink_per_second']:.0f} %" if ours else "-"
+    return f"{100 * ours['median'] / run['sink_per_second']:.0f} %" if ours and run["sink_per_second"] else "-"
 
 
 def _plain(value: Spread | None) -> dict[str, Any] | None:

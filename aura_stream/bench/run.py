@@ -334,7 +334,9 @@ class Bench:
             await journal.close()
         self._even_start()
         watching = asyncio.create_task(
-            self.observer.watch(_all_final(load, count), what=f"the sink's {count} transfers of {load}")
+            self.observer.watch(
+                _all_final(load, count), poll_s=LATENCY_POLL_S, what=f"the sink's {count} transfers of {load}"
+            )
         )
         await self._start("sink", self.options.sinks)
         ended, sightings = await watching
@@ -351,14 +353,14 @@ class Bench:
                 "transfers": count,
                 "ledger_per_second": count / ledger_s,
                 "ledger_cpu": ledger_cpu,
-                "sink_per_second": written / seconds,
+                "sink_per_second": written / seconds if written else None,  # too few: all came with the first
                 "units_per_commit": totals.units / max(1, await self.observer.commits()),
             }
         )
         last = self.results.sink_alone[-1]
         self.say(
             f"{load}: the ledger alone {last['ledger_per_second']:,.0f}, the sink alone "
-            f"{last['sink_per_second']:,.0f} transfers/s"
+            f"{last['sink_per_second'] or 0:,.0f} transfers/s"
         )
 
     def _rate(self, load: str, rate: str) -> float:

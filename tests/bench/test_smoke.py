@@ -42,7 +42,7 @@ def test_a_tiny_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> No
     assert [run["connections"] for run in results["baseline"]] == [8, 20]
     assert results["summary"]["between"]["ratio"]["median"] > 0
     (alone,) = results["sink_alone"]
-    assert alone["ledger_per_second"] > 0 and alone["sink_per_second"] > 0
+    assert alone["ledger_per_second"] > 0 and (alone["sink_per_second"] is None or alone["sink_per_second"] > 0)
     (paced,) = results["open_loop"]
     assert paced["sent"] == paced["first_row"]["count"] == paced["final_row"]["count"] == 100
     assert 0 < paced["first_row"]["p50_ms"] <= paced["final_row"]["p50_ms"] <= paced["final_row"]["max_ms"]
