@@ -185,9 +185,10 @@ class Bench:
     async def _start(self, role: str, count: int) -> None:
         """Starts a role's processes side by side and waits until all are ready."""
         began = time.monotonic()
+        env = {"AURA_STATE_DIR": str(self.settings.state_dir), "AURA_LOG_LEVEL": "INFO"}
+        # A port at random: the usual one may be taken by another stack of this machine that starts just now.
         processes = [
-            self.stack.role(role, slot, env={"AURA_STATE_DIR": str(self.settings.state_dir), "AURA_LOG_LEVEL": "INFO"})
-            for slot in range(count)
+            self.stack.role(role, slot, env={**env, "AURA_FAUST_WEB_PORT": str(free_port())}) for slot in range(count)
         ]
         for process in processes:
             process.start()
