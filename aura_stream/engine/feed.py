@@ -161,14 +161,19 @@ class Feed:
         while not self.app.should_stop:
             await self.app.sleep(HINT_EVERY_S)
             await self._hint()
-            await self._reopen_closed()
+            self._ask_for_what_was_given_up()
 
-    async def _reopen_closed(self) -> None:
-        """Takes up again what was given up, when the group still says that it is here: else nobody would handle it."""
-        for number, owner in list(self.partitions.items()):
-            if owner.state == "closed" and not self.app.rebalancing and await self._owns(number):
-                log.warning("partition %s was given up but is still assigned here: it is opened again", number)
-                self.partitions[number] = self.make(number, self._fetch, self.app.consumer_generation_id)
+    def _ask_for_what_was_given_up(self) -> None:
+        """A partition that was given up and is still assigned here would be handled by nobody: the group shall speak.
+
+        It is not opened again in this generation: lists that were fetched before may still come, and there is no
+        telling them from those that follow the seek.
+        """
+        closed = [number for number, owner in self.partitions.items() if owner.state == "closed"]
+        if closed and not self.app.rebalancing and not self.app.should_stop:
+            log.warning("partitions %s were given up but are still assigned here: the group is joined again", closed)
+            consumer: Any = self.app.consumer
+            consumer.rejoin()
 
     async def _hint(self) -> None:
         if self.app.rebalancing:

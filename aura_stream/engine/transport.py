@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import aiokafka
 import faust
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import CommitFailedError, IllegalStateError
 from aiokafka.structs import OffsetAndMetadata
 from faust.events import Event
@@ -73,6 +74,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             return False
         return True
 
+    def rejoin(self) -> None:
+        """Has the coordinator join the group again; called in this thread."""
+        self._ensure_consumer()._coordinator.request_rejoin()
+
 
 class Consumer(driver.Consumer):
     """Delivers lists, and seeks where the owners say."""
@@ -81,6 +86,11 @@ class Consumer(driver.Consumer):
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def rejoin(self) -> None:
+        """Asks the group for a new generation: what was fetched in this one can then be told from what follows."""
+        thread: Any = self._thread
+        thread.thread_loop.call_soon_threadsafe(thread.rejoin)
 
     async def perform_seek(self) -> None:
         """Faust calls this after every rebalance, before the flow resumes."""
@@ -215,6 +225,7 @@ def check_faust() -> None:
         (driver.Consumer, "perform_seek"),
         (driver.Consumer, "_wait_next_records"),
         (driver.Consumer, "pause_partitions"),
+        (GroupCoordinator, "request_rejoin"),
     ):
         if not hasattr(owner, name):
             raise RuntimeError(f"{owner.__name__}.{name} is gone from faust: the engine cannot run on it")
