@@ -18,6 +18,7 @@ def main() -> int:
     what.add_argument("--seed", type=int, help="one seed")
     what.add_argument("--seeds", default="0:100", help="seeds A to B - 1, as A:B")
     what.add_argument("--forever", action="store_true", help="one seed after another, from the present time on")
+    parser.add_argument("--digests", action="store_true", help="print the digest of every run")
     parser.add_argument("--trace", action="store_true", help="print every step")
     arguments = parser.parse_args()
     if arguments.seed is not None:
@@ -33,6 +34,8 @@ def main() -> int:
         result = run(seed, print if arguments.trace else None)
         count += 1
         figures.update(result.figures)
+        if arguments.digests:
+            print(seed, result.digest)
         if result.violations:
             failed += 1
             print(f"seed {seed}: {len(result.violations)} violations; see it again: {result.replay}")
@@ -44,7 +47,8 @@ def main() -> int:
         if arguments.forever and count % 100 == 0:
             print(f"{count} seeds, {failed} failed, {count / (time.monotonic() - started):.1f}/s", flush=True)
     took = time.monotonic() - started
-    print(f"{count} seeds, {failed} failed, {count / took:.1f} seeds/s; {dict(figures)}")
+    print(f"{count} seeds, {failed} failed, {count / took:.1f} seeds/s", file=sys.stderr)
+    print(", ".join(f"{value} {name}" for name, value in figures.items()), file=sys.stderr)
     return 1 if failed else 0
 
 

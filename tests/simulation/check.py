@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from decimal import Decimal
@@ -99,7 +100,8 @@ class Checker:
         try:
             check()
         except Exception as error:  # noqa: BLE001 - whatever a broken state makes of a checker is a finding
-            self.found.append(f"{name}: {type(error).__name__}: {str(error)[:600]}")
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self.found.append(f"{name}: {type(error).__name__}: {str(error)[:600]} (line {where.lineno}: {where.line})")
 
     def accepted(self) -> None:
         """What was acknowledged is in the log, and every record of the log was handled."""
@@ -285,4 +287,3 @@ def _ids(listed: str) -> list[int]:
 
 def _actor(rules: str) -> Ledger:
     return Ledger(msgspec.json.decode(rules, type=Rules))
-

@@ -19,6 +19,7 @@ from aiokafka.errors import IllegalStateError, KafkaError, RebalanceInProgressEr
 from faust.types import TP
 
 from aura_stream.engine.feed import Feed
+from aura_stream.engine.partition import wait_for
 from aura_stream.engine.transport import Consumer, ConsumerThread
 from tests.simulation.disk import Disk
 from tests.simulation.loop import PROCESS
@@ -111,6 +112,7 @@ class Process:
         if self.dead:
             return
         self.trace(f"dies {why}")
+        self.faults.counts["deaths"] += 1
         self.dead = True
         if self.frozen:
             self.thaw()
@@ -127,6 +129,7 @@ class Process:
             return
         self.trace(f"freezes for {seconds} s {why}")
         self.frozen = True
+        self.faults.counts["freezes"] += 1
         self.world.broker.later(seconds, self.thaw)
 
     def thaw(self) -> None:
@@ -198,6 +201,7 @@ class App:
         self.should_stop = self.rebalancing = False
         self.queue: deque[tuple[TP, Any]] = deque()
         self.queued = asyncio.Event()
+        self.rejoin = asyncio.Event()
         self.consumer = SimulatedConsumer(self)
         self._agent: Callable[[Any], Awaitable[None]] | None = None
 
@@ -232,6 +236,11 @@ class App:
                 self.queued.clear()
                 await self.queued.wait()
             await self.process.step("deliver")
+            faults = self.process.faults
+            if faults.happens(faults.profile.stall):
+                await asyncio.sleep(faults.random.uniform(0.1, 3.0))
+            # Faust's queues give nothing while the flow is suspended; what was not cleared comes out afterwards.
+            await self.consumer.flowing()
             if self.queue:
                 _, message = self.queue.popleft()
                 yield SimpleNamespace(message=message, value=message.value)
@@ -293,7 +302,9 @@ class App:
         """Until the group wants something else."""
         process, group = self.process, self.group
         while not self.should_stop:
-            await asyncio.sleep(HEARTBEAT_S)
+            if await wait_for(self.rejoin, HEARTBEAT_S):
+                self.rejoin.clear()
+                return
             try:
                 await process.world.network.request(
                     process, "heartbeat", lambda: group.heartbeat(process.name, generation)
@@ -343,6 +354,15 @@ class SimulatedConsumer:
         """Records are handed out."""
         self.flow_active = True
         self._can_resume.set()
+
+    def rejoin(self) -> None:
+        """Has the group make a new generation."""
+        self.app.rejoin.set()
+
+    async def flowing(self) -> None:
+        """Until records may be handed out."""
+        while not self.flow_active:
+            await self._can_resume.wait()
 
     def pause_partitions(self, tps: set[TP]) -> None:
         """Fetches no more of these."""
@@ -419,8 +439,7 @@ class SimulatedConsumer:
                     await self.process.step("queue")
 
     async def _wait_next_records(self, timeout: float) -> tuple[dict[TopicPartition, Any], set[TP]]:  # noqa: ASYNC109
-        while not self.flow_active:
-            await self._can_resume.wait()
+        await self.flowing()
         if not self._active:
             await asyncio.sleep(FETCH_S)
             return {}, self._active

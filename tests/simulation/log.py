@@ -66,6 +66,7 @@ class Transactions:
     offsets: dict[Place, list[int]] = field(default_factory=dict)
     seen: dict[tuple[Place, int], int] = field(default_factory=dict)  # sequence numbers of this epoch
     begun: int = 0  # counts transactions, for the time-out
+    held: list[Callable[[], object]] = field(default_factory=list)  # requests that are still under way
 
 
 class Broker:
@@ -130,6 +131,9 @@ class Broker:
             found.state = "ongoing"
             found.begun += 1
             self.later(TRANSACTION_TIMEOUT_S, self._time_out, name, found.begun)
+            for act in found.held:
+                self.later(self.random.choice((0.0, 0.001, 0.004)), act)
+            found.held = []
         log = self.at(place)
         offset = log.append(self.now_ms(), messages)
         log.open.setdefault(name, offset)
@@ -148,6 +152,10 @@ class Broker:
         if found.state == "committed":
             return False
         raise InvalidTxnState
+
+    def hold(self, name: str, act: Callable[[], object]) -> None:
+        """Holds a request back until its producer has begun another transaction: the worst moment there is."""
+        self.transactions[name].held.append(act)
 
     def _current(self, name: str, epoch: int) -> Transactions:
         found = self.transactions[name]

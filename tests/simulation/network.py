@@ -27,8 +27,13 @@ class Network:
         """Whether a process and the brokers hear each other."""
         return not self.broker.down and not process.isolated
 
-    async def request(self, process: Process, what: str, act: Callable[[], T], *, writes: bool = False) -> T:
-        """One request and its answer. Raises Kafka's errors: broken connections, time-outs, and what `act` raises."""
+    async def request(
+        self, process: Process, what: str, act: Callable[[], T], *, writes: bool = False, ends: str = ""
+    ) -> T:
+        """One request and its answer. Raises Kafka's errors: broken connections, time-outs, and what `act` raises.
+
+        `writes` may be refused by the broker; `ends` names the producer whose transaction the request ends.
+        """
         await process.step(what)
         faults = process.faults
         if not self.reachable(process):
@@ -36,6 +41,11 @@ class Network:
         fate = faults.request()
         if writes and fate == "ok" and faults.happens(faults.profile.refused):
             fate = "refused"
+        if ends and faults.happens(faults.profile.late_end):
+            process.trace(f"{what}: held back")
+            faults.counts["ends held back"] += 1
+            self.broker.hold(ends, lambda: self._late(process, what, act))
+            return await self._unanswered(process, what)
         if fate == "ok":
             answer = act()
             await process.step(f"{what} answered")

@@ -216,6 +216,7 @@ class SimulatedConnection:
             return "COMMIT"
         fate = faults.random.choice(("request lost", "reply lost", "late"))
         process.trace(f"postgres COMMIT: {fate}")
+        faults.counts[f"commits {fate}"] += 1
         if fate == "reply lost":
             self.server.commit(self.session)
         elif fate == "late":

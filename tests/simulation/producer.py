@@ -48,9 +48,9 @@ class Client:
     def __init__(self, network: Network, process: Process) -> None:
         self._network, self._process = network, process
 
-    async def send(self, what: str, act: Callable[[], Any], writes: bool) -> Any:
+    async def send(self, what: str, act: Callable[[], Any], **how: Any) -> Any:
         """One request."""
-        return await self._network.request(self._process, what, act, writes=writes)
+        return await self._network.request(self._process, what, act, **how)
 
     async def close(self) -> None:
         """Closes them."""
@@ -166,7 +166,7 @@ class SimulatedProducer:
         begun = self.broker.transactions[self.name].begun
         waiter = self._txn_manager._transaction_waiter
         try:
-            while await self._send("end", lambda: self._end_at_broker(begun)) is None:  # noqa: ASYNC110 - asked again
+            while await self._send("end", lambda: self._end_at_broker(begun), ends=self.name) is None:  # noqa: ASYNC110
                 await asyncio.sleep(CONCURRENT_S)
         except KafkaError as error:
             if not waiter.done():
@@ -183,11 +183,11 @@ class SimulatedProducer:
             self.process.trace(f"{self.name}: an EndTxn of transaction {begun} ends transaction {now.begun}")
         return self.broker.end(self.name, self.epoch)
 
-    async def _send(self, what: str, act: Callable[[], T], *, writes: bool = False) -> T:
+    async def _send(self, what: str, act: Callable[[], T], **how: Any) -> T:
         """A request, repeated silently until it is answered."""
         while True:
             try:
-                answer: T = await self.client.send(what, act, writes)
+                answer: T = await self.client.send(what, act, **how)
             except KafkaError as error:
                 if not error.retriable or isinstance(error, InvalidProducerEpoch):
                     raise

@@ -14,19 +14,22 @@ from unittest import mock
 
 import asyncpg
 
+from agents.sink import SinkPartition
 from agents.worker import NAMES
 from aura_stream.engine import producer
 from aura_stream.engine.shard import Shard
+from aura_stream.ledger.errors import Diverged
 from tests.simulation.check import Checker
+from tests.simulation.faults import Profile
 from tests.simulation.loop import PROCESS, Loop, Stuck
 from tests.simulation.postgres import connector
 from tests.simulation.producer import SimulatedProducer
-from tests.simulation.workload import Client
+from tests.simulation.workload import COMMANDS, Client
 from tests.simulation.world import LEDGER, PARTITIONS, SINK, World
 
 REST_S = 120.0  # virtual seconds after healing: session, rebalance, time-outs and back-offs, with room
 LOAD_S = 300.0
-AFTER_ALL_MS = 2 * 3600 * 1000  # the longest hold, and the time until a transfer under way calls a person
+AFTER_ALL_MS = 24 * 3600 * 1000  # longer than any hold, however clocks have jumped
 Tracing = Callable[[str], None] | None
 
 
@@ -47,15 +50,15 @@ class Result:
         return f"python -m tests.simulation --seed {self.seed} --trace"
 
 
-def run(seed: int, tracing: Tracing = None) -> Result:
-    """Runs one seed. What is wrong stands in the result; nothing is raised for it."""
+def run(seed: int, tracing: Tracing = None, profile: Profile | None = None) -> Result:
+    """Runs one seed, in the climate that it draws or in a given one. What is wrong stands in the result."""
     gc.disable()  # what is collected when would otherwise depend on the machine
     gc.freeze()  # what is there already need not be looked at afterwards
     before = logging.root.manager.disable
     if tracing is None:
         logging.disable(logging.CRITICAL)
     loop = Loop()
-    world = World(seed, loop, tracing)
+    world = World(seed, loop, tracing, profile)
     client = Client(world)
     try:
         with _in_place_of_the_world(world):
@@ -72,11 +75,11 @@ def run(seed: int, tracing: Tracing = None) -> Result:
         "units": sum(
             len(world.broker.at((NAMES.journal, number)).committed(0, 1 << 40)) for number in range(PARTITIONS)
         ),
-        "deaths": world.deaths,
         "late ends": world.broker.late_ends,
         "timed out": world.broker.timed_out,
         "generations": sum(group.generation for group in world.groups.values()),
         "database commits": world.server.commits,
+        **world.faults.counts,
     }
     result = Result(seed, world.violations, _digest(world), loop.now, loop.steps, figures)
     del loop, world, client
@@ -91,7 +94,14 @@ def _in_place_of_the_world(world: World) -> Iterator[None]:
     def make_producer(**options: Any) -> SimulatedProducer:
         return SimulatedProducer(world.network, PROCESS.get(), options["transactional_id"])
 
+    stop = SinkPartition._stop_here
+
+    async def stopping(self: SinkPartition, error: Diverged) -> None:
+        world.violations.append(f"a sink found that Postgres and the journal differ: {error}")
+        await stop(self, error)
+
     with (
+        mock.patch.object(SinkPartition, "_stop_here", stopping),
         mock.patch.object(producer, "AIOKafkaProducer", make_producer),
         mock.patch.object(asyncpg, "connect", connector(world.server)),
     ):
@@ -102,7 +112,7 @@ async def _scenario(world: World, client: Client) -> None:
     machines = ["l1", "l2", "s1", "s2"][: world.random.choice((3, 4, 4))]
     for machine in machines:
         world.launch(machine)
-    disturbing = [world.loop.create_task(disturb) for disturb in _disturbances(world)]
+    disturbing = [world.loop.create_task(disturb) for disturb in _disturbances(world, client)]
     loading = world.loop.create_task(client.run())
     try:
         async with asyncio.timeout(LOAD_S):
@@ -169,22 +179,25 @@ def _busy(world: World) -> list[str]:
 # --- what comes from outside -----------------------------------------------------------------------------------------
 
 
-def _disturbances(world: World) -> Iterator[Any]:
+def _disturbances(world: World, client: Client) -> Iterator[Any]:
     profile = world.faults.profile
+    during = max(4.0, COMMANDS * client.pace)
     for count, disturb in (
         (profile.outages, _outage),
         (profile.rebalances, _join_and_leave),
         (profile.isolations, _isolation),
         (profile.restarts, _restart_of_database),
         (profile.jumps, _jump),
+        (profile.rewinds, _rewind),
     ):
         for _ in range(count):
-            yield disturb(world, world.random.expovariate(1 / 8))
+            yield disturb(world, world.random.uniform(0.0, during))
 
 
 async def _outage(world: World, when: float) -> None:
     await asyncio.sleep(when)
     world.trace("world", "the brokers are away")
+    world.faults.counts["outages"] += 1
     world.broker.down = True
     await asyncio.sleep(world.random.choice((0.2, 3.0, 9.0)))
     world.broker.down = False
@@ -194,6 +207,7 @@ async def _outage(world: World, when: float) -> None:
 async def _restart_of_database(world: World, when: float) -> None:
     await asyncio.sleep(when)
     world.trace("world", "the database restarts")
+    world.faults.counts["database restarts"] += 1
     world.server.restart()
     world.server.down = True
     await asyncio.sleep(world.random.choice((0.1, 2.0, 8.0)))
@@ -204,6 +218,7 @@ async def _join_and_leave(world: World, when: float) -> None:
     await asyncio.sleep(when)
     kind = world.random.choice("ls")
     spare = f"{kind}3"
+    world.faults.counts["joined or left"] += 1
     if (process := world.workers.get(spare)) is None:
         world.launch(spare)
         return
@@ -219,6 +234,7 @@ async def _isolation(world: World, when: float) -> None:
     if living:
         process = world.random.choice(living)
         process.trace("is cut off from the brokers")
+        world.faults.counts["isolations"] += 1
         process.isolated = True
         await asyncio.sleep(world.random.choice((0.5, 4.0, 14.0)))
         process.isolated = False
@@ -229,7 +245,16 @@ async def _jump(world: World, when: float) -> None:
     await asyncio.sleep(when)
     by = world.random.choice((-3_600_000, -1_000, 1_000, 3_600_000, 25 * 3_600_000, 8 * 24 * 3_600_000))
     world.trace("world", f"all clocks jump by {by} ms")
+    world.faults.counts["clock jumps"] += 1
     world.jumped_ms += by
+
+
+async def _rewind(world: World, when: float) -> None:
+    await asyncio.sleep(when)
+    world.trace("world", "the groups' offsets are reset to the beginning")
+    world.faults.counts["rewinds"] += 1
+    for group in world.groups.values():
+        group.committed = dict.fromkeys(group.committed, 0)
 
 
 def _bury(world: World) -> None:

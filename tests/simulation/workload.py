@@ -47,22 +47,22 @@ class Client:
         self.acknowledged: list[tuple[int, bytes]] = []  # partition and bytes
         self.asked: list[Asked] = []
         self.submitted: list[Asked] = []
+        self.pace = self.random.choice((0.01, 0.1, 0.3))  # seconds between two commands
         self._count = 0
         self._sending: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
         """All of it."""
-        pace = self.random.choice((0.01, 0.1, 0.3))
         for tenant, accounts in BEGIN:
             for account in accounts:
                 customer, asset, *name = account.split(":")
                 self.ask("account.open", customer, tenant, asset=asset, **({"name": name[0]} if name else {}))
                 deposit = self.ask("deposit.submit", customer, tenant, account_id=account, amount="100")
                 self.ask("deposit.confirm", customer, tenant, transaction_id=deposit.transaction_id)
-                await asyncio.sleep(pace)
+                await asyncio.sleep(self.pace)
         for _ in range(COMMANDS - 3 * sum(len(accounts) for _, accounts in BEGIN)):
             self._something()
-            await asyncio.sleep(self.random.expovariate(1 / pace))
+            await asyncio.sleep(self.random.expovariate(1 / self.pace))
         await asyncio.gather(*self._sending)
 
     def ask(self, type_: str, customer: str, tenant: str = "default", key: str = "", **data: Any) -> Asked:
@@ -104,6 +104,7 @@ class Client:
             await asyncio.sleep(0.2)
         self.acknowledged.append((partition, value))
         if faults.happens(faults.profile.duplicates):
+            faults.counts["duplicates"] += 1
             world.broker.later(faults.random.choice((0.0, 0.5, 8.0)), world.broker.write, place, [(key, value, ())])
 
     # --- what is asked ---------------------------------------------------------------------------------------------

@@ -42,10 +42,12 @@ LEDGER, SINK = "ledger", "sink"
 class World:
     """Everything there is, made of one seed."""
 
-    def __init__(self, seed: int, loop: Loop, tracing: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, seed: int, loop: Loop, tracing: Callable[[str], None] | None = None, profile: Profile | None = None
+    ) -> None:
         self.random = Random(seed)
         self.loop = loop
-        self.faults = Faults(self.random, Profile.draw(self.random))
+        self.faults = Faults(self.random, profile or Profile.draw(self.random))
         self.jumped_ms = 0
         self.broker = Broker(loop, self.random, self.now_ms, self.faults.profile.markers)
         self.network = Network(self.broker)
@@ -59,7 +61,7 @@ class World:
         self.disks: dict[str, Disk] = {}
         self.workers: dict[str, Process | None] = {}  # by machine
         self.violations: list[str] = []
-        self.deaths = self.lives = 0
+        self.lives = 0
         self._tracing = tracing
         self._traced = hashlib.blake2b()
 
@@ -95,7 +97,6 @@ class World:
 
     def died(self, process: Process) -> None:
         """A worker has ended; its supervisor starts it again."""
-        self.deaths += 1
         for event in list(self.broker.watchers):
             if process.app is not None and event is process.app.consumer._arrived:
                 del self.broker.watchers[event]
