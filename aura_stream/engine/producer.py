@@ -124,9 +124,9 @@ class TransactionalProducer:
         except (OSError, TimeoutError) as error:
             raise CommitFailed(f"{self.transactional_id}: {error!r}") from error
         except KafkaError as error:
-            if error.retriable or isinstance(error, _CURABLE):
-                raise CommitFailed(f"{self.transactional_id}: {error!r}") from error
-            raise EngineError(f"{self.transactional_id}: Kafka refuses this unit of work: {error!r}") from error
+            if isinstance(error, _REFUSED):
+                raise EngineError(f"{self.transactional_id}: Kafka refuses this unit of work: {error!r}") from error
+            raise CommitFailed(f"{self.transactional_id}: {error!r}") from error
         ends: dict[tuple[str, int], int] = {}
         for (topic, partition, _, count), metadata in zip(batches, sent, strict=True):
             # The metadata's offset is the batch's first one, and -1 after a repeated send.
@@ -168,15 +168,16 @@ def _seen(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-_CURABLE = (
-    aiokafka.errors.InvalidTxnState,
-    aiokafka.errors.InvalidProducerIdMapping,
-    aiokafka.errors.OutOfOrderSequenceNumber,
-    aiokafka.errors.KafkaTimeoutError,
-    aiokafka.errors.ProducerClosed,
-    aiokafka.errors.IllegalOperation,
-    aiokafka.errors.UnknownTopicOrPartitionError,
-    aiokafka.errors.NotEnoughReplicasError,
-    aiokafka.errors.NotEnoughReplicasAfterAppendError,
+_REFUSED = (
+    aiokafka.errors.MessageSizeTooLargeError,
+    aiokafka.errors.RecordTooLargeError,
+    aiokafka.errors.RecordListTooLargeError,
+    aiokafka.errors.InvalidTopicError,
+    aiokafka.errors.InvalidRequiredAcksError,
+    aiokafka.errors.TopicAuthorizationFailedError,
+    aiokafka.errors.ClusterAuthorizationFailedError,
+    aiokafka.errors.TransactionalIdAuthorizationFailed,
+    aiokafka.errors.UnsupportedVersionError,
 )
-"""Errors that a new producer may not meet again. A unit that meets one five times in a row stops the process."""
+"""What a broker will refuse again. Anything else may pass on a new producer (aiokafka dresses a lost connection as a
+plain KafkaError), and a unit that fails five times in a row stops the process all the same."""
