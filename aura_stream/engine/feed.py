@@ -14,7 +14,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 from faust.types import TP
 
 from aura_stream.engine.partition import Fetch, Partition
@@ -136,8 +136,11 @@ class Feed:
 
     async def _caught_up(self, partition: int) -> bool:
         tp = TP(self.sources[0], partition)
-        end = (await self.app.consumer.highwaters(tp))[tp]
-        position = await self.app.consumer.position(tp)
+        try:
+            end = (await self.app.consumer.highwaters(tp))[tp]
+            position = await self.app.consumer.position(tp)
+        except IllegalStateError:  # a rebalance has taken it away between the two questions
+            return False
         return position is not None and position >= end
 
     async def _owns(self, partition: int) -> bool:

@@ -260,6 +260,7 @@ class App:
             self.consumer_generation_id = generation
             consumer.assign({TP(topic, number) for topic in group.topics for number in numbers})
             process.trace(f"generation {generation}: {numbers}")
+            await process.step("assigned")  # Faust has much to do before it calls those who want to know
             await self.on_partitions_assigned.send(self, consumer.assignment())
             process.run(self._resume, generation)
             await self._beat(generation)
@@ -272,6 +273,7 @@ class App:
             consumer.pause_partitions(assignment)
             if not self.process.faults.happens(0.3):
                 self.queue.clear()
+        await self.process.step("revoked")
         await self.on_partitions_revoked.send(self, assignment)
 
     async def _join(self) -> tuple[int, list[int]] | None:

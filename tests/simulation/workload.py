@@ -47,7 +47,7 @@ class Client:
         self.acknowledged: list[tuple[int, bytes]] = []  # partition and bytes
         self.asked: list[Asked] = []
         self.submitted: list[Asked] = []
-        self.pace = self.random.choice((0.01, 0.1, 0.3))  # seconds between two commands
+        self.pace = self.random.choice((0.02, 0.15, 0.4))  # seconds between two commands
         self._count = 0
         self._sending: list[asyncio.Task[None]] = []
 
@@ -147,7 +147,7 @@ class Client:
         elif type_ == "transfer.submit":
             self.ask(type_, customer, tenant, key, from_account_id=account, to_account_id=to, amount=amount)
         else:
-            until = format_time(self.world.now_ms() + self.random.choice((500, 3_000, 20_000, 3_600_000)))
+            until = format_time(self.world.now_ms() + self.random.choice((500, 1_500, 3_000, 6_000, 20_000, 3_600_000)))
             data = {"account_id": account, "to_account_id": to, "amount": amount, "expires_at": until}
             self.ask(type_, customer, tenant, key, **data)
 
