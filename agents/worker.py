@@ -54,8 +54,8 @@ def run(role: str, settings: Settings) -> None:
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     app, feed = {"ledger": ledger_app, "sink": sink_app}[role](settings)
     _add_status_page(app, role, feed)
-    # What is here now lives as long as the process, and batches make no cycles: the collector would walk over both again
-    # and again for nothing. This is a third of a ledger's CPU time and near half of a sink's.
+    # What is here now lives as long as the process, and batches make no cycles: the collector would walk over both for
+    # nothing, a third of a ledger's CPU time and near half of a sink's.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
