@@ -88,14 +88,14 @@ class Driver:
             self.reopen(partition)
             return True
         for output in finished.outputs:
-            self._write(partition, output, finished.state.at)
+            self._write(output, finished.state.at)
         shard.adopt(finished)
         return True
 
-    def _write(self, partition: int, output: Output, at: int) -> None:
-        target = partition if output.partition < 0 else output.partition
-        log = self.topics[output.topic][target]
-        log.append(LogRecord(output.topic, target, len(log), at, output.key, output.value, tuple(output.headers)))
+    def _write(self, output: Output, at: int) -> None:
+        log = self.topics[output.topic][output.partition]
+        headers = tuple(output.headers)
+        log.append(LogRecord(output.topic, output.partition, len(log), at, output.key, output.value, headers))
 
     def run(self, *, clock: int = 0) -> None:
         """Runs all partitions until nothing moves; `clock` (ms) lets the time pass where no command does."""

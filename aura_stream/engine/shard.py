@@ -287,10 +287,7 @@ class Shard(Partition):
 
     def _messages(self, finished: Finished) -> list[Message]:
         own, changelog = self.number, self.setup.names.changelog
-        messages: list[Message] = [
-            (topic, own if partition < 0 else partition, key, value, headers)
-            for topic, key, value, headers, partition in finished.outputs
-        ]
+        messages: list[Message] = [*finished.outputs]
         messages.extend([(changelog, own, key, value, NO_HEADERS) for key, value in finished.changes.items()])
         return messages
 

@@ -62,13 +62,13 @@ NO_HEADERS: list[tuple[str, bytes]] = []
 
 
 class Output(NamedTuple):
-    """A message to send with the unit; it goes to the shard's own partition number unless another is named."""
+    """A message to send with the unit."""
 
     topic: str
+    partition: int
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes]] = NO_HEADERS
-    partition: int = -1
 
 
 class ShardState(msgspec.Struct):
@@ -168,7 +168,7 @@ class Unit:
         """Sends a message to the shard's own partition of a topic, with the unit. Raises :class:`Oversize`."""
         if len(value) > OUTPUT_MAX:
             raise Oversize(f"a message to {topic}", len(value), OUTPUT_MAX)
-        self.outputs.append(Output(topic, key, value, headers))
+        self.outputs.append(Output(topic, self.partition, key, value, headers))
 
     def signal(self, key: bytes, signal: msgspec.Struct) -> None:
         """Sends a signal to the shard of `key`; it is handled there once and in order. Raises :class:`Oversize`."""
@@ -290,7 +290,7 @@ class Unit:
         shard, before = self._shard, self._shard.state
         applied, received = shard.applied, shard.received
         sent = before.sent.copy()
-        outputs = self.outputs
+        outputs, own = self.outputs, b"%d" % self.partition
         for target, values in _pack(self._outgoing):
             sent[target] = seq = sent.get(target, 0) + 1
             value = b'{"source":%d,"seq":%d,"at":%d,"signals":[%b],"v":1}' % (
@@ -299,7 +299,7 @@ class Unit:
                 self.at,
                 b",".join(values),
             )
-            outputs.append(Output(shard.names.signals, b"%d" % self.partition, value, partition=target))
+            outputs.append(Output(shard.names.signals, target, own, value))
         self.parts.append((self.seq, self._lines))
         rules = b""
         if before.rules != shard.rules_hash:
@@ -315,7 +315,7 @@ class Unit:
                 b",".join(lines),
                 end,
             )
-            outputs.append(Output(shard.names.journal, b"%d" % self.partition, value))
+            outputs.append(Output(shard.names.journal, self.partition, own, value))
         state = ShardState(self.at, self.seq, applied, self.counters, sent, received, shard.rules_hash)
         self.dirty[STATE_KEY] = _encode(state)
         return Finished(self.dirty, outputs, state)
@@ -473,7 +473,7 @@ class Memory:
             ("aura-offset", b"%d" % record.offset),
         ]
         unit.dead += 1
-        unit.outputs.append(Output(self.names.dead_letters, record.key, value, headers))
+        unit.outputs.append(Output(self.names.dead_letters, unit.partition, record.key, value, headers))
 
     def _tick(self, unit: Unit, now: int) -> bool:
         """Moves the time to `now` and fires what is due, in order; False when the unit is full and more is due."""

@@ -390,7 +390,7 @@ class World:
                 assert taken == len(batch)
                 finished = computed.finish()
                 for output in finished.outputs:
-                    made[output.topic, partition if output.partition < 0 else output.partition].append(output.value)
+                    made[output.topic, output.partition].append(output.value)
                 shard.adopt(finished)
             for topic in (NAMES.journal, EVENTS, NAMES.dead_letters):
                 assert made[topic, partition] == [r.value for r in self.driver.topics[topic][partition]]
