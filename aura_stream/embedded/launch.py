@@ -16,6 +16,8 @@ import sys
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAP_DAC_OVERRIDE = 1
@@ -46,6 +48,8 @@ def _leave_root(libc: ctypes.CDLL, name: str) -> None:
     """
     user = pwd.getpwnam(name)
     libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    # access(2), by which initdb looks for its own programs, forgets capabilities unless this says otherwise.
+    libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     os.setgroups([])
     os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
     os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)

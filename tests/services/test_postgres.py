@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 from aura_stream.embedded import PostgresServer
 from aura_stream.embedded.postgres import READER, WRITER
+from aura_stream.embedded.processes import LAUNCHER
 from aura_stream.settings import SetupError
 
 
@@ -73,3 +77,13 @@ async def test_database_fixture_is_empty_and_ones_own(database: str) -> None:
     tables = "SELECT count(*) FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
     assert await connection.fetchval(tables) == 0
     await connection.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives Postgres to another user")
+def test_as_root_programs_below_a_closed_directory_are_found(tmp_path: Path) -> None:
+    """initdb asks access(2) for its neighbours; a clone in a private directory is an ordinary place to try us."""
+    tmp_path.chmod(0o700)
+    program = tmp_path / "program"
+    program.touch(mode=0o755)
+    launch = [sys.executable, "-I", "-S", str(LAUNCHER), "--user", "nobody", "--"]
+    assert subprocess.run([*launch, "/usr/bin/test", "-x", str(program)], check=False).returncode == 0
