@@ -118,6 +118,7 @@ CLIMATES: Final[Mapping[str, Mapping[str, Any]]] = {
     "N01 killed workers": {"crash": 0.01},
     "N02 killed at every step, slow ones too": {"crash": 0.004, "slow": 0.04, "stall": 0.1},
     "N04 zombies": {"freeze": 0.006},
+    "N04 frozen while they open": {"freeze": 0.01, "late_end": 0.4, "crash": 0.002},
     "N05 rebalances": {"rebalances": 12, "stall": 0.4},
     "N06 brokers away": {"outages": 4, "request": 0.04, "silent": 0.3},
     "N07 late and lost answers of brokers": {
@@ -127,7 +128,7 @@ CLIMATES: Final[Mapping[str, Mapping[str, Any]]] = {
         "silent": 0.3,
         "markers": 0.05,
     },
-    "N07 answers that never come": {"request": 0.2, "late": 0.6, "silent": 0.9, "slow": 0.02},
+    "N07 answers that never come": {"request": 0.2, "late": 0.6, "silent": 0.9, "slow": 0.04, "stall": 0.5},
     "N10 database restarts": {"restarts": 4},
     "N11 N12 commits lost": {"postgres": 0.3, "silent": 0.3, "late": 0.7},
     "N16 workers cut off": {"isolations": 6, "silent": 0.5},

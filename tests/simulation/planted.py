@@ -5,20 +5,17 @@ A checker that passes with one of them planted is itself broken.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from unittest import mock
-
-from faust.types import TP
 
 from agents import ledger
 from agents.sink import SinkPartition
 from agents.worker import NAMES
 from aura_stream.domain import assets, ids, requests
 from aura_stream.domain.signals import Credit
-from aura_stream.engine import feed
+from aura_stream.engine import feed, shard
 from aura_stream.engine.errors import Fenced
 from aura_stream.engine.partition import Partition
 from aura_stream.engine.producer import TransactionalProducer
@@ -163,19 +160,10 @@ def _no_seek() -> Patch:
 
 
 def _reopened_in_place() -> Patch:
-    """A group that is silent is taken for one that says no; what was given up is opened in the same generation."""
+    """Who is fenced gives up without asking, and what was given up is opened again in the same generation."""
 
     async def owns(self: feed.Feed, partition: int) -> bool:
-        consumer: Any = self.app.consumer
-        tp = TP(self.sources[0], partition)
-        owner = self.partitions.get(partition)
-        if owner is None or owner.generation < 0 or tp not in consumer.assignment():
-            return False
-        try:
-            async with asyncio.timeout(2):
-                return bool(await consumer._commit({tp: owner.applied(tp.topic) + 1}))
-        except TimeoutError:
-            return False
+        return False
 
     def reopen(self: feed.Feed) -> None:
         for number, owner in self.partitions.items():
@@ -241,13 +229,20 @@ def _own_clock() -> Patch:
     return mock.patch.object(Memory, "run", running)
 
 
+def _sleeps_through_jumps() -> Patch:
+    """A deadline is waited for on the monotonic clock alone."""
+    return mock.patch.object(shard, "CLOCK_LOOK_S", 3600.0)
+
+
 def _sink_starts_anywhere() -> Patch:
     """The sink goes on where its consumer happens to be, not where Postgres says."""
     return mock.patch.object(SinkPartition, "applied", lambda self, _: self._next_offset)
 
 
 DRAWN: Final = ""  # each seed's own climate
-SILENCE: Final = "N07 answers that never come"
+CLOCKS: Final = "N24 clocks"
+ZOMBIES: Final = "N04 zombies"
+REBALANCES: Final = "N05 rebalances"
 ANSWERS: Final = "N07 late and lost answers of brokers"
 PLANTED: Final[Mapping[str, tuple[Callable[[], Patch], str]]] = {
     "applied twice on replay": (_applied_twice, DRAWN),
@@ -260,12 +255,13 @@ PLANTED: Final[Mapping[str, tuple[Callable[[], Patch], str]]] = {
     "a credit in clearing is lost": (_lost_credit, DRAWN),
     "journal outside the transaction": (_journal_outside, DRAWN),
     "no seek after reopening": (_no_seek, DRAWN),
-    "given up and opened again in the same generation": (_reopened_in_place, SILENCE),
-    "lists of an older generation are handled": (_any_generation, DRAWN),
-    "sink without a fence": (_without(FENCE), DRAWN),
+    "given up and opened again in the same generation": (_reopened_in_place, ANSWERS),
+    "lists of an older generation are handled": (_any_generation, REBALANCES),
+    "sink without a fence": (_without(FENCE), ZOMBIES),
     "lost commit taken for done": (_sink_guesses(committed=True), DRAWN),
     "lost answer taken for not done": (_sink_guesses(committed=False), DRAWN),
     "decisions read the worker's clock": (_own_clock, DRAWN),
+    "deadlines sleep through a jump of the clock": (_sleeps_through_jumps, CLOCKS),
     "sink skips a record": (_sink_starts_anywhere, DRAWN),
 }
 """What is planted, how, and the climate in which it is looked for."""

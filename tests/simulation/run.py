@@ -167,6 +167,8 @@ def _busy(world: World) -> list[str]:
                 busy.append(f"{role} {number} has {len(owners)} owners")
                 continue
             (owner,) = owners
+            if not owner._idle.is_set():
+                busy.append(f"{role} {number} is at work")
             for topic in topics:
                 log = world.broker.at((topic, number))
                 if left := log.committed(owner.applied(topic) + 1, len(log.records)):

@@ -47,7 +47,7 @@ class Client:
         self.acknowledged: list[tuple[int, bytes]] = []  # partition and bytes
         self.asked: list[Asked] = []
         self.submitted: list[Asked] = []
-        self.pace = self.random.choice((0.02, 0.15, 0.4))  # seconds between two commands
+        self.pace = self.random.choice((0.01, 0.05, 0.3))  # seconds between two commands
         self._count = 0
         self._sending: list[asyncio.Task[None]] = []
 
