@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format up down bench lock clean
+.PHONY: help setup demo test check format up down sim bench lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -51,6 +51,9 @@ up: setup ## Start everything on this machine
 
 down: setup ## Stop it; the data stays (ARGS=--wipe removes it)
 	@$(BIN)/aura down $(ARGS)
+
+sim: setup ## Run simulated worlds (ARGS="--seeds 0:1000", --forever, --seed N --trace)
+	@$(BIN)/python -m tests.simulation $(ARGS)
 
 bench: setup ## Measure throughput and latency
 	@$(BIN)/aura bench $(ARGS)

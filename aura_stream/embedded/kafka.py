@@ -107,6 +107,9 @@ class KafkaServer:
 
     ``port`` 0 takes a free one, kept over restarts. ``quorum`` maps node id to controller port when there are several
     brokers (see :class:`KafkaCluster`). A ``tied`` broker dies with this process; another outlives it.
+
+    ``short_lived`` (as tied ones are, unless said otherwise) uses only the JVM's quick compiler: for its first minutes
+    the other one takes most of a small machine, and a transaction costs ten times what it costs later.
     """
 
     def __init__(
@@ -129,6 +132,7 @@ class KafkaServer:
         self.node_id = node_id
         self.quorum = dict(quorum) if quorum else {node_id: free_port()}
         self.listeners = listeners
+        self.short_lived = tied
         self._cluster_id = cluster_id
         self._settings = dict(settings or {})
         self.process = Process(
@@ -192,7 +196,8 @@ class KafkaServer:
         common = [f"-Dlog4j2.configurationFile={logging}", "-cp", classpath]
         if not (self.data_dir / "meta.properties").exists():
             self._format([java, *_JVM_TOOL, *common], config)
-        self.process.argv = [java, *_JVM, *common, "kafka.Kafka", str(config)]
+        quick = ["-XX:TieredStopAtLevel=1"] if self.short_lived else []
+        self.process.argv = [java, *_JVM, *quick, *common, "kafka.Kafka", str(config)]
         self.process.start()
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
