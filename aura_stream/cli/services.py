@@ -21,7 +21,14 @@ from aura_stream.cli import CHECK_FAILED, COULD_NOT, emit, has_command, paint, s
 from aura_stream.cli.pipeline import look
 from aura_stream.embedded.jars import KAFKA_VERSION, cache_dir, ensure_jars, read_lock
 from aura_stream.embedded.kafka import broker_is_ready
-from aura_stream.embedded.local import ROLE_GRACE_S, ROLE_TIMEOUT_S, LocalStack, external_services, http_ok
+from aura_stream.embedded.local import (
+    ROLE_GRACE_S,
+    ROLE_TIMEOUT_S,
+    SERVICES,
+    LocalStack,
+    external_services,
+    http_ok,
+)
 from aura_stream.embedded.processes import Process, port_is_free, port_owner, require_port, running_since
 from aura_stream.settings import Settings, SettingsError, SetupError, load_settings
 
@@ -122,10 +129,10 @@ def status(as_json: JsonOption = False) -> None:
                 "log": str(process.log_path),
             }
         )
-    running = [process for process in stack.known_processes() if process.pid is not None]
-    pipeline = (
-        asyncio.run(look(stack.settings, [p.ready_file for p in running if p.ready_file.exists()])) if running else None
-    )
+    # Of services alone, without a worker, nothing can be asked: there are no topics and no tables yet.
+    roles = [process for process in stack.known_processes() if process.pid is not None and process.name not in SERVICES]
+    ready_files = [process.ready_file for process in roles if process.ready_file.exists()]
+    pipeline = asyncio.run(look(stack.settings, ready_files)) if roles else None
     good = bool(rows) and all(row["state"] == "ready" for row in rows) and not (pipeline and pipeline.troubles)
     if as_json:
         addresses = {

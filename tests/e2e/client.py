@@ -386,7 +386,7 @@ class Client:
                         one.tenant,
                         one.customer,
                         one.key,
-                        one.data | {"amount": "7" + one.data["amount"]},
+                        one.data | {"amount": "7" + one.data["amount"].lstrip("-")},
                         frozenset({"refused:idempotency_key_reused"}),
                     )
                     answer = await self.post(other, wait="wait=20")
