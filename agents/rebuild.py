@@ -67,7 +67,7 @@ async def rebuild(settings: Settings, *, into: str = "", keep: bool = False) -> 
         replays, ends = await _replay(settings, into)
         signals = compare_signals(replays)
         await _wait_for_sink(settings, ends)
-        source = await connect(settings.postgres_read_dsn or settings.postgres_dsn, READER, command_timeout_s=None)
+        source = await connect(settings.postgres_read_dsn, READER, command_timeout_s=None)
         target = await connect(into, READER, command_timeout_s=None)
         try:
             rows = await target.fetch("SELECT partition, max(journal_id) AS last FROM ledger.journals GROUP BY 1")
@@ -121,7 +121,7 @@ def _actor(rules: str) -> Ledger:
 
 async def _wait_for_sink(settings: Settings, ends: dict[int, int]) -> None:
     """Until the running ledger holds all that was rebuilt."""
-    connection = await connect(settings.postgres_read_dsn or settings.postgres_dsn, READER)
+    connection = await connect(settings.postgres_read_dsn, READER)
     try:
         async with asyncio.timeout(SINK_WAIT_S):
             while True:

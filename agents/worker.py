@@ -6,7 +6,6 @@ import asyncio
 import gc
 import hashlib
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ from aura_stream.engine.store import RocksStores
 from aura_stream.engine.transport import App, make_app
 from aura_stream.engine.unit import Names
 from aura_stream.settings import Settings
-
-log = logging.getLogger(__name__)
 
 NAMES = Names(
     commands=topics.COMMANDS.name,
@@ -128,10 +125,9 @@ def sink_app(settings: Settings) -> tuple[App, Feed]:
     from aura_stream.ledger.writer import LedgerWriter
 
     app = _app("sink", settings)
-    dsn = settings.postgres_write_dsn or settings.postgres_dsn
 
     async def connect_writer() -> LedgerWriter:
-        return await LedgerWriter.connect(dsn, connections_max=CONNECTIONS_MAX)
+        return await LedgerWriter.connect(settings.postgres_write_dsn, connections_max=CONNECTIONS_MAX)
 
     sink = Sink(RealKafka(settings.kafka_bootstrap), connect_writer)
     feed = Feed(app, (NAMES.journal,), sink.partition, on_ready=_ready(settings), on_closed=sink.close)

@@ -68,7 +68,6 @@ class Counters:
     restored: int = 0
     compute_s: float = 0.0
     commit_s: float = 0.0
-    opened_s: float = 0.0
 
 
 class Shard(Partition):
@@ -111,7 +110,6 @@ class Shard(Partition):
 
     async def open(self) -> None:
         """Fences, restores, and reads what is applied; goes on trying while Kafka is away."""
-        started = time.monotonic()
         pause = 0.1
         while True:
             try:
@@ -122,7 +120,6 @@ class Shard(Partition):
                 log.warning("shard %s: cannot open yet: %r", self.number, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 2.0)
-        self.counters.opened_s = time.monotonic() - started
 
     async def _open_once(self) -> None:
         setup = self.setup
