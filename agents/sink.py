@@ -16,9 +16,8 @@ from aiokafka import TopicPartition
 
 import topics
 from aura_stream.engine.errors import DataLost
-from aura_stream.engine.kafka import Kafka
+from aura_stream.engine.kafka import RETRIABLE, Kafka
 from aura_stream.engine.partition import Fetch, Gone, Partition
-from aura_stream.engine.shard import RETRIABLE
 from aura_stream.engine.unit import Record
 from aura_stream.ledger.writer import Diverged, Fenced, LedgerWriter, Unavailable
 

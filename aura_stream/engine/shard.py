@@ -13,11 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import aiokafka.errors
 from aiokafka import TopicPartition
 
 from aura_stream.engine.errors import CommitFailed, DataLost, EngineError, Fenced, StoreFailed
-from aura_stream.engine.kafka import Kafka, Producer
+from aura_stream.engine.kafka import RETRIABLE, Kafka, Producer
 from aura_stream.engine.partition import Fetch, Gone, Partition, wait_for
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.engine.producer import Message
@@ -32,12 +31,6 @@ STALE_MS = 7 * 24 * 3600 * 1000 // 2  # half of the changelog's delete.retention
 SETTLE_S = 0.2
 CLOCK_LOOK_S = 10.0  # a wall clock may jump while we sleep; a deadline is seen this late at most
 LOCK_WAIT_MS = 3_000
-RETRIABLE: tuple[type[Exception], ...] = (
-    OSError,
-    TimeoutError,
-    *[e for e in vars(aiokafka.errors).values() if isinstance(e, type) and getattr(e, "retriable", False)],
-)
-"""What passes when Kafka comes back."""
 PASSING: tuple[type[Exception], ...] = (CommitFailed, *RETRIABLE)
 
 

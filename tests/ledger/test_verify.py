@@ -12,6 +12,7 @@ from aura_stream.ledger.verify import CHECKS, digest, verify
 from aura_stream.ledger.writer import LedgerWriter
 from tests.ledger.builders import Shard, a_deposit, a_town
 from tests.ledger.conftest import Connection, offences, write_all
+from tests.rows import row
 
 TRANSFER = "(SELECT transaction_id FROM ledger.transactions WHERE idempotency_key = 't4')"
 
@@ -151,7 +152,7 @@ async def town(owner: Connection, writer: LedgerWriter) -> Connection:
     return owner
 
 
-@pytest.mark.row("A09", "A11")
+@row("A09", "A11")
 @pytest.mark.parametrize("what", PLANTS)
 async def test_verify_finds_what_was_planted(town: Connection, what: str) -> None:
     statements, name = PLANTS[what]
