@@ -17,6 +17,7 @@ from aura_stream.engine.unit import STATE_KEY, ShardState
 
 POSITION_KEY = b"\xff"  # local only: where in the changelog this store stands
 HANGING_S = TRANSACTION_TIMEOUT_MS / 1000 + 15
+_TAIL = 8  # offsets at the end of the journal that are looked at first; more, when all are marks of transactions
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -24,6 +25,13 @@ class Position(msgspec.Struct, frozen=True):
 
     offset: int
     written_at: int
+
+
+class _Numbered(msgspec.Struct, frozen=True):
+    seq: int
+
+
+_numbered = msgspec.json.Decoder(_Numbered).decode
 
 
 def wall_clock() -> int:
@@ -86,7 +94,7 @@ async def restore(store: Store, changelog: TopicPartition, kafka: Kafka, now_ms:
     if start > at:
         raise DataLost(
             f"{changelog.topic}[{changelog.partition}] begins at {start}, but this store has read it only up to {at}: "
-            "records were deleted. Rebuild the partition from the commands and signals (aura rebuild)."
+            "records were deleted. Stop all workers, empty it and write it anew: aura rebuild changelog."
         )
     if at == end:
         return 0
@@ -104,6 +112,28 @@ async def restore(store: Store, changelog: TopicPartition, kafka: Kafka, now_ms:
             f"had ({before}): it is another topic of the same name."
         )
     return count
+
+
+async def check_journal(store: Store, journal: TopicPartition, kafka: Kafka) -> None:
+    """The state must be that of the journal's last record: one transaction has written both.
+
+    A changelog that was lost, or has lost its end, would let decided commands be decided anew. Raises
+    :class:`DataLost`. Like :func:`restore`, only for who has fenced all others.
+    """
+    start = (await kafka.starts([journal]))[journal]
+    end = (await kafka.committed_ends([journal]))[journal]
+    last, back = 0, _TAIL
+    while not last and back // 2 < max(_TAIL, end - start):
+        async for records in kafka.read(journal, max(start, end - back), end):
+            if records:
+                last = _numbered(records[-1].value or b"").seq
+        back *= 8
+    if last != _seq(store):
+        raise DataLost(
+            f"{journal.topic}[{journal.partition}] ends with seq {last}, but the state restored from the changelog is "
+            f"that of seq {_seq(store)}: records of one of the topics were lost. If it is the changelog, stop all "
+            "workers, empty it and write it anew: aura rebuild changelog."
+        )
 
 
 def _seq(store: Store) -> int:

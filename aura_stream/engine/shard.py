@@ -21,7 +21,7 @@ from aura_stream.engine.kafka import Kafka, Producer
 from aura_stream.engine.partition import Fetch, Gone, Partition, wait_for
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.engine.producer import Message
-from aura_stream.engine.restore import POSITION_KEY, encode_position, read_position, restore, wall_clock
+from aura_stream.engine.restore import POSITION_KEY, check_journal, encode_position, read_position, restore, wall_clock
 from aura_stream.engine.store import Store, Stores
 from aura_stream.engine.unit import NEVER, NO_HEADERS, Actor, Finished, Memory, Names
 
@@ -131,6 +131,7 @@ class Shard(Partition):
         changelog = TopicPartition(setup.names.changelog, self.number)
         restored = await restore(self._store, changelog, setup.kafka, setup.clock)
         self._position = read_position(self._store).offset
+        await check_journal(self._store, TopicPartition(setup.names.journal, self.number), setup.kafka)
         self._memory = Memory(
             self.number,
             actor=setup.actor,
