@@ -9,6 +9,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -21,6 +22,7 @@ from aura_stream.engine.kafka import RealKafka
 from aura_stream.engine.store import RocksStore
 from aura_stream.ledger import chain_walk
 from aura_stream.ledger.chain import Head, encode_head
+from aura_stream.ledger.verify import digest
 from tables.balances import BALANCES
 from tests.e2e.client import Client, partition_of
 from tests.e2e.stack import PARTITIONS, E2EStack, eventually
@@ -288,24 +290,59 @@ async def test_n33_postgres_is_written_anew_from_the_journal_with_the_same_diges
     refused = await stack.aura("rebuild", "postgres")
     assert refused.returncode == 3
     assert "workers are members of the group" in refused.stderr
-    here, connection = "", await stack.connect()
+    connection = await stack.connect()
     try:
-        await connection.execute("CREATE DATABASE again")
         here = stack.local.postgres.dsn(database="again")
+        await connection.execute("CREATE DATABASE again")
         async with client.loading():
-            done = await stack.aura("rebuild", "postgres", "--into", here, "--json")
-        assert done.returncode == 0, done.stderr
-        result = json.loads(done.stdout)
-        assert result["same"]
+            result = await rebuilt(stack, here)
         assert result["digest"] == result["digest_of_source"] != ""
         assert result["heads"] >= PARTITIONS and result["entries"] > 0
         again = await stack.aura("rebuild", "postgres", "--into", here)
         assert again.returncode == 3
         assert "already holds a ledger" in again.stderr
+
         await stack.quiet()
-        verified = await stack.aura("ledger", "verify", "--heads", "topic", "--json", "--dsn", here)
-        assert {c["name"] for c in json.loads(verified.stdout) if not c["good"]} <= {"heads_hold"}
+        await connection.execute("DROP DATABASE again WITH (FORCE)")
+        await connection.execute("CREATE DATABASE again")
+        result = await rebuilt(stack, here)
+        assert result["digest"] == result["digest_of_source"]
+        code, checks = await verify(stack, "--heads", "topic", "--dsn", here)
+        assert code == 0, checks
     finally:
         await connection.execute("DROP DATABASE IF EXISTS again WITH (FORCE)")
         await connection.close()
     await assert_coherent(stack, client)
+
+
+async def test_trust_a_lost_ledger_is_written_anew_in_its_place(stack: E2EStack, client: Client) -> None:
+    await client.load(20)
+    await stack.quiet()
+    async with stopped(stack, "sink"):
+        connection = await stack.connect()
+        before = (await digest(connection), await chain_walk.heads(connection))
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.close()
+        connection = await asyncpg.connect(stack.local.postgres.dsn(database="template1"))
+        try:
+            await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+            await connection.execute(f'CREATE DATABASE "{name}"')
+        finally:
+            await connection.close()
+        result = await rebuilt(stack, "")
+        assert (result["digest"], result["digest_of_source"]) == (before[0], "")
+        assert result["heads"] >= PARTITIONS
+        connection = await stack.connect()
+        assert await chain_walk.heads(connection) == before[1]
+        await connection.close()
+    await client.load(20)
+    await assert_coherent(stack, client)
+    assert (await verify(stack, "--deep"))[0] == 0
+
+
+async def rebuilt(stack: E2EStack, into: str) -> dict[str, Any]:
+    done = await stack.aura("rebuild", "postgres", "--json", *(["--into", into] if into else []))
+    assert done.returncode == 0, done.stdout + done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["same"]
+    return result
