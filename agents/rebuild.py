@@ -66,7 +66,11 @@ __all__ = ["Differs", "NotNow", "Rebuilt", "ReplayDiffers", "rebuild"]
 
 
 class NotNow(Exception):
-    """The target is not empty, or somebody is using it. Nothing was changed; the message says what to do."""
+    """The target is not empty, or somebody is using it. Nothing was changed; `fix` says what to do."""
+
+    def __init__(self, why: str, fix: str) -> None:
+        super().__init__(why)
+        self.fix = fix
 
 
 class Differs(Exception):
@@ -85,11 +89,12 @@ class Rebuilt:
     digest: str
     digest_of_source: str
     seconds: float
+    offender: dict[str, Any] | None  # the first head of the rebuilt chain that the running ledger does not have
 
     @property
     def same(self) -> bool:
         """Whether the rebuilt ledger is the running one."""
-        return self.digest == self.digest_of_source
+        return self.digest == self.digest_of_source and self.offender is None
 
 
 async def rebuild(settings: Settings, *, into: str = "", keep: bool = False) -> Rebuilt:
@@ -114,6 +119,7 @@ async def rebuild(settings: Settings, *, into: str = "", keep: bool = False) -> 
         try:
             rows = await target.fetch("SELECT partition, max(journal_id) AS last FROM ledger.journals GROUP BY 1")
             until = {row["partition"]: row["last"] for row in rows}
+            _, offender = await chain_walk.compare_heads(source, await chain_walk.heads(target))
             return Rebuilt(
                 partitions=len(replays),
                 units=sum(replay.units for replay in replays),
@@ -123,6 +129,7 @@ async def rebuild(settings: Settings, *, into: str = "", keep: bool = False) -> 
                 digest=await digest(target, until),
                 digest_of_source=await digest(source, until),
                 seconds=time.monotonic() - started,
+                offender=offender,
             )
         finally:
             await source.close(timeout=5)
@@ -191,7 +198,7 @@ def _must_be_closed(path: Path) -> None:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise NotNow(f"{path} is open in a running worker. Stop it: aura down") from None
+            raise NotNow(f"{path} is open in a running worker.", "stop it: aura down") from None
 
 
 # --- the changelog from commands, signals and journal ----------------------------------------------------------------
@@ -222,8 +229,8 @@ async def rebuild_changelog(settings: Settings, settle_s: float = SINK_WAIT_S) -
         if kept := {partition: seq for partition, seq in whole.items() if seq}:
             first = min(kept)
             raise NotNow(
-                f"{NAMES.changelog}[{first}] holds a state, of seq {kept[first]}. Only an empty changelog is written "
-                "anew; if this one is damaged, delete the topic first (kafka-topics.sh --delete)."
+                f"{NAMES.changelog}[{first}] holds a state, of seq {kept[first]}; only an empty one is written anew.",
+                f"if it is damaged, delete the topic first: kafka-topics.sh --delete --topic {NAMES.changelog}",
             )
         replays = [replay async for replay in _replayed(settings, kafka)]
         compare_signals(replays)
@@ -296,8 +303,8 @@ async def _must_have_no_members(settings: Settings, role: str) -> None:
                 state, members = found[2], found[5]
                 if members:
                     raise NotNow(
-                        f"{len(members)} {role} workers are members of the group {group} ({state}). Stop them first: "
-                        "aura down; one that was killed is a member until its session ends."
+                        f"{len(members)} {role} workers are members of the group {group} ({state}).",
+                        "stop them: aura down; one that was killed is a member until its session ends",
                     )
     finally:
         await admin.close()
@@ -338,7 +345,7 @@ async def rebuild_postgres(settings: Settings, into: str) -> Rewritten:
     try:
         await _must_be_empty(into)
     except ValueError as error:
-        raise NotNow(str(error)) from None
+        raise NotNow(str(error), "name an empty one: --into DSN") from None
     kafka = RealKafka(settings.kafka_bootstrap)
     units = 0
     try:

@@ -150,7 +150,7 @@ def _deep(settings: Settings, settle_s: float) -> list[Check]:
             "The ledger cannot be compared at the same unit.",
             where="aura ledger verify --deep",
             why=str(error),
-            fix="start a sink: aura worker sink",
+            fix="start a sink: aura worker sink; or give it longer: --settle",
         ) from None
 
 

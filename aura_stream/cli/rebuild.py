@@ -55,6 +55,8 @@ def all_(
             f"{found.partitions} partitions, {found.units} units, {found.records} inputs, {found.signals} signals: "
             f"every journal record the same, byte for byte ({found.seconds:.1f} s)"
         )
+        if found.offender:
+            say(f"{paint('BAD', 'red')}  the hash chain is another: {found.offender}")
         _say_digests(found.same, found.entries, found.digest, found.digest_of_source)
     if not found.same:
         raise typer.Exit(CHECK_FAILED)
@@ -128,8 +130,19 @@ def _told(json: bool) -> Iterator[None]:
             emit({"same": False, "differs": str(error)})
         say(f"{paint('BAD', 'red')}  the same inputs lead to another result: {error}")
         raise typer.Exit(CHECK_FAILED) from None
-    except (Behind, DataLost, NotNow) as error:
-        raise SetupError("Nothing is rebuilt.", where="aura rebuild", why=str(error), fix="see above") from None
+    except NotNow as error:
+        raise SetupError("Nothing is rebuilt.", where="aura rebuild", why=str(error), fix=error.fix) from None
+    except Behind as error:
+        raise SetupError(
+            "Nothing is rebuilt.", where="aura rebuild", why=str(error), fix="start a sink: aura worker sink"
+        ) from None
+    except DataLost as error:
+        raise SetupError(
+            "It cannot be rebuilt from this.",
+            where="Kafka",
+            why=str(error),
+            fix="bring the records back, or rebuild them",
+        ) from None
 
 
 def _say_restored(found: list[Restored], json: bool) -> None:

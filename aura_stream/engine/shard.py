@@ -131,7 +131,6 @@ class Shard(Partition):
         changelog = TopicPartition(setup.names.changelog, self.number)
         restored = await restore(self._store, changelog, setup.kafka, setup.clock)
         self._position = read_position(self._store).offset
-        await check_journal(self._store, TopicPartition(setup.names.journal, self.number), setup.kafka)
         self._memory = Memory(
             self.number,
             actor=setup.actor,
@@ -142,6 +141,7 @@ class Shard(Partition):
             rules_hash=setup.rules_hash,
         )
         await self._check_sources()
+        await check_journal(self._store, TopicPartition(setup.names.journal, self.number), setup.kafka)
         self.counters.restored += restored
         log.info("shard %s: open, %s records restored, applied %s", self.number, restored, self._memory.state.applied)
 

@@ -95,6 +95,19 @@ async def test_trust_all_copies_agree_at_the_same_unit_while_traffic_runs(stack:
     assert f"found here ({PARTITIONS})" in (await verify(stack, "--deep"))[1]["tables_are_changelog"]["holds"]
 
 
+async def test_trust_nothing_is_said_of_a_ledger_that_is_behind(stack: E2EStack, client: Client) -> None:
+    async with stopped(stack, "sink"):
+        await client.load(10)
+
+        async def decided() -> str:
+            done = await stack.aura("ledger", "verify", "--deep", "--settle", "0.2")
+            assert done.returncode in (0, 3), done.stderr
+            return "" if done.returncode == 3 and "Postgres is at unit" in done.stderr else done.stdout
+
+        await eventually(decided, 60, "the changelog is ahead of Postgres", stack.logs)
+    await assert_coherent(stack, client)
+
+
 async def test_trust_heads_are_published_after_their_commit(stack: E2EStack, client: Client, tmp_path: Path) -> None:
     await client.load(20)
     await stack.quiet()

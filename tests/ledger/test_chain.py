@@ -10,8 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
+import topics
 from aura_stream.cli import main
 from aura_stream.ledger import chain_walk
 from aura_stream.ledger.chain import Head, decode_head, encode_head
@@ -289,6 +291,8 @@ async def test_a09_blocks_are_append_only(month: Shard, owner: Connection) -> No
 def test_a_head_is_read_as_it_was_written() -> None:
     head = Head(3, 17, bytes(range(32)))
     assert decode_head(encode_head(head)) == head
+    schema = json.loads((Path(topics.__file__).parent / "schemas" / topics.CHAIN_HEADS.schema).read_text("utf-8"))
+    jsonschema_rs.validate(schema, json.loads(encode_head(head)))
     for bad in ("{}", "[]", '{"partition":1,"seq":1,"hash":"00"}', '{"partition":1,"seq":1,"hash":"zz"}'):
         with pytest.raises(ValueError, match=r".+"):
             decode_head(bad)
