@@ -111,8 +111,8 @@ async def rebuild(settings: Settings, *, into: str = "", keep: bool = False) -> 
     try:
         await migrate(into)
         await _must_be_empty(into)
-        replays, ends = await _replay(settings, into)
-        signals = compare_signals(replays)
+        replays, ends, went_on = await _replay(settings, into)
+        signals = compare_signals(replays, went_on)
         await _wait_for_sink(settings, ends)
         source = await connect(settings.postgres_read_dsn, READER, command_timeout_s=None)
         target = await connect(into, READER, command_timeout_s=None)
@@ -409,7 +409,8 @@ def _place(dsn: str) -> tuple[str | None, int | None, str]:
 # --- everything, computed again --------------------------------------------------------------------------------------
 
 
-async def _replay(settings: Settings, into: str) -> tuple[list[Replay], dict[int, int]]:
+async def _replay(settings: Settings, into: str) -> tuple[list[Replay], dict[int, int], set[int]]:
+    """The replays, where in the journal each partition's ended, and those that have gone on since."""
     kafka = RealKafka(settings.kafka_bootstrap)
     await kafka.start()
     writer = await LedgerWriter.connect(into)
@@ -428,10 +429,13 @@ async def _replay(settings: Settings, into: str) -> tuple[list[Replay], dict[int
                     await writer.write(partition, waiting)
                     waiting = []
             await writer.write(partition, waiting)
+        journals = {TopicPartition(NAMES.journal, replay.partition): replay.end for replay in replays}
+        now = await kafka.ends(journals)
+        went_on = {journal.partition for journal, end in journals.items() if now[journal] > end}
     finally:
         await writer.close()
         await kafka.stop()
-    return replays, ends
+    return replays, ends, went_on
 
 
 def _actor(rules: str) -> Ledger:
