@@ -46,7 +46,7 @@ from aura_stream.domain.state import Rules
 from aura_stream.engine.kafka import Kafka, RealKafka
 from aura_stream.engine.producer import Message
 from aura_stream.engine.replay import Replay, ReplayDiffers, compare_signals
-from aura_stream.engine.restore import POSITION_KEY, check_journal, restore, settled_end
+from aura_stream.engine.restore import POSITION_KEY, check_journal, journal_seq, restore, settled_end
 from aura_stream.engine.store import MemoryStore, RocksStore, read_beside
 from aura_stream.engine.topics import apply_topics
 from aura_stream.engine.unit import NO_HEADERS, STATE_KEY
@@ -177,8 +177,10 @@ async def rebuild_tables(settings: Settings, worker: str, partitions: Sequence[i
             path = directory / f"{settings.app_id}-ledger-{partition}"
             store = RocksStore(path)
             try:
+                journal = TopicPartition(NAMES.journal, partition)
+                before = await journal_seq(journal, kafka)
                 await restore(store, TopicPartition(NAMES.changelog, partition), kafka)
-                await check_journal(store, TopicPartition(NAMES.journal, partition), kafka)
+                await check_journal(store, before, journal, kafka)
             finally:
                 store.close()
             state = read_beside(path)

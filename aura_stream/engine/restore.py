@@ -114,26 +114,43 @@ async def restore(store: Store, changelog: TopicPartition, kafka: Kafka, now_ms:
     return count
 
 
-async def check_journal(store: Store, journal: TopicPartition, kafka: Kafka) -> None:
-    """The state must be that of the journal's last record: one transaction has written both.
-
-    A changelog that was lost, or has lost its end, would let decided commands be decided anew. Raises
-    :class:`DataLost`. Like :func:`restore`, only for who has fenced all others.
-    """
+async def journal_seq(journal: TopicPartition, kafka: Kafka) -> int:
+    """The seq of the last committed record of a partition's journal; 0 of an empty one."""
     start = (await kafka.starts([journal]))[journal]
     end = (await kafka.committed_ends([journal]))[journal]
-    last, back = 0, _TAIL
-    while not last and back // 2 < max(_TAIL, end - start):
+    back = _TAIL
+    while True:
+        last = 0
         async for records in kafka.read(journal, max(start, end - back), end):
             if records:
                 last = _numbered(records[-1].value or b"").seq
+        if last or end - back <= start:
+            return last
         back *= 8
-    if last != _seq(store):
+
+
+async def check_journal(store: Store, before: int, journal: TopicPartition, kafka: Kafka) -> None:
+    """The restored state must be that of the journal's last record: one transaction writes both.
+
+    A changelog that was lost, or has lost its end, would let decided commands be decided anew. `before` is
+    :func:`journal_seq` from before the restore: what was in the journal then must be in the state, and what is in the
+    state must be in the journal now, whatever another owner has written meanwhile. Raises :class:`DataLost`.
+    """
+    restored = _seq(store)
+    if restored < before:
         raise DataLost(
-            f"{journal.topic}[{journal.partition}] ends with seq {last}, but the state restored from the changelog is "
-            f"that of seq {_seq(store)}: records of one of the topics were lost. If it is the changelog, stop all "
-            "workers, empty it and write it anew: aura rebuild changelog."
+            f"{journal.topic}[{journal.partition}] has a record with seq {before}, but the state restored from the "
+            f"changelog is that of seq {restored}: the changelog was lost, or has lost its end. Stop all workers, "
+            "empty it and write it anew: aura rebuild changelog."
         )
+    if restored > before:
+        await settled_end(kafka, journal)
+        now = await journal_seq(journal, kafka)
+        if restored > now:
+            raise DataLost(
+                f"{journal.topic}[{journal.partition}] ends with seq {now}, but the state restored from the changelog "
+                f"is that of seq {restored}: the journal was lost, or has lost its end. Bring it back."
+            )
 
 
 def _seq(store: Store) -> int:
