@@ -227,13 +227,10 @@ async def rebuild_changelog(settings: Settings, settle_s: float = SINK_WAIT_S) -
     connection = await connect(settings.postgres_read_dsn, READER, command_timeout_s=None)
     try:
         await kafka.start()
-        whole = {partition: state_seq((await read_changelog(kafka, partition))[0]) for partition in _all(settings)}
-        if kept := {partition: seq for partition, seq in whole.items() if seq}:
-            first = min(kept)
-            raise NotNow(
-                f"{NAMES.changelog}[{first}] holds a state, of seq {kept[first]}; only an empty one is written anew.",
-                f"if it is damaged, delete the topic first: kafka-topics.sh --delete --topic {NAMES.changelog}",
-            )
+        found = {partition: (await read_changelog(kafka, partition))[0] for partition in _all(settings)}
+        kept = {partition: state for partition, state in found.items() if state_seq(state)}
+        if len(kept) == settings.partitions:
+            raise _not_empty(0, kept[0])
         replays = [replay async for replay in _replayed(settings, kafka)]
         compare_signals(replays)
         states: list[State] = []
@@ -244,12 +241,16 @@ async def rebuild_changelog(settings: Settings, settle_s: float = SINK_WAIT_S) -
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 if difference := await compare_state(connection, kafka, replay.partition, state):
                     raise Differs(f"what was computed is not what Postgres holds: {difference}")
+            if kept.get(replay.partition, state) != state:
+                raise _not_empty(replay.partition, kept[replay.partition])
             states.append(state)
         done: list[Restored] = []
         for partition, state in enumerate(states):
-            await _write_changelog(settings, kafka, partition, state)
-            written, _ = await read_changelog(kafka, partition)
-            if written != state:
+            if partition not in kept:  # else it is what a rebuild that was interrupted had written
+                await _write_changelog(settings, kafka, partition, state)
+            # Acknowledged before its marks are in every partition: until then it cannot be read.
+            await settled_end(kafka, TopicPartition(NAMES.changelog, partition))
+            if (await read_changelog(kafka, partition))[0] != state:
                 raise Differs(f"{NAMES.changelog}[{partition}] does not hold what was written to it")
             done.append(Restored(partition, state_seq(state), len(state), state_digest(state)))
     finally:
@@ -259,6 +260,13 @@ async def rebuild_changelog(settings: Settings, settle_s: float = SINK_WAIT_S) -
         for path in stores_of(settings, partition):
             shutil.rmtree(path)
     return done
+
+
+def _not_empty(partition: int, state: State) -> NotNow:
+    return NotNow(
+        f"{NAMES.changelog}[{partition}] holds a state, of seq {state_seq(state)}; only an empty one is written anew.",
+        f"if it is damaged, delete the topic first: kafka-topics.sh --delete --topic {NAMES.changelog}",
+    )
 
 
 def _all(settings: Settings) -> range:
