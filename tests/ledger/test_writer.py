@@ -94,7 +94,16 @@ async def test_a08_batches_of_any_size_give_the_same_rows(owner: Connection, wri
     )
     wanted = await owner.fetch(f"SELECT {columns} FROM ledger.transactions ORDER BY 1")
     await owner.execute("SET session_replication_role = replica")
-    for table in ("transactions", "journals", "entries", "units", "refusals", "accounts", "sink_offsets"):
+    for table in (
+        "transactions",
+        "journals",
+        "entries",
+        "units",
+        "chain_blocks",
+        "refusals",
+        "accounts",
+        "sink_offsets",
+    ):
         await owner.execute(f"ALTER TABLE ledger.{table} DISABLE TRIGGER ALL")
         await owner.execute(f"TRUNCATE ledger.{table}")
         await owner.execute(f"ALTER TABLE ledger.{table} ENABLE TRIGGER ALL")
