@@ -30,6 +30,7 @@ POINTS = (
     "stored",  # the sink's transaction is committed, the sink does not know
 )
 KILLED = 137
+PLANTED = "deciding this command crashes"
 CLOCK_READ_S = 0.1
 
 
@@ -44,7 +45,7 @@ def main() -> None:
             point, count, seconds = rest.split(":")
             _at(point, int(count), functools.partial(time.sleep, float(seconds)))
         elif kind == "crash":
-            _crash(rest.encode())
+            crash(rest.encode())
         elif kind == "clock":
             _shift_clock(Path(rest))
         else:
@@ -112,7 +113,8 @@ def _around(owner: Any, name: str, here: Callable[[], None], *, before: bool, wh
     setattr(owner, name, wrapped)
 
 
-def _crash(mark: bytes) -> None:
+def crash(mark: bytes) -> None:
+    """Deciding a command that holds `mark` raises, from now on, in this process."""
     from agents.ledger import Ledger
 
     plain = Ledger.command
@@ -120,7 +122,7 @@ def _crash(mark: bytes) -> None:
     def command(self: Ledger, unit: Any, record: Any) -> None:
         plain(self, unit, record)
         if mark in (record.value or b""):
-            raise RuntimeError("planted: deciding this command crashes")
+            raise RuntimeError(PLANTED)
 
     Ledger.command = command  # type: ignore[method-assign]
 
