@@ -112,18 +112,26 @@ class E2EStack:
 
     # --- the roles -------------------------------------------------------------------------------------------------
 
-    def launch(self, role: str, slot: int = 0, *, module: str = "aura_stream.cli", **env: str) -> Process:
-        """Starts a role without waiting for it; `module` is the command line's, or a test's that ends up there."""
+    def launch(
+        self, role: str, slot: int = 0, *, module: str = "aura_stream.cli", cwd: Path | None = None, **env: str
+    ) -> Process:
+        """Starts a role without waiting for it.
+
+        `module` is the command line's, or a test's that ends up there; `cwd` a checkout whose code is to be run.
+        """
         session = {"AURA_SESSION_TIMEOUT_S": str(self.settings.session_timeout_s)}
         process = self.local.role(role, slot, env={**session, **env}, module=module)
+        process.cwd = cwd
         process.start()
         self.processes[process.name] = process
         self.history.append(process)
         return process
 
-    async def start(self, role: str, slot: int = 0, *, module: str = "aura_stream.cli", **env: str) -> Process:
+    async def start(
+        self, role: str, slot: int = 0, *, module: str = "aura_stream.cli", cwd: Path | None = None, **env: str
+    ) -> Process:
         """Starts a role and waits until it works."""
-        process = await self.call(self.launch, role, slot, module=module, **env)
+        process = await self.call(lambda: self.launch(role, slot, module=module, cwd=cwd, **env))
         await self.call(process.wait_ready, START_S)
         return process
 

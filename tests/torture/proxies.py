@@ -41,10 +41,10 @@ class Rule:
     - ``lose reply``: it is done, the connection ends instead of the answer;
     - ``mute``: it is done, and the connection is silent from then on;
     - ``delay``: it arrives `delay_s` later, and so do those behind it on this connection;
-    - ``late``: the connection ends now, it arrives `delay_s` later by another one;
+    - ``late``: the connection ends (with `silent`: is silent from now on), it arrives `delay_s` later by another one;
     - ``repeat``: it arrives, and again `delay_s` later by another one (what a retry of TCP's user may do).
 
-    `times` bounds how often (None: no bound); `chance` is per request that fits.
+    The first `skip` that fit are let through; `times` bounds how often (None: no bound); `chance` is per request.
     """
 
     what: What
@@ -53,6 +53,8 @@ class Rule:
     delay_s: float = 0.0
     times: int | None = None
     chance: float = 1.0
+    skip: int = 0
+    silent: bool = False
     hits: int = 0
 
     def fits(self, api: int, frame: bytes, chances: random.Random) -> bool:
@@ -62,6 +64,9 @@ class Rule:
         if (self.apis and api not in self.apis) or self.holding not in frame:
             return False
         if self.chance < 1 and chances.random() >= self.chance:
+            return False
+        if self.skip:
+            self.skip -= 1
             return False
         self.hits += 1
         return True
@@ -258,7 +263,10 @@ class KafkaProxy(Proxy):
                     return
                 if rule.what == "late":
                     self._deliver_later(frame, rule.delay_s)
-                    return
+                    if not rule.silent:
+                        return
+                    connection.muted = True
+                    continue
                 if rule.what == "lose reply":
                     connection.unanswered.add(number)
                 elif rule.what == "repeat":

@@ -67,7 +67,9 @@ class TortureStack(E2EStack):
         """Starts all roles side by side and waits until they are ready."""
         super().start_roles(ledgers=ledgers, sinks=sinks, api=api)
 
-    def launch(self, role: str, slot: int = 0, *, module: str = "aura_stream.cli", **env: str) -> Process:
+    def launch(
+        self, role: str, slot: int = 0, *, module: str = "aura_stream.cli", cwd: Path | None = None, **env: str
+    ) -> Process:
         """Starts a role on the far side of its proxies."""
         own = self.local.environment()
         way = {"AURA_KAFKA_BOOTSTRAP": self.lane_bootstrap(f"{role}-{slot}")}
@@ -76,7 +78,7 @@ class TortureStack(E2EStack):
                 name: self.postgres_of[role].through(own[name])
                 for name in ("AURA_POSTGRES_DSN", "AURA_POSTGRES_WRITE_DSN", "AURA_POSTGRES_READ_DSN")
             }
-        return super().launch(role, slot, module=module, **way, **env)
+        return super().launch(role, slot, module=module, cwd=cwd, **way, **env)
 
     def close(self) -> None:
         """Ends everything."""

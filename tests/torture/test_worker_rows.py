@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import subprocess
+import time
 
 import pytest
 
+import topics
 from tests.e2e.client import Malformed, envelope, partition_of
-from tests.e2e.stack import eventually
+from tests.e2e.stack import PARTITIONS, eventually
 from tests.torture.faults import ROLE, Torture, fill, flip_bits, limit_memory, no_tmpfs, state_of, tmpfs
 from tests.torture.ordeal import ordeal
+from tests.torture.proxies import FETCH, Rule
 from tests.torture.role import KILLED, PLANTED, POINTS, crash
 
 pytestmark = pytest.mark.timeout(240)
@@ -94,7 +98,7 @@ async def test_n25_a_worker_whose_disk_is_full_stops_loudly_and_another_goes_on(
         await stack.call(lambda: subprocess.run(["umount", "-l", str(place)], check=True))
 
 
-@pytest.mark.parametrize("damage", ["lost", "flipped bits", "cut off"])
+@pytest.mark.parametrize("damage", ["lost", "many bits", "one bit", "cut off"])
 async def test_n26_local_state_that_is_lost_or_damaged_is_read_from_the_changelog(
     torture: Torture, damage: str
 ) -> None:
@@ -108,8 +112,8 @@ async def test_n26_local_state_that_is_lost_or_damaged_is_read_from_the_changelo
     for store in stores:
         if damage == "lost":
             shutil.rmtree(store)
-        elif damage == "flipped bits":
-            flip_bits(store, chances, share=0.005)
+        elif damage in ("many bits", "one bit"):
+            flip_bits(store, chances, share=0.005 if damage == "many bits" else 0)
         else:
             for path in [*store.glob("*.sst"), *store.glob("*.log")]:
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -118,6 +122,25 @@ async def test_n26_local_state_that_is_lost_or_damaged_is_read_from_the_changelo
         await torture.client.reached(40, stack.logs)
         await stack.decided()
         assert process.alive, process.log_tail(30)
+
+
+async def test_h02_a_restore_that_takes_longer_than_the_session_is_done_once(torture: Torture) -> None:
+    """What is slow is fetching, not the heartbeat: the partition stays where it is until it is ready."""
+    stack = torture.stack
+    for slot in (0, 1):
+        assert await stack.terminate(f"ledger-{slot}") == 0
+    size = stack.log_size("ledger-0")
+    session = stack.settings.session_timeout_s
+    for store in state_of(stack, "ledger-0"):
+        shutil.rmtree(store)
+    for proxy in stack.lane("ledger-0"):
+        proxy.rules = [Rule("delay", (FETCH,), topics.CHANGELOG.name.encode(), delay_s=session * 1.4, times=4)]
+    began = time.monotonic()
+    async with ordeal(torture):
+        await stack.start("ledger", 0)
+        assert time.monotonic() - began > session
+    opened = re.findall(r"shard (\d+): open,", stack.log_of("ledger-0")[size:])
+    assert sorted(opened) == [str(number) for number in range(PARTITIONS)], "each shard opened once"
 
 
 async def test_n36_a_worker_without_memory_ends_and_decides_nothing_by_that(torture: Torture) -> None:
