@@ -25,6 +25,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
+from aura_stream.engine import leaders  # noqa: F401 - only leaders are asked for records
+from aura_stream.engine.producer import METADATA_MAX_AGE_MS
+
 log = logging.getLogger(__name__)
 
 FETCH_WAIT_MS = 25
@@ -195,6 +198,7 @@ def make_app(
         broker_rebalance_timeout=max(20.0, session_timeout_s),
         broker_request_timeout=max(30.0, session_timeout_s + 5),
         consumer_auto_offset_reset="none",
+        consumer_metadata_max_age_ms=METADATA_MAX_AGE_MS,
         consumer_group_instance_id=instance_id,
         consumer_max_fetch_size=4 << 20,
         cython_optimizations=True,

@@ -259,6 +259,7 @@ class Client:
             linger_ms=2,
             # Patient: the steps of a story must arrive in their order, all of them, however long a broker is away.
             request_timeout_ms=120_000,
+            metadata_max_age_ms=5_000,
             # So that what is too large is refused by the broker and not here.
             max_request_size=32 << 20,
         )

@@ -33,7 +33,6 @@ def proxy(ledger: str) -> Iterator[PostgresProxy]:
         found = PostgresProxy(net, ledger)
         found.start()
         yield found
-        found.stop()
 
 
 async def available(connection: Connection) -> int:

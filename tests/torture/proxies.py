@@ -77,6 +77,7 @@ class Net:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.servers: list[asyncio.Server] = []
         self._thread = threading.Thread(target=self.loop.run_forever, name="proxies", daemon=True)
         self._thread.start()
 
@@ -93,9 +94,11 @@ class Net:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
 
     def close(self) -> None:
-        """Ends all connections."""
+        """Ends all proxies and their connections."""
 
         async def end() -> None:
+            for server in self.servers:
+                server.close()
             tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
             for task in tasks:
                 task.cancel()
@@ -117,7 +120,6 @@ class Proxy:
         self._held: set[Way] = set()
         self._open: dict[Way, asyncio.Event] = {}
         self._connections: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
 
     def start(self) -> None:
         """Listens."""
@@ -126,20 +128,11 @@ class Proxy:
             self._open = {way: asyncio.Event() for way in BOTH}
             for event in self._open.values():
                 event.set()
-            self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port, limit=FRAME_MAX)
-            self.port = self._server.sockets[0].getsockname()[1]
+            server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port, limit=FRAME_MAX)
+            self.port = server.sockets[0].getsockname()[1]
+            self.net.servers.append(server)
 
         self.net.run(listen())
-
-    def stop(self) -> None:
-        """Listens no more, and ends what is open."""
-
-        async def end() -> None:
-            if self._server is not None:
-                self._server.close()
-            await self._end_all()
-
-        self.net.run(end())
 
     def hold(self, *ways: Way) -> None:
         """Lets nothing through (both ways, or one), until :meth:`heal`."""

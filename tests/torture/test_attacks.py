@@ -47,7 +47,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaServ
         proxy = KafkaProxy(net, listener.advertised_port, ("127.0.0.1", listener.port))
         proxy.start()
         yield server, proxy
-        proxy.stop()
 
 
 @pytest.fixture

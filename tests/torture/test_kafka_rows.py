@@ -97,6 +97,14 @@ async def in_sync(torture: Torture) -> None:
         await admin.close()
 
 
+async def test_n08_records_are_asked_of_leaders_only(torture: Torture) -> None:
+    """A replica that comes back is behind, and says of what it does not have yet that it is out of range."""
+    async with torture.client.loading():
+        await torture.client.reached(20, torture.stack.logs)
+    asked = {name for proxy in torture.stack.kafka_proxies() for name in proxy.counts if name.startswith("api 1 ")}
+    assert asked == {"api 1 v10"}, "from version 11 on any replica answers"
+
+
 async def test_n09_without_a_majority_nothing_is_accepted(torture: Torture) -> None:
     stack, client = torture.stack, torture.client
     await in_sync(torture)
