@@ -25,6 +25,7 @@ from aura_stream.embedded.processes import Process
 from tests.e2e.client import Client, Malformed
 from tests.e2e.stack import eventually
 from tests.torture.proxies import ADD_PARTITIONS, END_TXN, INIT_PRODUCER_ID, PRODUCE, TRANSACTIONAL, Rule
+from tests.torture.role import LEDGER_POINTS, SINK_POINTS
 from tests.torture.stack import TortureStack
 
 Inject = Callable[["Torture"], AbstractAsyncContextManager[None]]
@@ -111,8 +112,8 @@ async def kill(torture: Torture) -> AsyncIterator[None]:
 @asynccontextmanager
 async def kill_at_point(torture: Torture) -> AsyncIterator[None]:
     """A worker that ends itself at a named point of its work."""
-    point = torture.random.choice(("decided", "built", "sent", "committed", "adopted", "copied", "stored"))
-    role = "sink" if point in ("copied", "stored") else "ledger"
+    point = torture.random.choice(LEDGER_POINTS + SINK_POINTS)
+    role = "sink" if point in SINK_POINTS else "ledger"
     victim = torture.some(role)
     slot = int(victim.name[-1])
     await torture.stack.kill(victim.name)

@@ -20,12 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-POINTS = (
+LEDGER_POINTS = (
     "decided",  # a command is decided, its tables are set in memory
     "built",  # a unit is computed, nothing of it is sent
     "sent",  # all of a unit is sent, its transaction is open
     "committed",  # a unit is committed, the local store knows nothing of it
     "adopted",  # the local store has it
+)
+SINK_POINTS = (
     "copied",  # the sink has sent all rows, its transaction is open
     "stored",  # the sink's transaction is committed, the sink does not know
 )
@@ -83,7 +85,7 @@ def _at(point: str, count: int, act: Callable[[], object]) -> None:
 
         _around(Connection, "execute", here, before=point == "copied", when=lambda query, *_: query == "COMMIT")
     else:
-        raise SystemExit(f"AURA_TORTURE: {point!r} is none of {', '.join(POINTS)}")
+        raise SystemExit(f"AURA_TORTURE: {point!r} is none of {', '.join(LEDGER_POINTS + SINK_POINTS)}")
 
 
 def _after(owner: Any, name: str, here: Callable[[], None]) -> None:

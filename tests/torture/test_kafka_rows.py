@@ -43,16 +43,6 @@ async def hints(torture: Torture) -> dict[int, int]:
         await admin.close()
 
 
-async def test_n06_a_leader_dies_and_its_followers_have_everything(torture: Torture) -> None:
-    """The leader of a partition of the commands, which is a coordinator or the controller sooner or later too."""
-    async with ordeal(torture):
-        for partition in (0, 1):
-            number = await leader_of(torture, topics.COMMANDS.name, partition)
-            await torture.stack.call(torture.stack.cluster.brokers[number].kill)
-            await torture.client.reached(20, torture.stack.logs)
-            await torture.stack.broker(number)
-
-
 async def test_n07_a_stall_while_offsets_are_committed_and_a_kill_lose_nothing(torture: Torture) -> None:
     stack = torture.stack
     async with ordeal(torture):
@@ -60,7 +50,7 @@ async def test_n07_a_stall_while_offsets_are_committed_and_a_kill_lose_nothing(t
         for proxy, rule in zip(stack.lane("ledger-0"), stall, strict=True):
             proxy.rules = [rule]
         await until(lambda: any(rule.hits for rule in stall), 30, "an offset commit is held up", stack.logs)
-        await torture.client.reached(20, stack.logs)
+        await torture.client.reached(10, stack.logs)
         await stack.kill("ledger-0")
     # The group was told no more than what is applied: who goes by it meets nothing that it has not seen.
     applied = await stack.fetch("SELECT partition, commands_offset FROM ledger.sink_offsets")
@@ -68,12 +58,13 @@ async def test_n07_a_stall_while_offsets_are_committed_and_a_kill_lose_nothing(t
     assert told and all(told[row["partition"]] <= row["commands_offset"] for row in applied if row["partition"] in told)
 
 
-async def test_n08_a_broker_that_is_lost_with_its_disk_takes_nothing_along(torture: Torture) -> None:
+async def test_n06_n08_a_leader_that_is_lost_with_its_disk_takes_nothing_along(torture: Torture) -> None:
+    """Its followers have everything, go on without it, and give it back what it had."""
     stack = torture.stack
     async with ordeal(torture):
-        number = await leader_of(torture, topics.JOURNAL.name, 0)
+        number = await leader_of(torture, topics.COMMANDS.name, 0)
         await stack.call(stack.cluster.brokers[number].kill)
-        await torture.client.reached(30, stack.logs)
+        await torture.client.reached(15, stack.logs)
         await stack.decided()
         await stack.broker(number, wipe=True)
     await in_sync(torture)
@@ -100,7 +91,7 @@ async def in_sync(torture: Torture) -> None:
 async def test_n08_records_are_asked_of_leaders_only(torture: Torture) -> None:
     """A replica that comes back is behind, and says of what it does not have yet that it is out of range."""
     async with torture.client.loading():
-        await torture.client.reached(20, torture.stack.logs)
+        await torture.client.reached(10, torture.stack.logs)
     asked = {name for proxy in torture.stack.kafka_proxies() for name in proxy.counts if name.startswith("api 1 ")}
     assert asked == {"api 1 v10"}, "from version 11 on any replica answers"
 
@@ -127,7 +118,7 @@ async def test_n09_without_a_majority_nothing_is_accepted(torture: Torture) -> N
         ], "accepted by a minority"
 
 
-@pytest.mark.parametrize("ways", [(), ("up",), ("down",)], ids=["both ways", "requests", "replies"])
+@pytest.mark.parametrize("ways", [(), ("down",)], ids=["both ways", "replies"])
 async def test_n16_a_worker_that_is_cut_off_from_kafka_loses_its_partitions_and_writes_nothing(
     torture: Torture, ways: tuple[Way, ...]
 ) -> None:
@@ -137,7 +128,6 @@ async def test_n16_a_worker_that_is_cut_off_from_kafka_loses_its_partitions_and_
             proxy.hold(*ways)
         # The other worker takes over what it had and decides everything; what was under way arrives after that.
         await stack.decided()
-        await torture.client.reached(20, stack.logs)
     assert stack.processes["ledger-0"].alive, stack.logs(30)
 
 
@@ -150,6 +140,11 @@ async def test_n23_while_dead_letters_cannot_be_written_nothing_goes_past_them(t
     stack, client = torture.stack, torture.client
     where = partition_of("default", "c1")
     lanes = [*stack.lane("ledger-0"), *stack.lane("ledger-1")]
+    sizes = {name: stack.log_size(name) for name in ("ledger-0", "ledger-1")}
+
+    def told(what: str) -> bool:
+        return any(what in stack.log_of(name)[at:] for name, at in sizes.items())
+
     async with ordeal(torture):
         rules = [Rule("lose request", (PRODUCE,), topics.DEAD_LETTERS.name.encode()) for _ in lanes]
         for proxy, rule in zip(lanes, rules, strict=True):
@@ -159,7 +154,7 @@ async def test_n23_while_dead_letters_cannot_be_written_nothing_goes_past_them(t
         attempt = bad.attempt
         assert attempt is not None
         await until(lambda: attempt.offset >= 0, 30, "the bad bytes are in the log", stack.logs)
-        await until(lambda: sum(rule.hits for rule in rules) >= 3, 60, "three tries were in vain", stack.logs)
+        await until(lambda: told("runs the unit again"), 60, "a try was in vain", stack.logs)
         (row,) = await stack.fetch("SELECT commands_offset FROM ledger.sink_offsets WHERE partition = $1", where)
         assert row["commands_offset"] <= attempt.offset, "it went past bytes whose dead letter it could not write"
     letters = (await read_topic(stack.bootstrap, topics.DEAD_LETTERS.name))[where]
@@ -186,7 +181,7 @@ async def test_n28_a_broker_whose_disk_is_full_goes_and_the_others_stay(torture:
                 return "it still runs" if broker.process.alive else ""
 
             await eventually(missing, 90, "the broker stops for want of room", stack.logs)
-            await torture.client.reached(20, stack.logs)
+            await torture.client.reached(10, stack.logs)
             await stack.decided()
             filler.unlink()
             await stack.broker(2)

@@ -87,7 +87,7 @@ async def test_n15_without_a_free_connection_reads_are_503_and_all_recovers(tort
             status, body, headers = await client.get("/v1/accounts/c1:EUR/balances")
             assert (status, body["code"]) in ((503, "service_unavailable"), (503, "ledger_behind")), body
             assert int(headers["Retry-After"]) >= 1
-            await client.reached(20, stack.logs)
+            await client.reached(10, stack.logs)
 
         async def missing() -> str:
             status, body, _ = await client.get("/v1/accounts/c1:EUR/balances")
@@ -105,5 +105,5 @@ async def test_n17_sinks_that_are_cut_off_from_postgres_go_on_when_it_is_back(
     sinks = [stack.processes[name] for name in ("sink-0", "sink-1")]
     async with ordeal(torture):
         stack.postgres_of["sink"].hold(*ways)
-        await torture.client.reached(60, stack.logs)
+        await torture.client.reached(30, stack.logs)
     assert all(sink.alive for sink in sinks), stack.logs(30)

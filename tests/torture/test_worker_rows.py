@@ -16,25 +16,25 @@ from tests.e2e.stack import PARTITIONS, eventually
 from tests.torture.faults import ROLE, Torture, fill, flip_bits, limit_memory, no_tmpfs, state_of, tmpfs
 from tests.torture.ordeal import ordeal
 from tests.torture.proxies import FETCH, Rule
-from tests.torture.role import KILLED, PLANTED, POINTS, crash
+from tests.torture.role import KILLED, LEDGER_POINTS, PLANTED, SINK_POINTS, crash
 
 pytestmark = pytest.mark.timeout(240)
 ENGINE_STOPPED = 70
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("role", ["ledger", "sink"])
 async def test_n02_a_process_that_dies_at_a_point_leaves_all_of_its_work_or_nothing(
-    torture: Torture, point: str
+    torture: Torture, role: str
 ) -> None:
     stack = torture.stack
-    role = "sink" if point in ("copied", "stored") else "ledger"
-    # The first is told to die and has all partitions: the other one waits until it did.
-    await stack.kill(f"{role}-0")
-    assert await stack.terminate(f"{role}-1") == 0
-    async with ordeal(torture, loaded=15):
-        process = await stack.start(role, 0, module=ROLE, AURA_TORTURE=f"die@{point}:4")
-        assert await stack.call(process.wait, 60.0), f"it never came to {point}\n{process.log_tail(20)}"
-        assert process.returncode == KILLED
+    # It has all partitions, dies at one point after the other, and goes on where the one before was.
+    for slot in (0, 1):
+        assert await stack.terminate(f"{role}-{slot}") == 0
+    async with ordeal(torture):
+        for point in SINK_POINTS if role == "sink" else LEDGER_POINTS:
+            process = await stack.start(role, 0, module=ROLE, AURA_TORTURE=f"die@{point}:4")
+            assert await stack.call(process.wait, 60.0), f"it never came to {point}\n{process.log_tail(20)}"
+            assert process.returncode == KILLED, point
 
 
 async def test_n22_a_command_that_crashes_its_decision_is_a_dead_letter_after_one_try(torture: Torture) -> None:
@@ -68,10 +68,10 @@ async def test_n24_a_clock_that_jumps_changes_no_decision(torture: Torture) -> N
         for jump in ("7200", "-86400", "0"):
             for file in files:
                 file.write_text(jump)
-            await torture.client.reached(20, stack.logs)
+            await torture.client.reached(10, stack.logs)
         # In the middle of it partitions move from one clock to the other.
         await stack.kill("ledger-0")
-        await torture.client.reached(20, stack.logs)
+        await torture.client.reached(10, stack.logs)
 
 
 async def test_n25_a_worker_whose_disk_is_full_stops_loudly_and_another_goes_on(torture: Torture) -> None:
@@ -98,25 +98,18 @@ async def test_n25_a_worker_whose_disk_is_full_stops_loudly_and_another_goes_on(
         await stack.call(lambda: subprocess.run(["umount", "-l", str(place)], check=True))
 
 
-@pytest.mark.parametrize("damage", ["lost", "many bits", "one bit", "cut off"])
-async def test_n26_local_state_that_is_lost_or_damaged_is_read_from_the_changelog(
-    torture: Torture, damage: str
-) -> None:
+async def test_n26_local_state_that_is_lost_or_damaged_is_read_from_the_changelog(torture: Torture) -> None:
     stack, chances = torture.stack, random.Random(26)
     # All of the state in one place, written down in order, so that there is something to damage.
     assert await stack.terminate("ledger-1") == 0
     await stack.decided()
     assert await stack.terminate("ledger-0") == 0
-    stores = state_of(stack, "ledger-0")
-    assert len(stores) >= 4, stores
-    for store in stores:
-        if damage == "lost":
-            shutil.rmtree(store)
-        elif damage in ("many bits", "one bit"):
-            flip_bits(store, chances, share=0.005 if damage == "many bits" else 0)
-        else:
-            for path in [*store.glob("*.sst"), *store.glob("*.log")]:
-                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    lost, flipped, flipped_once, cut_off = state_of(stack, "ledger-0")[:PARTITIONS]
+    shutil.rmtree(lost)
+    flip_bits(flipped, chances, share=0.005)
+    flip_bits(flipped_once, chances, share=0)
+    for path in [*cut_off.glob("*.sst"), *cut_off.glob("*.log")]:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     process = await stack.start("ledger", 0)
     async with ordeal(torture):
         await torture.client.reached(40, stack.logs)
@@ -160,12 +153,12 @@ async def test_n36_a_worker_without_memory_ends_and_decides_nothing_by_that(tort
 
 async def test_n37_a_worker_that_stands_still_in_a_unit_writes_nothing_when_it_goes_on(torture: Torture) -> None:
     stack = torture.stack
-    seconds = stack.settings.session_timeout_s * 1.7
+    seconds = stack.settings.session_timeout_s * 1.4
     assert await stack.terminate("ledger-0") == 0
     size = stack.log_size("ledger-0")
     async with ordeal(torture):
         await stack.start("ledger", 0, module=ROLE, AURA_TORTURE=f"block@sent:6:{seconds}")
-        await torture.client.reached(60, stack.logs)
+        await torture.client.reached(30, stack.logs)
         await stack.decided()  # by the other one, whose producers fence this one's
 
         async def missing() -> str:
