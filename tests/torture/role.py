@@ -5,7 +5,8 @@ AURA_TORTURE is a list, parted by commas, of
 - ``die@POINT:N``: the process ends with exit code 137 when it is at that point for the N-th time, as kill -9 would;
 - ``block@POINT:N:SECONDS``: the event loop stands still there, once;
 - ``crash@MARK``: deciding a command whose bytes hold MARK raises;
-- ``clock@FILE``: the wall clock is off by what stands in FILE, in seconds; it is read again and again.
+- ``clock@FILE``: the wall clock is off by what stands in FILE, in seconds; it is read again and again;
+- ``bug@NAME``: one of the bugs of `tests/simulation/planted.py`, for good.
 
 The faults are wrapped around the product's own functions when the process starts, so that the product needs no hooks
 and pays nothing. What is not told stays as it is.
@@ -50,8 +51,12 @@ def main() -> None:
             crash(rest.encode())
         elif kind == "clock":
             _shift_clock(Path(rest))
+        elif kind == "bug":
+            from tests.simulation.planted import PLANTED as BUGS
+
+            BUGS[rest][0]().__enter__()
         else:
-            raise SystemExit(f"AURA_TORTURE: {told!r} is none of die, block, crash, clock")
+            raise SystemExit(f"AURA_TORTURE: {told!r} is none of die, block, crash, clock, bug")
     from aura_stream.cli import main as aura
 
     aura()

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.client import Client, History, Intent
-from tests.torture.faults import FAULTS
+from tests.e2e.conftest import new_client
+from tests.e2e.stack import E2EStack
+from tests.invariants.checks import Violation
+from tests.invariants.coherent import assert_coherent
+from tests.torture.faults import FAULTS, ROLE
 from tests.torture.supervisor import Report, drawn, run
 
 pytestmark = pytest.mark.timeout(420)
@@ -29,6 +33,30 @@ def test_n40_everything_at_once_and_the_books_are_exact(tmp_path: Path, seed: in
     assert sum(report.faults.values()) >= 2, f"nothing was injected\n{report}"
     assert report.entries > 0 and report.digest, report
     assert json.loads(json.dumps(report.as_json()))["seed"] == seed
+
+
+@pytest.mark.parametrize(
+    ("bug", "told"), [("float amounts", "i09_log_decides"), ("tenant left out of the idempotency key", "i0")]
+)
+def test_a_bug_planted_in_a_real_worker_is_found(tmp_path: Path, bug: str, told: str) -> None:
+    """What is found in simulated worlds is found from outside of real processes too."""
+    stack = E2EStack(tmp_path)
+
+    async def load() -> None:
+        client = new_client(stack, seed=11)
+        client.http_share = 0.0
+        await client.prepare()
+        await client.load(150, per_second=100, reading=False)
+        with pytest.raises(Violation, match=told):
+            await assert_coherent(stack, client, within_s=60, replay=0)
+
+    try:
+        stack.start_services()
+        stack.launch("ledger", module=ROLE, AURA_TORTURE=f"bug@{bug}")
+        stack.launch("sink")
+        asyncio.run(load())
+    finally:
+        stack.close()
 
 
 def test_the_same_seed_draws_the_same_faults_and_rows_can_be_chosen() -> None:
