@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import random
 import sys
 import tempfile
@@ -29,6 +30,8 @@ def main() -> None:
     rows = [row.strip().upper() for row in told.row.split(",") if row.strip()]
     if unknown := set(rows) - {fault.row for fault in FAULTS}:
         parser.error(f"--row: {', '.join(sorted(unknown))} cannot be drawn; see --list")
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.CRITICAL)
+    logging.getLogger("tests.torture").setLevel(logging.INFO)  # what the client's own Kafka client tells is noise here
     seed = told.seed if told.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"torture: seed {seed}, {told.seconds:.0f} s", file=sys.stderr, flush=True)
     report = run(Path(tempfile.mkdtemp(prefix="aura-torture-")), seconds=told.seconds, seed=seed, rows=rows)

@@ -7,6 +7,7 @@ that fails leaves its directory: every log, and the client's history.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 import shutil
@@ -25,6 +26,8 @@ from tests.invariants.checks import equal
 from tests.invariants.coherent import assert_coherent
 from tests.torture.faults import FAULTS, Fault, Torture
 from tests.torture.stack import HEALED_S, TortureStack
+
+log = logging.getLogger(__name__)
 
 LOAD_PER_S = 25.0
 PAIRED = 0.4
@@ -172,6 +175,7 @@ async def suffer(torture: Torture, faults: Sequence[Fault], report: Report) -> N
             report.rows[fault.row] += 1
 
     name = " and ".join(f"{fault.row} {fault.name}" for fault in faults)
+    log.info("%s ...", name)
     async with asyncio.TaskGroup() as group:
         for fault in faults:
             group.create_task(one(fault))
@@ -180,6 +184,7 @@ async def suffer(torture: Torture, faults: Sequence[Fault], report: Report) -> N
     seconds = await torture.stack.progress(torture.client, PROGRESS_MAX_S)
     report.recovery_s.append(round(seconds, 3))
     report.recovery_of.append(name)
+    log.info("%s: progress is back after %.1f s", name, seconds)
     if seconds > HEALED_S:
         report.violations.append(f"{name}: progress was back after {seconds:.1f} s only")
     await torture.stack.ready(starting)
