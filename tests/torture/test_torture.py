@@ -18,7 +18,7 @@ from tests.torture.faults import FAULTS, ROLE
 from tests.torture.supervisor import Report, drawn, run
 
 pytestmark = pytest.mark.timeout(420)
-SECONDS = 45.0
+SECONDS = 35.0
 FIXED = 20261121
 
 

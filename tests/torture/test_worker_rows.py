@@ -127,7 +127,7 @@ async def test_h02_a_restore_that_takes_longer_than_the_session_is_done_once(tor
     for store in state_of(stack, "ledger-0"):
         shutil.rmtree(store)
     for proxy in stack.lane("ledger-0"):
-        proxy.rules = [Rule("delay", (FETCH,), topics.CHANGELOG.name.encode(), delay_s=session * 1.4, times=4)]
+        proxy.rules = [Rule("delay", (FETCH,), topics.CHANGELOG.name.encode(), delay_s=session * 1.2, times=2)]
     began = time.monotonic()
     async with ordeal(torture):
         await stack.start("ledger", 0)
