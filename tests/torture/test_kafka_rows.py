@@ -6,11 +6,12 @@ import subprocess
 import time
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
 import topics
 from tests.e2e.client import partition_of
-from tests.e2e.stack import eventually, until
+from tests.e2e.stack import PARTITIONS, eventually, until
 from tests.engine.check import read_topic
 from tests.torture import faults
 from tests.torture.faults import Torture, fill, no_tmpfs, tmpfs
@@ -94,6 +95,22 @@ async def test_n08_records_are_asked_of_leaders_only(torture: Torture) -> None:
         await torture.client.reached(10, torture.stack.logs)
     asked = {name for proxy in torture.stack.kafka_proxies() for name in proxy.counts if name.startswith("api 1 ")}
     assert asked == {"api 1 v10"}, "from version 11 on any replica answers"
+
+
+async def test_h04_signals_of_an_aborted_transaction_are_never_read(torture: Torture) -> None:
+    """A worker that read them would stop: they cannot be decoded, and a signal is never a dead letter."""
+    producer = AIOKafkaProducer(bootstrap_servers=torture.stack.bootstrap, transactional_id="a-stranger")
+    await producer.start()
+    async with ordeal(torture):
+        await producer.begin_transaction()
+        for partition in range(PARTITIONS):
+            await producer.send_and_wait(topics.SIGNALS.name, b"no signal", key=b"0", partition=partition)
+        await producer.abort_transaction()
+        await torture.client.reached(10, torture.stack.logs)
+    await producer.stop()
+    uncommitted = await read_topic(torture.stack.bootstrap, topics.SIGNALS.name, isolation="read_uncommitted")
+    assert all(b"no signal" in {record.value for record in records} for records in uncommitted.values())
+    assert all(torture.stack.processes[name].alive for name in ("ledger-0", "ledger-1")), torture.stack.logs()
 
 
 async def test_n09_without_a_majority_nothing_is_accepted(torture: Torture) -> None:
