@@ -41,6 +41,7 @@ class Report:
 
     seed: int
     seconds: float
+    only: list[str] = field(default_factory=list)  # the rows that were asked for; empty: all
     rows: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class Report:
         slow = sorted(zip(self.recovery_s, self.recovery_of, strict=True), reverse=True)[:3]
         lines = [
             f"torture: seed {self.seed}, {self.seconds:.0f} s of load and faults",
-            f"faults injected: {sum(self.faults.values())} of {len(self.rows)} rows",
+            f"faults injected: {sum(self.faults.values())}, of {len(self.rows)} rows",
             *faults,
             f"commands wanted {self.commands}, acknowledged {self.acknowledged}, sent again {self.retries}",
             f"HTTP answers: {self.http_answers}",
@@ -84,7 +85,8 @@ class Report:
             f"violations: {len(self.violations)}",
             *[f"  {violation}" for violation in self.violations],
             *([f"its logs and the client's history are in {self.left}"] if self.left else []),
-            f"again: make torture SECONDS={self.seconds:.0f} SEED={self.seed}",
+            f"again: make torture SECONDS={self.seconds:.0f} SEED={self.seed}"
+            + (f' ARGS="--row {",".join(self.only)}"' if self.only else ""),
         ]
         return "\n".join(lines)
 
@@ -105,7 +107,7 @@ def drawn(seed: int, rows: Iterable[str] = ()) -> tuple[list[Fault], dict[str, s
 def run(home: Path, *, seconds: float, seed: int, rows: Sequence[str] = (), session_s: float = 10.0) -> Report:
     """Tortures a whole system of its own below `home` for so many seconds, and says what became of it."""
     stack = TortureStack(home, session_s=session_s, seed=seed)
-    report = Report(seed, seconds)
+    report = Report(seed, seconds, list(rows))
     history = None
     try:
         stack.start_services()
