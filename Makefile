@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format up down sim bench lock clean
+.PHONY: help setup demo test check format up down sim torture bench lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -54,6 +54,9 @@ down: setup ## Stop it; the data stays (ARGS=--wipe removes it)
 
 sim: setup ## Run simulated worlds (ARGS="--seeds 0:1000", --forever, --seed N --trace)
 	@$(BIN)/python -m tests.simulation $(ARGS)
+
+torture: setup ## Hurt a whole system at random and check its books (SECONDS=120 SEED=42 ARGS="--row N01,N11")
+	@$(BIN)/python -m tests.torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: setup ## Measure throughput and latency
 	@$(BIN)/aura bench $(ARGS)

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from rocksdict import AccessType, BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
 
-from aura_stream.engine.errors import StoreFailed
+from aura_stream.engine.errors import StoreFailed, StoreLocked
 
+_LOCKED = ("lock hold by current process", "While lock file")  # RocksDB's words
 Changes = Iterable[tuple[bytes, bytes | None]]
 """Keys with their new values; None deletes."""
 
@@ -39,7 +40,7 @@ class Stores(Protocol):
     """Where a worker's stores are kept, by name."""
 
     def open(self, name: str) -> Store:
-        """Opens or makes a store. Raises :class:`StoreFailed` when it is locked or damaged."""
+        """Opens or makes a store. Raises :class:`StoreLocked`, or :class:`StoreFailed` when it is damaged."""
 
     def remove(self, name: str) -> None:
         """Removes a closed store."""
@@ -109,7 +110,8 @@ class RocksStore:
         try:
             self._db = Rdict(str(path), options=options, access_type=AccessType.read_write())
         except Exception as error:
-            raise StoreFailed(f"cannot open {path}: {error}") from error
+            locked = any(words in str(error) for words in _LOCKED)
+            raise (StoreLocked if locked else StoreFailed)(f"cannot open {path}: {error}") from error
         self._read = ReadOptions()
 
     def get(self, key: bytes) -> bytes | None:
@@ -177,7 +179,7 @@ class RocksStores:
         self._directory = directory
 
     def open(self, name: str) -> Store:
-        """Opens or makes a store. Raises :class:`StoreFailed` when it is locked or damaged."""
+        """Opens or makes a store. Raises :class:`StoreLocked`, or :class:`StoreFailed` when it is damaged."""
         return RocksStore(self._directory / name)
 
     def remove(self, name: str) -> None:

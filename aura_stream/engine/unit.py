@@ -265,8 +265,8 @@ class Unit:
         self._undo_values.clear()
         try:
             work(self, *arguments)
-        except EngineError:
-            raise
+        except (EngineError, MemoryError):
+            raise  # want of memory says nothing about the record
         except Exception as error:  # noqa: BLE001 - any error of an agent is this record's, never the unit's
             for target, undo in ((self.dirty, self._undo), (self._shard.young, self._undo_values)):
                 for full, value in reversed(undo):
