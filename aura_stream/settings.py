@@ -23,7 +23,7 @@ ENV_FILE = "env"
 """Name of the KEY=VALUE file inside ``home``."""
 
 _TENANT = re.compile(r"[a-z0-9_-]{1,64}")
-_SANDBOX_SECRET = "known-to-everybody-and-good-for-play-money-only"
+_SANDBOX_SECRET = "known-to-everybody-and-good-for-play-money-only"  # noqa: S105 - refused outside the sandbox
 _IDENTITY_SECRET_MIN = {"sandbox": 32, "live": 64}
 _TELLTALE = re.compile(r"change-?me|secret|password|example|sandbox|(.)\1{7}", re.IGNORECASE)
 """What no random secret contains, and every placeholder does."""
@@ -85,17 +85,22 @@ class Settings(BaseSettings):
     api_url: str = Field("", description="Where clients reach the API; default: http://<api_host>:<api_port>.")
     api_key: SecretStr | None = Field(
         None,
-        description="The first operator's key of the HTTP API: makes tenants and users; 24 characters or more outside the sandbox.",
+        description="The first operator's key of the HTTP API, which makes tenants and users; "
+        "24 characters or more outside the sandbox.",
     )
     identity_secret: SecretStr = Field(
         SecretStr(_SANDBOX_SECRET),
-        description="Seals signing keys and mails in Postgres; random, 64 characters or more outside the sandbox; the same on all API nodes.",
+        description="Seals signing keys and mails in Postgres, the same on all API nodes; "
+        "random, 64 characters or more outside the sandbox.",
     )
     token_issuer: str = Field("aura", description="`iss` of the tokens made here; the same on all API nodes.")
     access_token_s: int = Field(900, ge=10, le=3600, description="Life of an access token, in seconds.")
     refresh_token_s: int = Field(604_800, ge=60, le=2_592_000, description="Life of a refresh token, in seconds.")
     session_s: int = Field(
-        2_592_000, ge=60, le=31_536_000, description="Longest life of a login however often it is refreshed, in seconds."
+        2_592_000,
+        ge=60,
+        le=31_536_000,
+        description="Longest life of a login however often it is refreshed, in seconds.",
     )
     signing_key_days: int = Field(30, ge=1, le=365, description="Days after which a new signing key takes over.")
     password_threads: int = Field(2, ge=1, le=64, description="Passwords hashed at the same time by one API process.")
@@ -103,10 +108,13 @@ class Settings(BaseSettings):
         32, ge=0, le=10_000, description="Logins that may wait for that; the next one is answered 503."
     )
     oidc_issuers: tuple[OidcIssuer, ...] = Field(
-        (), description="External issuers, JSON: `[{\"issuer\", \"tenant\", \"audience\", \"jwks_url\"}]` (RS256)."
+        (), description='External issuers, JSON: `[{"issuer", "tenant", "audience", "jwks_url"}]` (RS256).'
     )
     seed_balance_eur_cents: int = Field(
-        1_000_000, ge=0, le=10**12, description="What a new wallet starts with in the sandbox, in cents; nothing in live mode."
+        1_000_000,
+        ge=0,
+        le=10**12,
+        description="What a new wallet starts with in the sandbox, in cents; nothing in live mode.",
     )
     api_wait_s: float = Field(2.0, ge=0, le=30, description="How long a request waits for its outcome, in seconds.")
     partitions: int = Field(
@@ -206,7 +214,9 @@ class Settings(BaseSettings):
             raise ValueError(f"identity_secret: {least} characters or more are needed in mode {self.mode}")
         if self.mode != "sandbox":
             if _TELLTALE.search(secret) or len(set(secret)) < 12:
-                raise ValueError("identity_secret: outside the sandbox it must be random, as from `openssl rand -hex 32`")
+                raise ValueError(
+                    "identity_secret: outside the sandbox it must be random, as from `openssl rand -hex 32`"
+                )
             if any(one.jwks_url.startswith("http:") for one in self.oidc_issuers):
                 raise ValueError("oidc_issuers: outside the sandbox a jwks_url must begin with https://")
         for one in self.oidc_issuers:

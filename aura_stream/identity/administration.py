@@ -33,9 +33,7 @@ _DAY_S: Final = 86_400.0
 class Users:
     """Users, as admins see and change them."""
 
-    def __init__(
-        self, database: Database, logins: Logins, passwords: Passwords, feed: Feed, audit: AuditLog
-    ) -> None:
+    def __init__(self, database: Database, logins: Logins, passwords: Passwords, feed: Feed, audit: AuditLog) -> None:
         self._database = database
         self._logins = logins
         self._passwords = passwords
@@ -48,9 +46,7 @@ class Users:
             row = await repository.user(connection, user_id)
         return _found(row)
 
-    async def create(
-        self, principal: Principal, wanted: Registration, origin: Origin
-    ) -> Row:
+    async def create(self, principal: Principal, wanted: Registration, origin: Origin) -> Row:
         """A user with any roles that the principal may give. Raises :class:`Refused`, :class:`Busy`."""
         check_grant(principal, wanted.roles)
         check_password(wanted.password, wanted.roles)
@@ -208,7 +204,15 @@ class SigningKeys:
     """The keys that sign our tokens: made here, sealed in Postgres, the same on all API processes."""
 
     def __init__(
-        self, database: Database, feed: Feed, audit: AuditLog, sealer: Sealer, ring: KeyRing, *, life_s: float, days: int
+        self,
+        database: Database,
+        feed: Feed,
+        audit: AuditLog,
+        sealer: Sealer,
+        ring: KeyRing,
+        *,
+        life_s: float,
+        days: int,
     ) -> None:
         self._database = database
         self._feed = feed
@@ -266,7 +270,9 @@ class SigningKeys:
         private = Ed25519PrivateKey.generate()
         kid = secrets.token_hex(8)
         sealed = self._sealer.seal(private.private_bytes_raw(), f"signing_keys/{kid}")
-        await repository.insert_signing_key(connection, kid, private.public_key().public_bytes_raw(), sealed, signs_in_s)
+        await repository.insert_signing_key(
+            connection, kid, private.public_key().public_bytes_raw(), sealed, signs_in_s
+        )
         return kid
 
     def _key(self, row: Row) -> SigningKey:

@@ -39,10 +39,11 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
+class _Note:
     tenant: str
     actor: str
     action: str
+    outcome: str
     reason: str
     subject: str
     origin: Origin
@@ -54,10 +55,10 @@ class AuditLog:
     def __init__(self, database: Database, sealer: Sealer) -> None:
         self._database = database
         self._sealer = sealer
-        self._queue: asyncio.Queue[_Refusal] = asyncio.Queue(_QUEUE_MAX)
+        self._queue: asyncio.Queue[_Note] = asyncio.Queue(_QUEUE_MAX)
         self._task: asyncio.Task[None] | None = None
         self.lost = 0
-        """Refusals that found the queue full; they are only in the log."""
+        """Notes that found the queue full; they are only in the log."""
 
     async def done(
         self, connection: Connection, tenant: str, actor: str, action: str, subject: str, origin: Origin
@@ -72,13 +73,20 @@ class AuditLog:
         `subject` is an id or a pseudonym, never an address or a token.
         """
         log.warning("refused: %s of %s: %s (%s)", action, actor, reason, origin.request_id)
+        self._put(_Note(tenant or NO_TENANT, actor, action, "refused", reason, subject[:200], origin))
+
+    def crossed(self, tenant: str, actor: str, action: str, origin: Origin) -> None:
+        """Notes that someone of another tenant, or of none, worked in this one. Never waits and never fails."""
+        self._put(_Note(tenant, actor, action, "ok", "crossed_tenants", "", origin))
+
+    def _put(self, note: _Note) -> None:
         try:
-            self._queue.put_nowait(_Refusal(tenant or NO_TENANT, actor, action, reason, subject[:200], origin))
+            self._queue.put_nowait(note)
         except asyncio.QueueFull:
             self.lost += 1
 
     def start(self) -> None:
-        """Begins to write refusals down."""
+        """Begins to write notes down."""
         self._task = asyncio.create_task(self._run(), name="identity audit")
 
     async def stop(self) -> None:
@@ -105,14 +113,14 @@ class AuditLog:
             for _ in batch:
                 self._queue.task_done()
 
-    async def _write(self, batch: list[_Refusal]) -> None:
+    async def _write(self, batch: list[_Note]) -> None:
         while True:
             try:
                 async with self._database.nobody() as connection:
                     # In the order of tenants: two processes take the chains' locks in one order.
                     for one in sorted(batch, key=lambda one: one.tenant):
                         sealed = self._sealed(one.origin)
-                        values = (one.actor, one.action, "refused", one.reason, one.subject, one.origin.request_id)
+                        values = (one.actor, one.action, one.outcome, one.reason, one.subject, one.origin.request_id)
                         await repository.audit(connection, one.tenant, (*values, sealed))
                 return
             except IdentityUnavailable as error:

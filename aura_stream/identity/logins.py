@@ -91,7 +91,7 @@ class Logins:
         self._sealer = sealer
         self._session_s = session_s
 
-    # --- registration ------------------------------------------------------------------------------------------------
+    # --- registration ----------------------------------------------------------------------------------------------
 
     async def register(self, wanted: Registration, origin: Origin) -> Row:
         """A new user, with the work that opens the wallet and mails the verification.
@@ -170,11 +170,9 @@ class Logins:
         async with self._database.tenant(principal.tenant) as connection:
             rows = await repository.mails_of(connection, principal.user_id)
         place = f"mail/{principal.user_id}"
-        return [
-            (msgspec.json.decode(self._sealer.open(row["payload_sealed"], place), type=Mail), row) for row in rows
-        ]
+        return [(msgspec.json.decode(self._sealer.open(row["payload_sealed"], place), type=Mail), row) for row in rows]
 
-    # --- login -------------------------------------------------------------------------------------------------------
+    # --- login -----------------------------------------------------------------------------------------------------
 
     async def login(self, email: str, password: str, tenant: str | None, origin: Origin) -> Grant | ChooseTenant:
         """Tokens, or the tenants to choose from.
@@ -185,10 +183,11 @@ class Logins:
         """
         async with self._database.nobody() as connection:
             candidates = await repository.logins(connection, email, tenant)
-        fitting = []
-        for one in candidates:
-            if await self._passwords.verify(password, one["password_hash"]) and one["status"] != "DELETED":
-                fitting.append(one)
+        fitting = [
+            one
+            for one in candidates
+            if await self._passwords.verify(password, one["password_hash"]) and one["status"] != "DELETED"
+        ]
         if not candidates:
             await self._passwords.verify(password, None)
         if not fitting:
@@ -242,7 +241,7 @@ class Logins:
         self._audit.refused(tenant, "anonymous", "session.login", reason, self._sealer.pseudonym(email), origin)
         raise Refused(reason)
 
-    # --- refresh and logout --------------------------------------------------------------------------------------------
+    # --- refresh and logout ----------------------------------------------------------------------------------------
 
     async def refresh(self, token: str, origin: Origin) -> Grant:
         """New tokens for a refresh token, which is used up by this.
@@ -268,7 +267,9 @@ class Logins:
                 reason = "token_revoked"
         if reason == "token_revoked" and session is not None and session["ended_at"] is None:
             await self._reused(claims, origin)
-        self._audit.refused(claims.tenant, f"user:{claims.user_id}", "session.refresh", reason, claims.session_id, origin)
+        self._audit.refused(
+            claims.tenant, f"user:{claims.user_id}", "session.refresh", reason, claims.session_id, origin
+        )
         raise Refused(reason)
 
     async def _reused(self, claims: Claims, origin: Origin) -> None:
@@ -329,7 +330,7 @@ class Logins:
             seq = await repository.revoke(connection, "user", user_id, tenant)
         await self._feed.confirmed(seq)
 
-    # --- password --------------------------------------------------------------------------------------------------------
+    # --- password --------------------------------------------------------------------------------------------------
 
     async def change_password(self, principal: Principal, current: str, new: str, origin: Origin) -> None:
         """Changes the password and ends every session of the user, this one too.

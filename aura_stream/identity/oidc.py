@@ -145,10 +145,20 @@ def _checked(claims: dict[str, Any], header: dict[str, Any], issuer: OidcIssuer)
     if issuer.audience not in (audience if isinstance(audience, list) else [audience]):
         raise Refused("invalid_token", "it is for somebody else")
     use, kind = claims.get("token_use", "access"), str(header.get("typ", "JWT")).lower()
-    if use != "access" or kind not in ("jwt", "at+jwt", "application/at+jwt") or "nonce" in claims or "at_hash" in claims:
+    if (
+        use != "access"
+        or kind not in ("jwt", "at+jwt", "application/at+jwt")
+        or "nonce" in claims
+        or "at_hash" in claims
+    ):
         raise Refused("invalid_token_type", "this is no access token")
     subject, issued_at, expires_at = claims["sub"], claims["iat"], claims["exp"]
-    if not isinstance(subject, str) or not 0 < len(subject) <= 255 or type(issued_at) is not int or type(expires_at) is not int:
+    if (
+        not isinstance(subject, str)
+        or not 0 < len(subject) <= 255
+        or type(issued_at) is not int
+        or type(expires_at) is not int
+    ):
         raise Refused("invalid_token", "a claim has the wrong type")
     if expires_at - issued_at > LIFE_MAX_S:
         raise Refused("invalid_token", "it would live too long")

@@ -82,6 +82,7 @@ def _verify(password: str, stored: str | None) -> bool:
         except ValueError:  # longer than bcrypt's 72 bytes, or no hash at all
             return False
     try:
-        return _HASHER.verify(stored or _NOBODY, password) and stored is not None
+        _HASHER.verify(stored or _NOBODY, password)
+        return stored is not None
     except (VerificationError, InvalidHashError):
         return False

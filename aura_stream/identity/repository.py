@@ -21,7 +21,7 @@ _API_KEY = """key_id, tenant_id, customer_id, user_id, name, scopes, created_by,
 _TENANT = """tenant_id, name, status, needs_verified_email, created_at, deactivated_at"""
 
 
-# --- tenants ---------------------------------------------------------------------------------------------------------
+# --- tenants ------------------------------------------------------------------------------------------------------
 
 
 async def ensure_tenant(connection: Connection, tenant: str) -> None:
@@ -73,7 +73,7 @@ async def set_tenant_status(connection: Connection, tenant_id: str, status: str)
     )
 
 
-# --- users -----------------------------------------------------------------------------------------------------------
+# --- users --------------------------------------------------------------------------------------------------------
 
 
 async def insert_user(connection: Connection, values: Mapping[str, Any]) -> Row:
@@ -118,7 +118,8 @@ async def password_hash(connection: Connection, user_id: str) -> str | None:
 async def set_password(connection: Connection, user_id: str, new: str, old: str | None) -> bool:
     """Stores a hash in place of `old`; False when that is no longer the stored one."""
     done: str = await connection.execute(
-        """UPDATE identity.users SET password_hash = $2, password_changed_at = clock_timestamp(), updated_at = clock_timestamp()
+        """UPDATE identity.users SET password_hash = $2, password_changed_at = clock_timestamp(),
+            updated_at = clock_timestamp()
         WHERE user_id = $1 AND password_hash IS NOT DISTINCT FROM $3""",
         uuid.UUID(user_id),
         new,
@@ -151,7 +152,9 @@ async def external_user(connection: Connection, issuer: str, subject: str) -> Ro
     )
 
 
-async def link_external_user(connection: Connection, issuer: str, subject: str, tenant: str, user_id: uuid.UUID) -> bool:
+async def link_external_user(
+    connection: Connection, issuer: str, subject: str, tenant: str, user_id: uuid.UUID
+) -> bool:
     """Says who a subject is; False when somebody else just did."""
     done: str = await connection.execute(
         """INSERT INTO identity.external_identities (issuer, subject, tenant_id, user_id) VALUES ($1, $2, $3, $4)
@@ -169,7 +172,7 @@ async def logins(connection: Connection, email: str, tenant: str | None) -> Sequ
     return await connection.fetch("SELECT * FROM identity.logins($1, $2)", email, tenant)
 
 
-# --- sessions and their tokens -----------------------------------------------------------------------------------------
+# --- sessions and their tokens ------------------------------------------------------------------------------------
 
 
 async def insert_session(
@@ -194,7 +197,8 @@ async def live_session(connection: Connection, session_id: str) -> Row | None:
     return await connection.fetchrow(
         """SELECT s.session_id, s.expires_at, s.ended_at, u.user_id, u.customer_id, u.roles, u.status, u.tenant_id,
             t.status AS tenant_status
-        FROM identity.sessions s JOIN identity.users u USING (tenant_id, user_id) JOIN identity.tenants t USING (tenant_id)
+        FROM identity.sessions s JOIN identity.users u USING (tenant_id, user_id)
+            JOIN identity.tenants t USING (tenant_id)
         WHERE s.session_id = $1""",
         uuid.UUID(session_id),
     )
@@ -204,7 +208,8 @@ async def sessions_of(connection: Connection, user_id: str) -> Sequence[Row]:
     """The sessions of a user that have not ended, newest first."""
     return await connection.fetch(
         """SELECT session_id, client, created_at, expires_at FROM identity.sessions
-        WHERE user_id = $1 AND ended_at IS NULL AND expires_at > clock_timestamp() ORDER BY created_at DESC, session_id""",
+        WHERE user_id = $1 AND ended_at IS NULL AND expires_at > clock_timestamp()
+        ORDER BY created_at DESC, session_id""",
         uuid.UUID(user_id),
     )
 
@@ -258,14 +263,15 @@ async def use_refresh_token(connection: Connection, jti: str, session_id: str, s
 async def used_refresh_token(connection: Connection, jti: str) -> Row | None:
     """A token that was used: how long ago (seconds), and whether its successor was used too."""
     return await connection.fetchrow(
-        """SELECT extract(epoch FROM clock_timestamp() - r.used_at)::float8 AS used_s, s.used_at IS NOT NULL AS successor_used
+        """SELECT extract(epoch FROM clock_timestamp() - r.used_at)::float8 AS used_s,
+            s.used_at IS NOT NULL AS successor_used
         FROM identity.refresh_tokens r LEFT JOIN identity.refresh_tokens s ON s.jti = r.successor
         WHERE r.jti = $1 AND r.used_at IS NOT NULL""",
         uuid.UUID(jti),
     )
 
 
-# --- e-mail addresses, work to be done outside ---------------------------------------------------------------------------
+# --- e-mail addresses, work to be done outside --------------------------------------------------------------------
 
 
 async def insert_email_token(
@@ -299,7 +305,8 @@ async def use_email_token(connection: Connection, token_hash: bytes) -> Row | No
     if used is None:
         return None
     return await connection.fetchrow(
-        f"""UPDATE identity.users SET verified_at = coalesce(verified_at, clock_timestamp()), updated_at = clock_timestamp()
+        f"""UPDATE identity.users SET verified_at = coalesce(verified_at, clock_timestamp()),
+            updated_at = clock_timestamp()
         WHERE user_id = $1 AND lower(email) = lower($2) AND status <> 'DELETED' RETURNING {_USER}""",  # noqa: S608 - constants
         used["user_id"],
         used["email"],
@@ -317,9 +324,9 @@ async def insert_outbox(connection: Connection, tenant: str, kind: str, user_id:
     )
 
 
-async def open_outbox(connection: Connection, kind: str, count_max: int) -> Sequence[Row]:
-    """Work that is left, of all tenants, locked until the transaction ends."""
-    return await connection.fetch("SELECT * FROM identity.open_outbox($1, $2)", kind, count_max)
+async def open_outbox(connection: Connection, kind: str, tenants: Sequence[str], count_max: int) -> Sequence[Row]:
+    """Work that is left, of these tenants, locked until the transaction ends."""
+    return await connection.fetch("SELECT * FROM identity.open_outbox($1, $2, $3)", kind, list(tenants), count_max)
 
 
 async def finish_outbox(connection: Connection, outbox_id: int) -> None:
@@ -336,7 +343,7 @@ async def mails_of(connection: Connection, user_id: str) -> Sequence[Row]:
     )
 
 
-# --- API keys ------------------------------------------------------------------------------------------------------------
+# --- API keys -----------------------------------------------------------------------------------------------------
 
 
 async def insert_api_key(connection: Connection, values: Mapping[str, Any]) -> Row:
@@ -355,7 +362,7 @@ async def insert_api_key(connection: Connection, values: Mapping[str, Any]) -> R
         values["created_by"],
         values["expires_at"],
     )
-    assert row is not None  # noqa: S101 - a plain insert returns its row
+    assert row is not None
     return row
 
 
@@ -371,7 +378,9 @@ async def live_api_key(connection: Connection, key_id: str) -> Row | None:
     )
 
 
-async def api_keys(connection: Connection, user_id: str | None, after: tuple[datetime, str] | None, limit: int) -> Sequence[Row]:
+async def api_keys(
+    connection: Connection, user_id: str | None, after: tuple[datetime, str] | None, limit: int
+) -> Sequence[Row]:
     """API keys, newest first: of a user, or all of the tenant."""
     return await connection.fetch(
         f"""SELECT {_API_KEY} FROM identity.api_keys
@@ -395,7 +404,7 @@ async def revoke_api_key(connection: Connection, key_id: str, user_id: str | Non
     return done == "UPDATE 1"
 
 
-# --- signing keys --------------------------------------------------------------------------------------------------------
+# --- signing keys -------------------------------------------------------------------------------------------------
 
 
 async def signing_keys(connection: Connection, life_s: float) -> Sequence[Row]:
@@ -435,7 +444,7 @@ async def revoke_signing_key(connection: Connection, kid: str) -> bool:
     return done == "UPDATE 1"
 
 
-# --- revocation, audit, stored answers -------------------------------------------------------------------------------------
+# --- revocation, audit, stored answers ----------------------------------------------------------------------------
 
 
 async def revoke(connection: Connection, kind: str, subject: str, tenant: str | None) -> int:
@@ -449,13 +458,13 @@ async def audit(connection: Connection, tenant: str, values: Sequence[Any]) -> N
     await connection.execute("SELECT identity.audit($1, $2, $3, $4, $5, $6, $7, $8)", tenant, *values)
 
 
-async def claim_answer(
-    connection: Connection, tenant: str, actor: str, key: str, fingerprint: bytes
-) -> Row | None:
-    """Claims an idempotency key: None when it was free, else the row that has it. Waits for whoever has it just now."""
+async def claim_answer(connection: Connection, tenant: str, actor: str, key: str, fingerprint: bytes) -> Row | None:
+    """Claims an idempotency key: None when it was free, else the row that has it. A claim whose process died lapses."""
     done: str = await connection.execute(
-        """INSERT INTO identity.stored_answers (tenant_id, actor, idempotency_key, fingerprint) VALUES ($1, $2, $3, $4)
-        ON CONFLICT DO NOTHING""",
+        """INSERT INTO identity.stored_answers AS a (tenant_id, actor, idempotency_key, fingerprint)
+        VALUES ($1, $2, $3, $4)
+        ON CONFLICT (tenant_id, actor, idempotency_key) DO UPDATE SET created_at = clock_timestamp()
+        WHERE a.status IS NULL AND a.fingerprint = $4 AND a.created_at < clock_timestamp() - interval '60 seconds'""",
         tenant,
         actor,
         key,
@@ -484,4 +493,15 @@ async def store_answer(
         key,
         status,
         body_sealed,
+    )
+
+
+async def free_answer(connection: Connection, tenant: str, actor: str, key: str) -> None:
+    """Gives a claimed key back: its request had no effect."""
+    await connection.execute(
+        """DELETE FROM identity.stored_answers
+        WHERE tenant_id = $1 AND actor = $2 AND idempotency_key = $3 AND status IS NULL""",
+        tenant,
+        actor,
+        key,
     )

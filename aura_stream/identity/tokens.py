@@ -147,7 +147,9 @@ class Tokens:
         if header.get("typ") != TYPES[use]:
             raise Refused("invalid_token_type", f"this is no {use} token")
         numbers = (claims["iat"], claims["exp"])
-        if not all(type(one) is int for one in numbers) or not all(isinstance(claims[one], str) for one in _CLAIMS[2:6]):
+        if not all(type(one) is int for one in numbers) or not all(
+            isinstance(claims[one], str) for one in _CLAIMS[2:6]
+        ):
             raise Refused("invalid_token", "a claim has the wrong type")
         if claims["exp"] - claims["iat"] > self.life_s[use]:
             raise Refused("invalid_token", "it would live too long")

@@ -23,7 +23,12 @@ def test_defaults_are_a_complete_sandbox(home: Path) -> None:
     settings = load_settings()
     assert settings.mode == "sandbox" and settings.partitions == 8
     assert settings.tenants == ("default", "demo")
-    assert settings.postgres_read_dsn == settings.postgres_write_dsn == settings.postgres_dsn == settings.postgres_identity_dsn
+    assert (
+        settings.postgres_read_dsn
+        == settings.postgres_write_dsn
+        == settings.postgres_dsn
+        == settings.postgres_identity_dsn
+    )
     assert settings.api_url == "http://127.0.0.1:8080"
     assert settings.state_dir == home / "state"
     assert settings.ready_file == home / "run" / "main-0.ready"
@@ -84,7 +89,9 @@ def test_live_refuses_a_missing_or_weak_api_key(home: Path, key: str | None) -> 
     assert load_settings(mode="live", api_key="k" * 24, identity_secret=SECRET).mode == "live"
 
 
-@pytest.mark.parametrize("secret", [None, "short", SECRET[:63], "k" * 64, "change-me-" + SECRET, SECRET[:32] + "password" * 5])
+@pytest.mark.parametrize(
+    "secret", [None, "short", SECRET[:63], "k" * 64, "change-me-" + SECRET, SECRET[:32] + "password" * 5]
+)
 def test_sec44_l97_live_refuses_a_missing_default_or_weak_identity_secret(home: Path, secret: str | None) -> None:
     given = {} if secret is None else {"identity_secret": secret}
     with pytest.raises(SettingsError, match="AURA_IDENTITY_SECRET") as caught:

@@ -265,11 +265,11 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT e.tenant_id FROM identity.email_tokens e WHERE e.token_hash = $1
 $$;
 
--- Work that is left, of all tenants; rows under way elsewhere are passed over.
-CREATE FUNCTION identity.open_outbox(wanted text, count_max integer) RETURNS TABLE (outbox_id bigint, tenant_id text, user_id uuid, payload_sealed bytea)
+-- Work that is left, of these tenants; rows under way elsewhere are passed over.
+CREATE FUNCTION identity.open_outbox(wanted text, tenants text[], count_max integer) RETURNS TABLE (outbox_id bigint, tenant_id text, user_id uuid, payload_sealed bytea)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT o.outbox_id, o.tenant_id, o.user_id, o.payload_sealed FROM identity.outbox o
-    WHERE o.done_at IS NULL AND o.kind = wanted ORDER BY o.outbox_id LIMIT count_max FOR UPDATE SKIP LOCKED
+    WHERE o.done_at IS NULL AND o.kind = wanted AND o.tenant_id = ANY (tenants) ORDER BY o.outbox_id LIMIT count_max FOR UPDATE SKIP LOCKED
 $$;
 
 CREATE FUNCTION identity.finish_outbox(finished bigint) RETURNS void
@@ -348,7 +348,7 @@ GRANT UPDATE (ended_at, end_reason) ON identity.sessions TO aura_identity;
 GRANT UPDATE (used_at, successor) ON identity.refresh_tokens TO aura_identity;
 GRANT UPDATE (used_at) ON identity.email_tokens TO aura_identity;
 GRANT UPDATE (revoked_at) ON identity.api_keys, identity.signing_keys TO aura_identity;
-GRANT UPDATE (status, body_sealed) ON identity.stored_answers TO aura_identity;
+GRANT UPDATE (status, body_sealed, created_at) ON identity.stored_answers TO aura_identity;
 GRANT UPDATE (acked, seen_at) ON identity.nodes TO aura_identity;
 GRANT DELETE ON identity.nodes, identity.stored_answers TO aura_identity;
 GRANT EXECUTE ON FUNCTION identity.logins, identity.email_token_tenant, identity.open_outbox, identity.finish_outbox, identity.revoke,
