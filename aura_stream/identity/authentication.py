@@ -134,6 +134,8 @@ class Authentication:
         Raises :class:`Refused`: ``invalid_token``, ``token_expired``, ``token_revoked``, ``invalid_token_type``,
         ``api_key_invalid``, ``tenant_inactive``; :class:`IdentityUnavailable`.
         """
+        if not credential.startswith(API_KEY_PREFIX) and credential.count(".") != 2:
+            raise Refused("invalid_token", "neither an access token nor an API key")
         feed = self._feed
         if feed is None or not feed.is_fresh:
             raise IdentityUnavailable("this node does not hear what is revoked")
@@ -152,8 +154,6 @@ class Authentication:
     async def _verified(self, credential: str) -> tuple[Principal, float]:
         if credential.startswith(API_KEY_PREFIX):
             return await self._api_key(credential)
-        if credential.count(".") != 2:
-            raise Refused("invalid_token", "neither an access token nor an API key")
         issuer = issuer_of(credential)
         if self._external.knows(issuer):
             return await self._external_token(await self._external.read(credential, issuer))
