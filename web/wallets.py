@@ -65,12 +65,15 @@ class Wallets:
                 await outcome
 
     async def _run(self) -> None:
+        is_broken = False
         while True:
             try:
                 count = await self._relay() if self._commands.is_up else 0
+                is_broken = False
             except (IdentityUnavailable, Problem) as error:
-                log.warning("wallets: %s", error)
-                count = 0
+                if not is_broken:
+                    log.warning("wallets wait: %s", error)
+                count, is_broken = 0, True
             if count < _BATCH:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_S):

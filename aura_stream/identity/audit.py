@@ -72,7 +72,7 @@ class AuditLog:
 
         `subject` is an id or a pseudonym, never an address or a token.
         """
-        log.warning("refused: %s of %s: %s (%s)", action, actor, reason, origin.request_id)
+        log.info("refused: %s of %s: %s (%s)", action, actor, reason, origin.request_id)
         self._put(_Note(tenant or NO_TENANT, actor, action, "refused", reason, subject[:200], origin))
 
     def crossed(self, tenant: str, actor: str, action: str, origin: Origin) -> None:

@@ -52,6 +52,7 @@ class Feed:
         self._acked: int | None = None
         self._heard_at = float("-inf")
         self._wake = asyncio.Event()
+        self._is_broken = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -106,7 +107,9 @@ class Feed:
             try:
                 await self._listen()
             except (IdentityUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                log.warning("identity: the feed of revocations is broken, trying again: %s", error)
+                if not self._is_broken:
+                    log.warning("identity: the feed of revocations is broken, trying again: %s", error)
+                self._is_broken = True
             await asyncio.sleep(BEAT_S)
 
     async def _listen(self) -> None:
@@ -127,6 +130,9 @@ class Feed:
                     await self._forget(Revocation(row["seq"], row["kind"], row["subject"], row["tenant_id"]))
                     self._acked = row["seq"]
                 self._heard_at = began
+                if self._is_broken:
+                    log.warning("identity: the feed of revocations is heard again")
+                    self._is_broken = False
                 if rows:
                     continue  # says at once that it has forgotten
                 with contextlib.suppress(TimeoutError):

@@ -7,6 +7,8 @@ import contextlib
 import logging
 import time
 
+import asyncpg
+
 from aura_stream.identity import repository
 from aura_stream.identity.administration import ApiKeys, SigningKeys, Tenants, Users
 from aura_stream.identity.audit import AuditLog
@@ -78,9 +80,10 @@ class Identity:
         self.passwords.close()
 
     async def _forget(self, revocation: Revocation) -> None:
-        self.authentication.forget(revocation)
         if revocation.kind == "signing_keys":
             await self.signing_keys.load(time.time())
+        # Last, and without a pause before the feed moves on: nothing verified before can be remembered after.
+        self.authentication.forget(revocation)
 
     async def _keep(self) -> None:
         """Makes the tenants that the settings name, then looks at the age of the signing key from time to time."""
@@ -92,7 +95,7 @@ class Identity:
                         await repository.ensure_tenant(connection, tenant)
                 await self.signing_keys.load(time.time())
                 wait_s = _LOOK_AT_KEYS_S
-            except IdentityUnavailable as error:
+            except (IdentityUnavailable, asyncpg.PostgresError) as error:
                 log.warning("identity: no users and keys yet: %s", error)
                 wait_s = min(wait_s * 2, 5.0)
             await asyncio.sleep(wait_s)

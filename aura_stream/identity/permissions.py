@@ -61,13 +61,11 @@ _TABLE: Final[dict[str, tuple[Reach, ...]]] = {
 }
 # fmt: on
 
-ACTIONS: Final = frozenset(_TABLE)
+ACTIONS: Final = tuple(_TABLE)
 PUBLIC: Final = "public"
 """The permission of a route that asks for no login."""
-SCOPES: Final = tuple(
-    action for action, row in _TABLE.items() if row[_COLUMNS.index(SERVICE)] > _N or row[_COLUMNS.index("user")] > _N
-)
-"""Actions that an API key can be made for."""
+SCOPES: Final = tuple(action for action, row in _TABLE.items() if row[_COLUMNS.index(SERVICE)] > _N)
+"""Actions that an API key can be made for: money and what happened to it, never people and keys."""
 
 COMMAND_ACTIONS: Final = {
     "account.open": "accounts.open",

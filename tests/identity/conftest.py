@@ -92,9 +92,9 @@ async def start_node(backend: Backend) -> AsyncIterator[StartNode]:  # noqa: F81
             stack.push_async_callback(client.close)
             await until_ready(client)
             async with asyncio.timeout(20):
-                while not (services.identity.feed.is_fresh and services.identity.ring.newest):
-                    await asyncio.sleep(0.02)
-                while (await _tenants(services)) < set(settings.tenants):
+                while True:
+                    if await _is_ready(services, settings):
+                        break
                     await asyncio.sleep(0.02)
             return Node(client, services)
 
@@ -146,6 +146,10 @@ async def staff(node: Node, *roles: str, tenant: str = "default") -> Person:
     return await login(node, email, tenant=tenant)
 
 
-async def _tenants(services: Services) -> set[str]:
+async def _is_ready(services: Services, settings: Settings) -> bool:
+    """Whether people can be let in: the feed is heard, there is a key to sign with, the tenants are made."""
+    if not (services.identity.feed.is_fresh and services.identity.ring.newest):
+        return False
     async with services.identity.database.platform() as connection:
-        return {row["tenant_id"] for row in await connection.fetch("SELECT tenant_id FROM identity.tenants")}
+        rows = await connection.fetch("SELECT tenant_id FROM identity.tenants")
+    return set(settings.tenants) <= {row["tenant_id"] for row in rows}

@@ -38,7 +38,10 @@ async def test_x02_a_wallet_is_opened_once_also_when_the_answer_did_not_wait_for
     other = await start_node(api_wait_s=0.0)
     ada = await register(other)
     async with asyncio.timeout(20):
-        while (await node.code("GET", f"/v1/accounts/{ada.account}", token=ada.access))[0] != 200:
+        while True:
+            _, listed, _ = await node.call("GET", "/v1/transactions?status=completed", token=ada.access)
+            if listed.get("items"):
+                break
             await asyncio.sleep(0.05)
     _, listed, _ = await node.call("GET", "/v1/transactions", token=ada.access)
     assert [one["type"] for one in listed["items"]] == ["deposit"]
@@ -216,8 +219,8 @@ async def test_l09_length_of_a_password_depends_on_the_role(node: Node) -> None:
         (["admin"], "fifteen-chars-1", 201),
         (["user"], "eight888", 201),
     ):
-        body = {"email": address(), "password": password, "roles": roles}
-        status, _ = await node.code("POST", "/v1/users/admin", body, token=OPERATOR)
+        wanted = {"email": address(), "password": password, "roles": roles}
+        status, _ = await node.code("POST", "/v1/users/admin", wanted, token=OPERATOR)
         assert status == expected, (roles, password)
 
 

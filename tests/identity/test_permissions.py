@@ -21,6 +21,7 @@ from aura_stream.identity.permissions import (
     may,
     reach,
 )
+from web.contract import load_contract
 
 N, O, T, P = Reach.NONE, Reach.OWN, Reach.TENANT, Reach.PLATFORM  # noqa: E741 - letters of the table
 
@@ -54,7 +55,7 @@ def someone(*roles: str, customer: str = "c1", scopes: frozenset[str] | None = N
 
 
 def test_l90_u25_the_table_says_what_the_requirements_say() -> None:
-    assert set(EXPECTED) == ACTIONS
+    assert set(EXPECTED) == set(ACTIONS)
     for action, row in EXPECTED.items():
         for role, expected in zip(ROLES, row, strict=True):
             assert reach(someone(role), action) == expected, (role, action)
@@ -79,7 +80,9 @@ def test_l90_several_roles_reach_as_far_as_the_furthest_and_scopes_only_narrow()
 
 def test_l90_every_command_is_an_action_and_every_scope_can_be_used() -> None:
     assert set(COMMAND_ACTIONS) == set(COMMAND_TYPES)
-    assert set(COMMAND_ACTIONS.values()) <= ACTIONS
+    assert set(COMMAND_ACTIONS.values()) <= set(ACTIONS)
+    assert load_contract().document["components"]["schemas"]["Scope"]["enum"] == list(SCOPES)
+    assert load_contract().document["components"]["schemas"]["Role"]["enum"] == list(ROLES)
     for scope in SCOPES:
         assert max(reach(someone("user"), scope), reach(someone(SERVICE), scope)) > N
 

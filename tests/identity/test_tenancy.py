@@ -196,7 +196,7 @@ def test_sec19_a_route_without_a_declared_permission_stops_the_start() -> None:
     document = load_contract().document
     for path, item in document["paths"].items():
         for method in set(METHODS) & set(item):
-            assert item[method]["x-permission"] in ACTIONS | {"public"}
+            assert item[method]["x-permission"] in {*ACTIONS, "public"}
             for wrong in (None, "anything", "public" if item[method].get("security") != [] else "money.read"):
                 changed = {**item, method: {**item[method], "x-permission": wrong}}
                 with pytest.raises(ContractMismatch, match="x-permission"):
@@ -261,7 +261,7 @@ async def test_l18_admins_do_not_make_or_touch_operators(node: Node) -> None:
     assert (await node.call("GET", "/v1/users/me", token=ada.access))[1]["roles"] == ["support"]
 
 
-# --- API keys ---------------------------------------------------------------------------------------------------------
+# --- API keys -------------------------------------------------------------------------------------------------------
 
 
 async def test_api_keys_of_a_tenant_do_what_their_scopes_name_for_any_customer(node: Node) -> None:
@@ -350,7 +350,7 @@ def _line(customer: str, type_: str, **data: str) -> str:
     )
 
 
-# --- writes that move no money, once ------------------------------------------------------------------------------------
+# --- writes that move no money, once --------------------------------------------------------------------------------
 
 
 async def test_a02_the_same_key_makes_one_thing_on_any_node(node: Node, start_node: StartNode) -> None:
@@ -375,7 +375,7 @@ async def test_a_failed_write_gives_its_key_back(node: Node) -> None:
         assert refused == (409, "tenant_already_exists")
 
 
-# --- the database's own wall --------------------------------------------------------------------------------------------
+# --- the database's own wall ----------------------------------------------------------------------------------------
 
 
 async def test_sec16_sec17_without_a_tenant_nothing_is_seen_and_a_tenant_ends_with_its_transaction(
@@ -454,7 +454,7 @@ async def test_sec47_the_role_of_the_api_can_do_no_more_than_its_part(backend: B
         await connection.close()
 
 
-# --- audit ----------------------------------------------------------------------------------------------------------------
+# --- audit ----------------------------------------------------------------------------------------------------------
 
 
 async def test_l85_sec57_refusals_and_admin_actions_are_written_down_without_secrets(node: Node, owner: Owner) -> None:

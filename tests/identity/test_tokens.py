@@ -186,7 +186,7 @@ async def test_l05_our_tokens_verify_with_the_published_keys(node: Node, ada: Pe
     assert claims["sub"] == ada.id
 
 
-# --- external issuers (S09) ---------------------------------------------------------------------------------------------
+# --- external issuers (S09) -----------------------------------------------------------------------------------------
 
 
 class Issuer:
