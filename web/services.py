@@ -66,7 +66,7 @@ def make_services(settings: Settings) -> Services:
         reads,
         accepted,
         Lookup(tail, reads, accepted),
-        Metrics(tail, commands),
+        Metrics(tail, commands, identity),
         identity,
         Wallets(settings, identity, commands, tail.recent),
     )

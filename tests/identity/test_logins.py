@@ -13,6 +13,7 @@ import asyncpg
 import bcrypt
 import pytest
 
+from aura_stream.identity import repository
 from tests.identity.conftest import OPERATOR, PASSWORD, Node, StartNode, address, login, register, staff
 
 if TYPE_CHECKING:
@@ -171,6 +172,29 @@ async def test_x07_logout_holds_on_every_node_when_it_is_answered(node: Node, st
             assert await one.code("GET", "/v1/users/me", token=ada.access) == (401, "token_revoked")
         refused = await other.code("POST", "/v1/auth/refresh", {"refresh_token": ada.refresh})
         assert refused == (401, "token_revoked")
+
+
+async def test_x07_what_is_looked_up_while_it_is_revoked_is_not_remembered(
+    node: Node, start_node: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, ada = await start_node(), await register(node)
+    assert await node.code("GET", "/v1/users/me", token=ada.access) == (200, "")
+    read, go_on, original = asyncio.Event(), asyncio.Event(), repository.live_session
+
+    async def slow(connection: Any, session_id: str) -> Any:
+        row = await original(connection, session_id)
+        read.set()
+        await go_on.wait()
+        return row
+
+    monkeypatch.setattr(repository, "live_session", slow)
+    under_way = asyncio.create_task(other.code("GET", "/v1/users/me", token=ada.access))
+    await read.wait()
+    assert await node.code("POST", "/v1/auth/logout", {}, token=ada.access) == (200, "")
+    go_on.set()
+
+    assert await under_way == (200, "")  # it began before
+    assert await other.code("GET", "/v1/users/me", token=ada.access) == (401, "token_revoked")
 
 
 async def test_l03_logout_by_refresh_token_and_everywhere(node: Node) -> None:
