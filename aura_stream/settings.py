@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aura_stream import SettingsError, SetupError
@@ -23,6 +23,22 @@ ENV_FILE = "env"
 """Name of the KEY=VALUE file inside ``home``."""
 
 _TENANT = re.compile(r"[a-z0-9_-]{1,64}")
+_SANDBOX_SECRET = "known-to-everybody-and-good-for-play-money-only"  # noqa: S105 - refused outside the sandbox
+_IDENTITY_SECRET_MIN = {"sandbox": 32, "live": 64}
+_TELLTALE = re.compile(r"change-?me|secret|password|example|sandbox|(.)\1{7}", re.IGNORECASE)
+"""What no random secret contains, and every placeholder does."""
+
+
+class OidcIssuer(BaseModel):
+    """An issuer whose access tokens are taken as logins of one tenant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    issuer: str = Field(min_length=1, max_length=512)
+    tenant: str = Field(pattern=r"^[a-z0-9_-]{1,64}$")
+    audience: str = Field(min_length=1, max_length=512)
+    """What `aud`, or `client_id` of a token without `aud`, must be."""
+    jwks_url: str = Field(pattern=r"^https?://[^\s]+$", max_length=1024)
 
 
 class _EnvFile(PydanticBaseSettingsSource):
@@ -60,12 +76,45 @@ class Settings(BaseSettings):
     )
     postgres_write_dsn: str = Field("", description="Postgres as the ledger's writer; default: the owner's DSN.")
     postgres_read_dsn: str = Field("", description="Postgres as a reader; default: the owner's DSN.")
+    postgres_identity_dsn: str = Field(
+        "", description="Postgres as the keeper of users, sessions and keys (the API); default: the owner's DSN."
+    )
     postgres_port: int = Field(5432, ge=1, le=65535, description="Port of the embedded Postgres.")
     api_host: str = Field("127.0.0.1", description="Address the HTTP API listens on.")
     api_port: int = Field(8080, ge=1, le=65535, description="Port the HTTP API listens on.")
     api_url: str = Field("", description="Where clients reach the API; default: http://<api_host>:<api_port>.")
     api_key: SecretStr | None = Field(
-        None, description="Bearer token of the HTTP API; must be set (24 characters or more) outside the sandbox."
+        None,
+        description="The first operator's key of the HTTP API, which makes tenants and users; "
+        "24 characters or more outside the sandbox.",
+    )
+    identity_secret: SecretStr = Field(
+        SecretStr(_SANDBOX_SECRET),
+        description="Seals signing keys and mails in Postgres, the same on all API nodes; "
+        "random, 64 characters or more outside the sandbox.",
+    )
+    token_issuer: str = Field("aura", description="`iss` of the tokens made here; the same on all API nodes.")
+    access_token_s: int = Field(900, ge=10, le=3600, description="Life of an access token, in seconds.")
+    refresh_token_s: int = Field(604_800, ge=60, le=2_592_000, description="Life of a refresh token, in seconds.")
+    session_s: int = Field(
+        2_592_000,
+        ge=60,
+        le=31_536_000,
+        description="Longest life of a login however often it is refreshed, in seconds.",
+    )
+    signing_key_days: int = Field(30, ge=1, le=365, description="Days after which a new signing key takes over.")
+    password_threads: int = Field(2, ge=1, le=64, description="Passwords hashed at the same time by one API process.")
+    password_queue: int = Field(
+        32, ge=0, le=10_000, description="Logins that may wait for that; the next one is answered 503."
+    )
+    oidc_issuers: tuple[OidcIssuer, ...] = Field(
+        (), description='External issuers, JSON: `[{"issuer", "tenant", "audience", "jwks_url"}]` (RS256).'
+    )
+    seed_balance_eur_cents: int = Field(
+        1_000_000,
+        ge=0,
+        le=10**12,
+        description="What a new wallet starts with in the sandbox, in cents; nothing in live mode.",
     )
     api_wait_s: float = Field(2.0, ge=0, le=30, description="How long a request waits for its outcome, in seconds.")
     partitions: int = Field(
@@ -135,7 +184,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{part!r} is not host:port")
         return value
 
-    @field_validator("postgres_dsn", "postgres_write_dsn", "postgres_read_dsn")
+    @field_validator("postgres_dsn", "postgres_write_dsn", "postgres_read_dsn", "postgres_identity_dsn")
     @classmethod
     def _is_dsn(cls, value: str) -> str:
         if value and not value.startswith(("postgresql://", "postgres://")):
@@ -149,7 +198,7 @@ class Settings(BaseSettings):
         default = {name: field.default for name, field in cls.model_fields.items()}
         have = {**default, **{name: value for name, value in values.items() if value not in (None, "")}}
         filled = dict(values)
-        for name in ("postgres_write_dsn", "postgres_read_dsn"):
+        for name in ("postgres_write_dsn", "postgres_read_dsn", "postgres_identity_dsn"):
             filled[name] = have[name] or have["postgres_dsn"]
         filled["api_url"] = (have["api_url"] or f"http://{have['api_host']}:{have['api_port']}").rstrip("/")
         filled["state_dir"] = have["state_dir"] or Path(have["home"]) / "state"
@@ -160,6 +209,21 @@ class Settings(BaseSettings):
     def _safe_in_live(self) -> Self:
         if self.mode != "sandbox" and (self.api_key is None or len(self.api_key.get_secret_value()) < 24):
             raise ValueError("api_key: an API key of 24 characters or more must be set outside the sandbox")
+        secret, least = self.identity_secret.get_secret_value(), _IDENTITY_SECRET_MIN[self.mode]
+        if len(secret) < least:
+            raise ValueError(f"identity_secret: {least} characters or more are needed in mode {self.mode}")
+        if self.mode != "sandbox":
+            if _TELLTALE.search(secret) or len(set(secret)) < 12:
+                raise ValueError(
+                    "identity_secret: outside the sandbox it must be random, as from `openssl rand -hex 32`"
+                )
+            if any(one.jwks_url.startswith("http:") for one in self.oidc_issuers):
+                raise ValueError("oidc_issuers: outside the sandbox a jwks_url must begin with https://")
+        for one in self.oidc_issuers:
+            if one.tenant not in self.tenants:
+                raise ValueError(f"oidc_issuers: tenant {one.tenant} is not in AURA_TENANTS")
+        if len({one.issuer for one in self.oidc_issuers}) < len(self.oidc_issuers):
+            raise ValueError("oidc_issuers: each issuer belongs to one tenant, and stands once")
         return self
 
 
@@ -206,7 +270,8 @@ def load_settings(**overrides: object) -> Settings:
         file_values = read_env_file(home / ENV_FILE)
         lines, places, names = [], [], []
         for problem in error.errors():
-            field = str(problem["loc"][0]) if problem["loc"] else "api_key"
+            # A rule over several fields names the one to change first in its message.
+            field = str(problem["loc"][0]) if problem["loc"] else problem["msg"].split(": ")[0].split(", ")[-1]
             name = PREFIX + field.upper()
             names.append(name)
             if name in os.environ:

@@ -30,14 +30,17 @@ from aura_stream.domain.state import Rules
 from aura_stream.engine.driver import Driver, LogRecord
 from aura_stream.engine.topics import KEEP
 from aura_stream.engine.unit import DEADLINES, STATE_KEY
+from aura_stream.identity.permissions import ACTIONS, ROLES, SERVICE, Principal, Reach, reach
 from aura_stream.ledger.verify import CHECKS
 from aura_stream.settings import Settings
+from web.contract import load_contract
 
 ROOT: Final = Path(__file__).parents[1]
 PAGES: Final = (
     "README.md",
     "docs/ARCHITECTURE.md",
     "docs/adr/README.md",
+    "docs/guide/identity.md",
     "docs/guide/kafka-door.md",
     "docs/operating/runbook.md",
     "docs/reference/errors.md",
@@ -157,6 +160,20 @@ def decisions() -> str:
         state = re.search(r"^Status: (.+?)\.?$", rest, re.MULTILINE)
         lines.append(f"- [{title.lstrip('# ')}]({page.name})" + (f" ({state[1]})" if state else ""))
     return "\n".join(lines)
+
+
+def permissions() -> str:
+    """Which role may do what, and how far."""
+    words = {Reach.NONE: "-", Reach.OWN: "own", Reach.TENANT: "tenant", Reach.PLATFORM: "any tenant"}
+    routes: dict[str, list[str]] = {action: [] for action in ACTIONS}
+    for operation in load_contract().operations.values():
+        if operation.permission in routes:
+            routes[operation.permission].append(f"`{operation.id}`")
+    rows = []
+    for action in ACTIONS:
+        reaches = (words[reach(Principal(kind="user", tenant="", roles=(role,)), action)] for role in (*ROLES, SERVICE))
+        rows.append((f"`{action}`", *reaches, ", ".join(routes[action]) or "(later)"))
+    return table(("action", *ROLES, "tenant's API key", "operations"), rows)
 
 
 def assets() -> str:
@@ -394,6 +411,7 @@ BLOCKS: Final[dict[str, Callable[[], str]]] = {
     "topics": declared_topics,
     "decisions": decisions,
     "assets": assets,
+    "permissions": permissions,
     "checks": checks,
     "command_types": command_types,
     "records": records,

@@ -15,7 +15,7 @@ from aura_stream.domain.reasons import Invalid
 from aura_stream.ledger.reads import LAST_JOURNAL, Balances, ReadsUnavailable
 from web.answers import json_response, postgres_away
 from web.call import Call
-from web.commands import customer_of, prepare
+from web.commands import no_account, owner_of, prepare
 from web.problems import FieldError, Problem
 from web.submit import submit
 from web.views import account_of_row, balances_of, entry_of_row
@@ -26,7 +26,12 @@ _CURSOR = struct.Struct(">qh")
 async def open_account(call: Call) -> web.Response:
     """POST /v1/accounts."""
     data = dict(call.body)
-    customer = data.pop("customer")
+    customer = data.pop("customer", call.principal.customer)
+    if not customer:
+        place = FieldError(in_="body", pointer="/customer", code="missing_fields", detail="customer is missing")
+        raise Problem("missing_fields", "customer is missing", errors=[place])
+    if not call.may_touch(customer):
+        raise Problem("insufficient_permissions", "An account is opened for oneself.")
     return await submit(
         call,
         prepare("account.open", tenant=call.tenant, customer=customer, idempotency_key=call.idempotency_key, data=data),
@@ -88,7 +93,7 @@ async def list_account_entries(call: Call) -> web.Response:
 
 async def _change(call: Call, type_: str) -> web.Response:
     account_id = call.path["account_id"]
-    customer = customer_of(account_id, "account_id")
+    customer = owner_of(call, account_id, "account_id")
     return await submit(
         call,
         prepare(
@@ -104,7 +109,7 @@ async def _change(call: Call, type_: str) -> web.Response:
 async def _account(call: Call) -> dict[str, Any]:
     """The account's row after everything decided before this request. Raises Problem, 404 only when it is proven."""
     account_id = call.path["account_id"]
-    customer = customer_of(account_id, "account_id")
+    customer = owner_of(call, account_id, "account_id")
     services = call.services
     partition = services.commands.partition_of(record_key(call.tenant, customer))
     ends = await services.lookup.fresh([partition])
@@ -117,7 +122,7 @@ async def _account(call: Call) -> dict[str, Any]:
     except ReadsUnavailable as error:
         raise postgres_away(error) from None
     if row is None:
-        raise Problem("account_not_found", f"There is no account {account_id}.", members={"account_id": account_id})
+        raise no_account(account_id)
     return row
 
 

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from web.call import Call
 from web.commands import prepare
+from web.lookup import no_transaction
 from web.submit import submit
 
 
@@ -14,6 +15,8 @@ async def act(call: Call, type_: str) -> web.Response:
     transaction_id = call.path["transaction_id"].lower()
     data = dict(call.body)
     customer = data.pop("customer", None) or await call.services.lookup.owner(call.tenant, transaction_id)
+    if not call.may_touch(customer):
+        raise no_transaction(transaction_id)
     return await submit(
         call,
         prepare(

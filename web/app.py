@@ -15,6 +15,7 @@ from aura_stream.settings import Settings
 from web import accounts, batch, deposits, holds, system, transactions, transfers
 from web.call import BATCH_BODY_MAX, REQUEST_ID, Handler, dispatch, request_id_of
 from web.contract import load_contract
+from web.identity import admin, auth
 from web.problems import Problem
 from web.services import SERVICES, Services, make_services
 
@@ -42,6 +43,33 @@ HANDLERS: dict[str, Handler] = {
     "getTransaction": transactions.get_transaction,
     "cancelTransaction": transactions.cancel_transaction,
     "sendCommands": batch.send_commands,
+    "register": auth.register,
+    "login": auth.login,
+    "refreshTokens": auth.refresh,
+    "logout": auth.logout,
+    "changePassword": auth.change_password,
+    "verifyEmail": auth.verify_email,
+    "resendVerification": auth.resend_verification,
+    "getAuthMe": auth.get_me,
+    "getMe": auth.get_me,
+    "updateMe": auth.update_me,
+    "listMySessions": auth.list_my_sessions,
+    "endMySession": auth.end_my_session,
+    "getMyMailbox": auth.get_my_mailbox,
+    "getJwks": auth.get_jwks,
+    "createUser": admin.create_user,
+    "getUser": admin.get_user,
+    "updateUser": admin.update_user,
+    "deleteUser": admin.delete_user,
+    "listTenants": admin.list_tenants,
+    "createTenant": admin.create_tenant,
+    "deactivateTenant": admin.deactivate_tenant,
+    "activateTenant": admin.activate_tenant,
+    "listApiKeys": admin.list_api_keys,
+    "createApiKey": admin.create_api_key,
+    "revokeApiKey": admin.revoke_api_key,
+    "rotateSigningKey": admin.rotate_signing_key,
+    "revokeSigningKey": admin.revoke_signing_key,
     "getHealth": system.get_health,
     "getReadiness": system.get_readiness,
     "getLiveness": system.get_liveness,
@@ -66,17 +94,29 @@ def create_app(settings: Settings, services: Services | None = None) -> web.Appl
     app = web.Application(middlewares=[_answer], client_max_size=BATCH_BODY_MAX)
     app[SERVICES] = services or make_services(settings)
     app[_OPERATION] = {}
+    paths = {operation.path for operation in contract.operations.values()}
     for operation in contract.operations.values():
         handle = dispatch(operation, HANDLERS[operation.id])
         if operation.method == "GET":
             # No HEAD beside GET: the contract has none, and a 405 must say so.
-            route = app.router.add_get(operation.path, handle, allow_head=False)
+            route = app.router.add_get(_route(operation.path, paths), handle, allow_head=False)
         else:
-            route = app.router.add_route(operation.method, operation.path, handle)
+            route = app.router.add_route(operation.method, _route(operation.path, paths), handle)
         app[_OPERATION][_name(operation.method, route.resource)] = operation.id
     app.cleanup_ctx.append(_run_services)
     app.on_response_prepare.append(_common_headers)
     return app
+
+
+def _route(path: str, paths: set[str]) -> str:
+    """The path for the router: a parameter does not stand for a word that another path has in its place."""
+    before, brace, after = path.partition("{")
+    words = {one.removeprefix(before).partition("/")[0] for one in paths if one.startswith(before)} - {""}
+    words = {word for word in words if "{" not in word}
+    if not brace or not words:
+        return path
+    name, _, rest = after.partition("}")
+    return f"{before}{{{name}:(?!(?:{'|'.join(sorted(words))})(?:/|$))[^{{}}/]+}}{rest}"
 
 
 class _NotHttp(logging.Filter):

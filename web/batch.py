@@ -15,6 +15,7 @@ from aiohttp import web
 from aura_stream.domain.commands import Command, parse_command
 from aura_stream.domain.ids import record_key
 from aura_stream.domain.reasons import Invalid, Refused
+from aura_stream.identity.permissions import COMMAND_ACTIONS, Reach, reach
 from web.accepted import AcceptedCommand
 from web.call import BATCH_BODY_MAX, JSON_BODY_MAX, Call, read_body, require_media_type
 from web.commands import SUBMITS, check, subject_of
@@ -43,8 +44,12 @@ async def send_commands(call: Call) -> web.Response:
         command_id = None
         try:
             command = _command(line, call.tenant)
+            _allowed(call, command)
             command_id = command.id
             check(command, now_ms)
+        except Problem as problem:
+            results.append(_refused(call, number, command.id, problem))
+            continue
         except (Invalid, Refused) as error:
             results.append(_refused(call, number, command_id, from_domain(error)))
             continue
@@ -76,6 +81,13 @@ def _command(line: bytes, tenant: str) -> Command:
     if not _UUID.fullmatch(command.idempotency_key):
         raise Invalid("idempotency_key_invalid", "a UUID is demanded over HTTP", "/idempotency_key")
     return command
+
+
+def _allowed(call: Call, command: Command) -> None:
+    """Raises :class:`Problem` unless the sender may send this command for this customer."""
+    furthest = reach(call.principal, COMMAND_ACTIONS[command.type])
+    if furthest == Reach.NONE or (furthest == Reach.OWN and command.customer != call.principal.customer):
+        raise Problem("insufficient_permissions", f"{command.type} for {command.customer} is not yours to send.")
 
 
 def _accepted(number: int, command: Command, partition: int, submits: list[tuple[str, Command, int]]) -> bytes:

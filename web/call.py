@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
@@ -13,6 +12,13 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from aura_stream.domain.reasons import Refused
+from aura_stream.identity.audit import Origin
+from aura_stream.identity.database import IdentityUnavailable
+from aura_stream.identity.feed import Unconfirmed
+from aura_stream.identity.passwords import Busy
+from aura_stream.identity.permissions import OPEN_SANDBOX, Principal, Reach
+from web.authenticate import CHALLENGE, authenticate, authorize, identity_away, origin_of, tenant_of
 from web.contract import Operation
 from web.problems import FieldError, Problem
 from web.services import SERVICES, Services
@@ -43,6 +49,10 @@ class Call:
     request: web.Request
     operation: Operation
     request_id: str
+    origin: Origin
+    principal: Principal
+    reach: Reach
+    """How far the principal may go with what the route does."""
     tenant: str
     path: dict[str, Any]
     query: dict[str, Any]
@@ -53,6 +63,15 @@ class Call:
     def idempotency_key(self) -> str:
         """The key of a write: a UUID in lower case, so that one UUID is one key however it is written."""
         return str(self.header["idempotency-key"]).strip('"').lower()
+
+    def may_touch(self, customer: str) -> bool:
+        """Whether what belongs to `customer` (of the call's tenant) is within reach. If not, it answers as missing."""
+        return self.reach > Reach.OWN or (bool(customer) and customer == self.principal.customer)
+
+    @property
+    def only_customer(self) -> str | None:
+        """The one customer that this call can see; None: any of the tenant."""
+        return self.principal.customer if self.reach == Reach.OWN else None
 
     @property
     def wait(self) -> Wait:
@@ -81,44 +100,57 @@ def dispatch(operation: Operation, handler: Handler) -> Callable[[web.Request], 
 
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
+        origin = origin_of(request, request[REQUEST_ID])
+        principal, furthest = OPEN_SANDBOX, Reach.NONE
         if not operation.is_public:
-            _authenticate(request, services)
+            principal = await authenticate(request, services, origin, operation.permission)
+            furthest = authorize(principal, operation, services, origin)
         path = operation.path_part.check_text(request.match_info)
         query = operation.query.check_text(_single(request.query.items(), "query"))
         mine = operation.header.names
-        named = ((name.lower(), value) for name, value in request.headers.items() if name.lower() in mine)
-        header = operation.header.check_text(_single(named, "header"))
-        tenant = str(header.get("aura-tenant", "default"))
-        if operation.needs_tenant and tenant not in services.settings.tenants:
+        known = ((name.lower(), value) for name, value in request.headers.items() if name.lower() in mine)
+        header = operation.header.check_text(_single(known, "header"))
+        named = request.headers.get("Aura-Tenant") if not operation.is_public else None
+        tenant = tenant_of(principal, furthest, named)
+        if named is not None and tenant != principal.tenant and principal.tenant:
+            services.identity.audit.crossed(tenant, principal.actor, operation.permission, origin)
+        if operation.is_of_the_ledger and tenant not in services.settings.tenants:
             raise Problem("tenant_not_found", f"There is no tenant {tenant}.")
         body = await _json_body(request, operation) if operation.body is not None else {}
-        return await handler(
-            Call(
-                services=services,
-                request=request,
-                operation=operation,
-                request_id=request[REQUEST_ID],
-                tenant=tenant,
-                path=path,
-                query=query,
-                header=header,
-                body=body,
-            )
+        call = Call(
+            services=services,
+            request=request,
+            operation=operation,
+            request_id=request[REQUEST_ID],
+            origin=origin,
+            principal=principal,
+            reach=furthest,
+            tenant=tenant,
+            path=path,
+            query=query,
+            header=header,
+            body=body,
         )
+        try:
+            return await handler(call)
+        except Refused as refused:
+            raise refused_problem(refused) from None
+        except IdentityUnavailable as error:
+            raise identity_away(error) from None
+        except Unconfirmed as error:
+            raise Problem("revocation_unconfirmed", str(error), retry_after_s=5) from None
+        except Busy as busy:
+            raise Problem("service_unavailable", f"Too many logins at once: {busy}.", retry_after_s=1) from None
 
     return handle
 
 
-def _authenticate(request: web.Request, services: Services) -> None:
-    """Raises :class:`Problem` ``api_key_invalid`` unless the request carries the key, or no key is set (sandbox)."""
-    key = services.settings.api_key
-    if key is None:
-        return
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    given = token.strip().encode("utf-8", "surrogateescape")
-    # Compared in constant time, or the key could be guessed byte by byte.
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given, key.get_secret_value().encode()):
-        raise Problem("api_key_invalid", headers={"WWW-Authenticate": 'Bearer realm="aura"'})
+def refused_problem(refused: Refused) -> Problem:
+    """What a rule refused, as a problem; a 401 says how to come in."""
+    problem = Problem(refused.reason, refused.detail)
+    if problem.status == 401:
+        problem.headers |= CHALLENGE
+    return problem
 
 
 def _single(items: Iterable[tuple[str, str]], where: str) -> dict[str, str]:

@@ -15,7 +15,8 @@ from aura_stream.domain.ids import derived_id, id_text, parse_account_id
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.domain.requests import ActionCommand, SubmitCommand, read_account, read_action, read_submission
 from aura_stream.domain.state import Rules
-from web.problems import from_domain
+from web.call import Call
+from web.problems import Problem, from_domain
 from web.views import instant
 
 SUBMITS = {"deposit.submit": "deposit", "transfer.submit": "transfer", "hold.place": "hold"}
@@ -94,6 +95,22 @@ def customer_of(account_id: str, pointer: str) -> str:
         raise from_domain(Invalid(error.reason, error.detail, pointer)) from None
     except Refused as error:
         raise from_domain(error) from None
+
+
+def owner_of(call: Call, account_id: str, pointer: str) -> str:
+    """The customer that owns an account that the call may use. Raises :class:`Problem`.
+
+    Somebody else's account is answered like one that is not there, whether or not it is.
+    """
+    customer = customer_of(account_id, pointer)
+    if not call.may_touch(customer):
+        raise no_account(account_id)
+    return customer
+
+
+def no_account(account_id: str) -> Problem:
+    """The 404 of an account."""
+    return Problem("account_not_found", f"There is no account {account_id}.", members={"account_id": account_id})
 
 
 def check(command: Command, now_ms: int) -> None:

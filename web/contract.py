@@ -18,6 +18,7 @@ import yaml
 
 from aura_stream.domain.ids import parse_account_id
 from aura_stream.domain.reasons import Invalid, Refused
+from aura_stream.identity.permissions import ACTIONS, PUBLIC
 from web.problems import FieldError, Problem
 
 CONTRACT_FILE = Path(__file__).with_name("openapi.yaml")
@@ -32,6 +33,13 @@ _FIELD_CODES = {
     "known_at": "invalid_datetime_format",
     "transaction_id": "invalid_uuid_format",
     "idempotency-key": "idempotency_key_invalid",
+    "email": "invalid_email_format",
+    "password": "invalid_password_format",
+    "new_password": "invalid_password_format",
+    "full_name": "invalid_name_format",
+    "roles": "invalid_role",
+    "user_id": "invalid_uuid_format",
+    "session_id": "invalid_uuid_format",
 }
 _ACCOUNT_FIELDS = frozenset({"account_id", "from_account_id", "to_account_id"})
 
@@ -78,7 +86,8 @@ class Part:
                 for name in sorted(kind.unexpected):
                     yield self._error([*path, name], "unknown_field", f"{name[:80]} is not known here")
             else:
-                yield self._error(path, *_code_of(path[-1] if path else "", error.instance, error.message))
+                named = [step for step in path if not step.isdigit()]  # an item's field is its list's
+                yield self._error(path, *_code_of(named[-1] if named else "", error.instance, error.message))
 
     def _error(self, path: list[str], code: str, detail: str) -> FieldError:
         if self.where == "body":
@@ -109,14 +118,20 @@ class Operation:
     id: str
     method: str
     path: str
+    permission: str
+    """An action of the table of permissions, or "public"."""
     is_public: bool
-    needs_tenant: bool
     query: Part
     path_part: Part
     header: Part
     body: Part | None
     body_is_required: bool
     media_type: str
+
+    @property
+    def is_of_the_ledger(self) -> bool:
+        """Whether it is about money: the ledger knows only the tenants of the settings."""
+        return self.permission.startswith(("accounts.", "money."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +173,13 @@ def load_contract() -> Contract:
 def _operation(document: dict[str, Any], path: str, method: str, item: dict[str, Any]) -> Operation:
     definition = item[method]
     components = document["components"]
+    permission, is_public = definition.get("x-permission"), definition.get("security") == []
+    if permission not in ACTIONS and permission != PUBLIC:
+        raise ContractMismatch(
+            f"{method.upper()} {path} must declare x-permission: {PUBLIC} or an action; it has {permission}"
+        )
+    if (permission == PUBLIC) != is_public:
+        raise ContractMismatch(f"{method.upper()} {path}: x-permission: {PUBLIC} and security: [] go together")
     parameters = [_resolve(document, one) for one in (*item.get("parameters", ()), *definition.get("parameters", ()))]
     body = definition.get("requestBody")
     media_type, body_schema = "", None
@@ -168,8 +190,8 @@ def _operation(document: dict[str, Any], path: str, method: str, item: dict[str,
         id=definition["operationId"],
         method=method.upper(),
         path=path,
-        is_public=definition.get("security") == [],
-        needs_tenant=any(one["name"] == "Aura-Tenant" for one in parameters),
+        permission=permission,
+        is_public=is_public,
         query=_part("query", parameters, components),
         path_part=_part("path", parameters, components),
         header=_part("header", parameters, components),

@@ -6,13 +6,13 @@ from aiohttp import web
 
 from web.actions import act
 from web.call import Call
-from web.commands import customer_of, prepare
+from web.commands import owner_of, prepare
 from web.submit import submit
 
 
 async def place_hold(call: Call) -> web.Response:
     """POST /v1/holds."""
-    customer = customer_of(call.body["account_id"], "/account_id")
+    customer = owner_of(call, call.body["account_id"], "/account_id")
     return await submit(
         call,
         prepare(

@@ -124,11 +124,7 @@ class Lookup:
             if not is_told and all(
                 stored.get(p, NOTHING_STORED).next_offset >= complete_from[p] for p in range(len(partitions))
             ):
-                raise Problem(
-                    "transaction_not_found",
-                    f"There is no transaction {transaction_id}.",
-                    members={"transaction_id": transaction_id},
-                )
+                raise no_transaction(transaction_id)
             if asyncio.get_running_loop().time() >= deadline:
                 raise _behind("Postgres does not have all that this node has not seen itself")
             await asyncio.sleep(_POLL_S)
@@ -151,7 +147,7 @@ class Lookup:
         missing = [one for one in view.journal_ids if one not in known]
         if missing:
             try:
-                for row in await self._reads.entries_of(missing):
+                for row in await self._reads.entries_of(tenant, missing):
                     known.setdefault(row["journal_id"], []).append(entry_of_row(row))
             except ReadsUnavailable as error:
                 raise _postgres_away(error) from None
@@ -211,6 +207,15 @@ class Lookup:
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._fresh_s
+
+
+def no_transaction(transaction_id: str) -> Problem:
+    """The 404 of a transaction."""
+    return Problem(
+        "transaction_not_found",
+        f"There is no transaction {transaction_id}.",
+        members={"transaction_id": transaction_id},
+    )
 
 
 def _behind(detail: str) -> Problem:

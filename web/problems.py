@@ -35,7 +35,7 @@ class Problem(Exception):
         errors: list[FieldError] | None = None,
         retry_after_s: int | None = None,
         headers: Mapping[str, str] | None = None,
-        members: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
     ) -> None:
         reason = REASONS[code]
         super().__init__(f"{code}: {detail}" if detail else code)

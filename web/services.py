@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from aura_stream.identity.identity import Identity
 from aura_stream.ledger.reads import LedgerReads
 from aura_stream.settings import Settings
 from topics.commands import COMMANDS
@@ -15,6 +16,7 @@ from web.command_log import CommandLog
 from web.lookup import Lookup
 from web.metrics import Metrics
 from web.tail import Tail
+from web.wallets import Wallets
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +30,20 @@ class Services:
     accepted: Accepted
     lookup: Lookup
     metrics: Metrics
+    identity: Identity
+    wallets: Wallets
 
     async def start(self) -> None:
         """Begins to connect; nothing here waits for Kafka or Postgres, so that the API can say what is missing."""
         await self.commands.start()
         await self.tail.start()
+        self.identity.start()
+        self.wallets.start()
 
     async def stop(self) -> None:
         """Ends all connections."""
+        await self.wallets.stop()
+        await self.identity.stop()
         await self.tail.stop()
         await self.commands.stop()
         await self.reads.close()
@@ -50,4 +58,15 @@ def make_services(settings: Settings) -> Services:
     tail = Tail(settings.kafka_bootstrap, settings.partitions, reads, journal=JOURNAL.name, commands=COMMANDS.name)
     commands = CommandLog(settings.kafka_bootstrap, COMMANDS.name, settings.partitions)
     accepted = Accepted(tail.recent)
-    return Services(settings, commands, tail, reads, accepted, Lookup(tail, reads, accepted), Metrics(tail, commands))
+    identity = Identity(settings)
+    return Services(
+        settings,
+        commands,
+        tail,
+        reads,
+        accepted,
+        Lookup(tail, reads, accepted),
+        Metrics(tail, commands, identity),
+        identity,
+        Wallets(settings, identity, commands, tail.recent),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from aura_stream.ledger.reads import ReadsUnavailable
 from web.actions import act
 from web.answers import json_response, postgres_away
 from web.call import Call
+from web.lookup import no_transaction
 from web.problems import FieldError, Problem
 from web.views import transaction_of_row
 
@@ -24,7 +26,11 @@ _MICROSECOND = timedelta(microseconds=1)
 
 async def get_transaction(call: Call) -> web.Response:
     """GET /v1/transactions/{transaction_id}."""
-    return json_response(await call.services.lookup.transaction(call.tenant, call.path["transaction_id"]))
+    transaction_id = call.path["transaction_id"].lower()
+    found = await call.services.lookup.transaction(call.tenant, transaction_id)
+    if not any(call.may_touch(party) for party in parties(found)):
+        raise no_transaction(transaction_id)
+    return json_response(found)
 
 
 async def cancel_transaction(call: Call) -> web.Response:
@@ -45,6 +51,9 @@ async def list_transactions(call: Call) -> web.Response:
             filters[column] = _time(name, query[name])
     before = _read_cursor(query["cursor"]) if "cursor" in query else None
     limit = query.get("limit", 50)
+    if call.only_customer is not None and filters.setdefault("customer", call.only_customer) != call.only_customer:
+        # Somebody else's list is as empty as that of a customer without transactions.
+        return json_response({"items": [], "has_more": False, "next_cursor": None})
     services = call.services
     partitions: range | list[int] = range(services.settings.partitions)
     if "customer" in filters:
@@ -58,6 +67,12 @@ async def list_transactions(call: Call) -> web.Response:
     cursor = _make_cursor(page[-1]["created_at"], page[-1]["transaction_id"]) if has_more else None
     items = [transaction_of_row(row).resource for row in page]
     return json_response({"items": items, "has_more": has_more, "next_cursor": cursor})
+
+
+def parties(resource: Mapping[str, Any]) -> set[str]:
+    """The customers whom a transaction concerns: who asked for it, and whose accounts it is between."""
+    accounts = (resource.get("from_account_id"), resource.get("to_account_id"))
+    return {str(resource["customer"])} | {account.partition(":")[0] for account in accounts if account}
 
 
 def _time(name: str, text: str) -> datetime:

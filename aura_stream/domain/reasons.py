@@ -18,6 +18,7 @@ class Reason(NamedTuple):
 
 
 _V, _B, _N, _C = "validation", "business_rule", "not_found", "conflict"
+_A, _Z, _X = "authentication", "authorization", "external_dependency"
 
 REASONS: Final[dict[str, Reason]] = {
     # What cannot be understood: a dead letter at the Kafka door, 400 over HTTP; burns no idempotency key.
@@ -90,25 +91,63 @@ REASONS: Final[dict[str, Reason]] = {
     "idempotency_in_progress": Reason(
         _C, 409, "The first request with this key is not answered yet", "Try again a little later with the same key."
     ),
-    "forbidden": Reason("authorization", 403, "Not allowed", "Ask an operator."),
+    "forbidden": Reason(_Z, 403, "Not allowed", "Ask an operator."),
     "rejected": Reason(_B, 422, "The deposit was rejected", "Ask the payer; a new deposit needs a new key."),
     "expired": Reason(_B, 422, "The deadline has passed", "Start again with a new key."),
+    # Identity.
+    "invalid_email_format": Reason(_V, 400, "Not an e-mail address", "Send an address as in ada@example.com."),
+    "invalid_password_format": Reason(
+        _V, 400, "The password cannot be used", "Use 8 to 128 characters; 15 or more for other roles than user."
+    ),
+    "invalid_name_format": Reason(_V, 400, "Not a name", "Send 1 to 200 characters, no control characters."),
+    "invalid_role": Reason(_V, 400, "Unknown role", "Use user, support, admin, operator or auditor."),
+    "invalid_status": Reason(_V, 400, "Unknown status", "Use a status of the contract."),
+    "tenant_mismatch": Reason(
+        _V, 400, "The request names another tenant", "Leave Aura-Tenant out: the tenant is that of your login or key."
+    ),
+    "invalid_credentials": Reason(_A, 401, "E-mail address or password wrong", "Check both."),
+    "invalid_password": Reason(_A, 401, "The current password is wrong", "Send the current password."),
+    "invalid_token": Reason(_A, 401, "No valid token", "Log in, then send Authorization: Bearer <access token>."),
+    "token_expired": Reason(_A, 401, "The token has expired", "Refresh, or log in again."),
+    "token_revoked": Reason(_A, 401, "The login has ended", "Log in again."),
+    "invalid_token_type": Reason(
+        _A, 401, "The wrong kind of token", "Access tokens for requests, refresh tokens to refresh."
+    ),
+    "insufficient_permissions": Reason(_Z, 403, "Your role does not allow this", "Ask someone who has the role."),
+    "maker_is_checker": Reason(_Z, 403, "Maker and checker are the same", "Someone else has to approve it."),
+    "tenant_inactive": Reason(_Z, 403, "The tenant is deactivated", "Ask an operator."),
+    "account_suspended": Reason(_Z, 403, "The user is suspended", "Ask an admin of the tenant."),
+    "email_not_verified": Reason(_Z, 403, "The e-mail address is not verified", "Use the token of the mail first."),
+    "user_not_found": Reason(_N, 404, "No such user", "Check the id."),
+    "session_not_found": Reason(_N, 404, "No such session", "List the sessions; it may have ended."),
+    "token_not_found": Reason(_N, 404, "No such verification token", "Ask for another mail."),
+    "api_key_not_found": Reason(_N, 404, "No such API key", "List the keys; it may be revoked."),
+    "signing_key_not_found": Reason(_N, 404, "No such signing key", "See /.well-known/jwks.json."),
+    "email_already_exists": Reason(_C, 409, "The e-mail address has a user", "Log in, or use another address."),
+    "tenant_already_exists": Reason(_C, 409, "The tenant exists already", "Use it, or choose another id."),
+    "tenant_selection_required": Reason(
+        _C, 409, "Multiple tenants found. Please select one.", "Log in again with tenant_code."
+    ),
+    "revocation_unconfirmed": Reason(
+        _X,
+        503,
+        "Revoked, but not every API process has confirmed it",
+        "One that does not answer stops by itself within 5 s; repeat after Retry-After seconds to be sure.",
+    ),
     # What HTTP adds.
     "route_not_found": Reason(_N, 404, "No such route", "See /openapi.json for the routes."),
     "method_not_allowed": Reason(_V, 405, "The route does not have this method", "See the Allow header."),
     "unsupported_media_type": Reason(
         _V, 415, "Content type not supported", "Send application/json (batch: application/x-ndjson)."
     ),
-    "api_key_invalid": Reason("authentication", 401, "API key missing or wrong", "Send Authorization: Bearer <key>."),
+    "api_key_invalid": Reason(_A, 401, "API key wrong, expired or revoked", "Send Authorization: Bearer <key>."),
     "service_unavailable": Reason(
-        "external_dependency",
+        _X,
         503,
         "A service that is needed is away",
         "Try again after Retry-After seconds with the same key.",
     ),
-    "ledger_behind": Reason(
-        "external_dependency", 503, "The ledger database is behind", "Try again after Retry-After seconds."
-    ),
+    "ledger_behind": Reason(_X, 503, "The ledger database is behind", "Try again after Retry-After seconds."),
 }
 
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from aura_stream.embedded.kafka import KafkaServer
-from aura_stream.embedded.postgres import READER, WRITER, PostgresServer
+from aura_stream.embedded.postgres import IDENTITY, READER, WRITER, PostgresServer
 from aura_stream.embedded.processes import Process, Stack, free_port, port_is_free, require_port
 from aura_stream.settings import ENV_FILE, Settings, SetupError, read_env_file
 
@@ -69,6 +69,9 @@ class LocalStack:
             "AURA_POSTGRES_DSN": self.postgres.dsn() if own_postgres else settings.postgres_dsn,
             "AURA_POSTGRES_WRITE_DSN": self.postgres.dsn(WRITER) if own_postgres else settings.postgres_write_dsn,
             "AURA_POSTGRES_READ_DSN": self.postgres.dsn(READER) if own_postgres else settings.postgres_read_dsn,
+            "AURA_POSTGRES_IDENTITY_DSN": self.postgres.dsn(IDENTITY)
+            if own_postgres
+            else settings.postgres_identity_dsn,
             "AURA_API_URL": settings.api_url,
             "AURA_API_KEY": self._api_key(),
             "AURA_PARTITIONS": str(settings.partitions),

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from aura_stream import SetupError
 from aura_stream.embedded.processes import LAUNCHER, Process, children, free_port, require_port, start_ticks, wait_until
 
-__all__ = ["OWNER", "POSTGRES_SETTINGS", "POSTGRES_VERSION", "READER", "WRITER", "PostgresServer"]
+__all__ = ["IDENTITY", "OWNER", "POSTGRES_SETTINGS", "POSTGRES_VERSION", "READER", "WRITER", "PostgresServer"]
 
 POSTGRES_VERSION = 18
 
@@ -28,6 +28,8 @@ WRITER = "aura_write"
 """Login of those who write the ledger. What it may do is granted by the migrations."""
 READER = "aura_read"
 """Login of those who only read it."""
+IDENTITY = "aura_auth"
+"""Login of the API for users, sessions and keys."""
 
 POSTGRES_SETTINGS: dict[str, str] = {
     # A commit that was answered must survive a power cut: this is the ledger.
@@ -264,23 +266,30 @@ class PostgresServer:
         present = self.execute(
             "SELECT rolname FROM pg_roles UNION ALL SELECT 'db:' || datname FROM pg_database", "postgres"
         ).split()
-        statements = [
-            f"CREATE ROLE {login} LOGIN PASSWORD '{self._password(login)}';"
-            for login in (WRITER, READER)
-            if login not in present
-        ]
+        missing = [login for login in (WRITER, READER, IDENTITY) if login not in present]
+        self._add_passwords(missing)
+        statements = [f"CREATE ROLE {login} LOGIN PASSWORD '{self._password(login)}';" for login in missing]
         if f"db:{OWNER}" not in present:
             statements.append(f"CREATE DATABASE {OWNER};")
         if statements:
             self.execute("\n".join(statements), "postgres")
 
     def _make_passwords(self) -> dict[str, str]:
-        passwords = {role: secrets.token_urlsafe(24) for role in (OWNER, WRITER, READER)}
+        passwords = {role: secrets.token_urlsafe(24) for role in (OWNER, WRITER, READER, IDENTITY)}
         temporary = self.home / "passwords.tmp"
         temporary.touch(mode=0o600)
         temporary.write_text("".join(f"{role} {password}\n" for role, password in passwords.items()))
         os.replace(temporary, self.home / "passwords")
         return passwords
+
+    def _add_passwords(self, logins: list[str]) -> None:
+        """Make the passwords of logins that a version before did not have."""
+        path = self.home / "passwords"
+        text = path.read_text()
+        known = {line.split(" ", 1)[0] for line in text.splitlines()}
+        new = "".join(f"{login} {secrets.token_urlsafe(24)}\n" for login in logins if login not in known)
+        if new:
+            path.write_text(text + new)
 
     def _password(self, role: str) -> str:
         try:

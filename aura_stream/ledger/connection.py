@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 OWNER: Final = "aura_owner"
 WRITER: Final = "aura_writer"
 READER: Final = "aura_reader"
+IDENTITY: Final = "aura_identity"
+PLATFORM: Final = "aura_platform"
+TENANT: Final = "aura_tenant"
 
 CONNECT_TIMEOUT_S: Final = 5.0
 

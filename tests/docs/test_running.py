@@ -88,6 +88,14 @@ def test_the_http_guide_works(reader: Reader) -> None:
     assert '"status":"accepted"' in printed
 
 
+def test_the_identity_guide_works(reader: Reader) -> None:
+    printed = reader.types("docs/guide/identity.md")
+
+    assert '"posted":"10000.00","available":"10000.00"' in printed
+    assert '"code":"token_revoked"' in printed
+    assert '"roles":["admin"]' in printed
+
+
 async def test_the_queries_of_the_sql_guide_work(reader: Reader) -> None:
     queries = to_run("docs/guide/sql.md", "sql")
     assert len(queries) >= 8

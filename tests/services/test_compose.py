@@ -84,7 +84,7 @@ def test_every_lasting_service_has_a_health_check_and_the_order_is_complete(serv
 def test_no_role_but_the_migration_logs_in_as_owner(services: dict[str, Any]) -> None:
     for name in ("ledger", "sink", "api", "topics"):
         dsns = [value for value in services[name]["environment"].values() if "postgresql://" in str(value)]
-        assert all("://aura_write:" in dsn or "://aura_read:" in dsn for dsn in dsns)
+        assert all(re.search("://aura_(write|read|auth):", dsn) for dsn in dsns)
     assert "://aura:" in services["migrate"]["environment"]["AURA_POSTGRES_DSN"]
 
 

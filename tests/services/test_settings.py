@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,12 @@ def test_defaults_are_a_complete_sandbox(home: Path) -> None:
     settings = load_settings()
     assert settings.mode == "sandbox" and settings.partitions == 8
     assert settings.tenants == ("default", "demo")
-    assert settings.postgres_read_dsn == settings.postgres_write_dsn == settings.postgres_dsn
+    assert (
+        settings.postgres_read_dsn
+        == settings.postgres_write_dsn
+        == settings.postgres_dsn
+        == settings.postgres_identity_dsn
+    )
     assert settings.api_url == "http://127.0.0.1:8080"
     assert settings.state_dir == home / "state"
     assert settings.ready_file == home / "run" / "main-0.ready"
@@ -73,11 +79,40 @@ def test_a_bad_value_is_named_with_its_place(
     assert f"{name} in {home / 'env'}" in caught.value.where
 
 
+SECRET = "5f0c1b8e27d94a36b1c2d3e4f5061728394a5b6c7d8e9f00112a3b4c5d6e7f80"
+
+
 @pytest.mark.parametrize("key", [None, "short"])
 def test_live_refuses_a_missing_or_weak_api_key(home: Path, key: str | None) -> None:
     with pytest.raises(SettingsError, match="AURA_API_KEY"):
-        load_settings(mode="live", api_key=key)
-    assert load_settings(mode="live", api_key="k" * 24).mode == "live"
+        load_settings(mode="live", api_key=key, identity_secret=SECRET)
+    assert load_settings(mode="live", api_key="k" * 24, identity_secret=SECRET).mode == "live"
+
+
+@pytest.mark.parametrize(
+    "secret", [None, "short", SECRET[:63], "k" * 64, "change-me-" + SECRET, SECRET[:32] + "password" * 5]
+)
+def test_sec44_l97_live_refuses_a_missing_default_or_weak_identity_secret(home: Path, secret: str | None) -> None:
+    given = {} if secret is None else {"identity_secret": secret}
+    with pytest.raises(SettingsError, match="AURA_IDENTITY_SECRET") as caught:
+        load_settings(mode="live", api_key="k" * 24, **given)
+    assert secret is None or secret not in str(caught.value)
+
+
+def test_l97_sandbox_takes_the_known_secret_but_no_short_one(home: Path) -> None:
+    assert len(load_settings().identity_secret.get_secret_value()) >= 32
+    with pytest.raises(SettingsError, match="AURA_IDENTITY_SECRET"):
+        load_settings(identity_secret="s" * 31)
+
+
+def test_s09_an_issuer_belongs_to_one_known_tenant(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {"issuer": "https://a", "tenant": "demo", "audience": "x", "jwks_url": "https://a/jwks"}
+    monkeypatch.setenv("AURA_OIDC_ISSUERS", json.dumps([one]))
+    assert load_settings().oidc_issuers[0].tenant == "demo"
+    for wrong in ([one, one | {"tenant": "default"}], [one | {"tenant": "nobody"}], [one | {"extra": 1}]):
+        monkeypatch.setenv("AURA_OIDC_ISSUERS", json.dumps(wrong))
+        with pytest.raises(SettingsError, match="AURA_OIDC_ISSUERS"):
+            load_settings()
 
 
 def test_a_damaged_env_file_is_refused_without_showing_secrets(home: Path) -> None:

@@ -14,6 +14,7 @@ from tests.e2e.conftest import new_client
 from tests.e2e.stack import E2EStack
 from tests.invariants.checks import Violation
 from tests.invariants.coherent import assert_coherent
+from tests.rows import row
 from tests.torture.faults import FAULTS, ROLE
 from tests.torture.supervisor import Report, drawn, run
 
@@ -22,7 +23,7 @@ SECONDS = 35.0
 FIXED = 20261121
 
 
-@pytest.mark.row("N40", "X22")
+@row("N40", "X22")
 @pytest.mark.parametrize("seed", [FIXED, None], ids=["fixed", "fresh"])
 def test_n40_everything_at_once_and_the_books_are_exact(tmp_path: Path, seed: int | None) -> None:
     seed = seed if seed is not None else random.SystemRandom().randrange(1 << 32)

@@ -1,0 +1,507 @@
+"""All SQL of identity. Each function works in the transaction it is given, which sees one tenant (`database`)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from aura_stream.domain.reasons import Refused
+
+if TYPE_CHECKING:
+    from aura_stream.ledger.connection import Connection
+
+Row = asyncpg.Record
+
+_USER = """user_id, tenant_id, customer_id, email, full_name, roles, status, verified_at, created_at, updated_at"""
+_API_KEY = """key_id, tenant_id, customer_id, user_id, name, scopes, created_by, created_at, expires_at, revoked_at"""
+_TENANT = """tenant_id, name, status, needs_verified_email, created_at, deactivated_at"""
+
+
+# --- tenants ------------------------------------------------------------------------------------------------------
+
+
+async def ensure_tenant(connection: Connection, tenant: str) -> None:
+    """Makes a tenant that the settings name, if it is not there."""
+    await connection.execute(
+        "INSERT INTO identity.tenants (tenant_id, name) VALUES ($1, $1) ON CONFLICT DO NOTHING", tenant
+    )
+
+
+async def insert_tenant(connection: Connection, tenant: str, name: str, needs_verified_email: bool) -> Row:
+    """A new tenant. Raises :class:`Refused` ``tenant_already_exists``."""
+    row = await connection.fetchrow(
+        f"""INSERT INTO identity.tenants (tenant_id, name, needs_verified_email) VALUES ($1, $2, $3)
+        ON CONFLICT DO NOTHING RETURNING {_TENANT}""",  # noqa: S608 - constants
+        tenant,
+        name,
+        needs_verified_email,
+    )
+    if row is None:
+        raise Refused("tenant_already_exists", f"there is a tenant {tenant}")
+    return row
+
+
+async def tenant(connection: Connection, tenant_id: str) -> Row | None:
+    """A tenant, as far as the transaction sees it."""
+    return await connection.fetchrow(
+        f"SELECT {_TENANT} FROM identity.tenants WHERE tenant_id = $1",  # noqa: S608 - constants
+        tenant_id,
+    )
+
+
+async def tenants(connection: Connection, after: str, limit: int) -> Sequence[Row]:
+    """Tenants by id."""
+    return await connection.fetch(
+        f"SELECT {_TENANT} FROM identity.tenants WHERE tenant_id > $1 ORDER BY tenant_id LIMIT $2",  # noqa: S608 - constants
+        after,
+        limit,
+    )
+
+
+async def set_tenant_status(connection: Connection, tenant_id: str, status: str) -> Row | None:
+    """Activates or deactivates; None when there is no such tenant."""
+    return await connection.fetchrow(
+        f"""UPDATE identity.tenants SET status = $2,
+            deactivated_at = CASE WHEN $2 = 'inactive' THEN coalesce(deactivated_at, clock_timestamp()) END
+        WHERE tenant_id = $1 RETURNING {_TENANT}""",  # noqa: S608 - constants
+        tenant_id,
+        status,
+    )
+
+
+# --- users --------------------------------------------------------------------------------------------------------
+
+
+async def insert_user(connection: Connection, values: Mapping[str, Any]) -> Row:
+    """A new user from `user_id, tenant_id, customer_id, email, full_name, password_hash, roles`.
+
+    Raises :class:`Refused` ``email_already_exists``.
+    """
+    row = await connection.fetchrow(
+        f"""INSERT INTO identity.users
+            (user_id, tenant_id, customer_id, email, full_name, password_hash, roles, password_changed_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, clock_timestamp())
+        ON CONFLICT (tenant_id, lower(email)) DO NOTHING RETURNING {_USER}""",  # noqa: S608 - constants
+        values["user_id"],
+        values["tenant_id"],
+        values["customer_id"],
+        values["email"],
+        values["full_name"],
+        values["password_hash"],
+        list(values["roles"]),
+    )
+    if row is None:
+        raise Refused("email_already_exists", "the e-mail address has a user in this tenant")
+    return row
+
+
+async def user(connection: Connection, user_id: str) -> Row | None:
+    """A user of the transaction's tenant."""
+    return await connection.fetchrow(
+        f"SELECT {_USER} FROM identity.users WHERE user_id = $1",  # noqa: S608 - constants
+        uuid.UUID(user_id),
+    )
+
+
+async def password_hash(connection: Connection, user_id: str) -> str | None:
+    """The stored hash; the row stays locked, so that two changes of a password cannot both be right."""
+    found: str | None = await connection.fetchval(
+        "SELECT password_hash FROM identity.users WHERE user_id = $1 FOR UPDATE", uuid.UUID(user_id)
+    )
+    return found
+
+
+async def set_password(connection: Connection, user_id: str, new: str, old: str | None) -> bool:
+    """Stores a hash in place of `old`; False when that is no longer the stored one."""
+    done: str = await connection.execute(
+        """UPDATE identity.users SET password_hash = $2, password_changed_at = clock_timestamp(),
+            updated_at = clock_timestamp()
+        WHERE user_id = $1 AND password_hash IS NOT DISTINCT FROM $3""",
+        uuid.UUID(user_id),
+        new,
+        old,
+    )
+    return done == "UPDATE 1"
+
+
+async def update_user(connection: Connection, user_id: str, changes: Mapping[str, Any]) -> Row | None:
+    """Changes `full_name`, `status`, `roles`, where they are given; None when there is no such user."""
+    return await connection.fetchrow(
+        f"""UPDATE identity.users SET full_name = coalesce($2, full_name), status = coalesce($3, status),
+            roles = coalesce($4, roles), updated_at = clock_timestamp()
+        WHERE user_id = $1 AND status <> 'DELETED' RETURNING {_USER}""",  # noqa: S608 - constants
+        uuid.UUID(user_id),
+        changes.get("full_name"),
+        changes.get("status"),
+        list(changes["roles"]) if "roles" in changes else None,
+    )
+
+
+async def external_user(connection: Connection, issuer: str, subject: str) -> Row | None:
+    """Who a subject of an external issuer is here."""
+    columns = ", ".join(f"u.{one.strip()}" for one in _USER.split(","))
+    return await connection.fetchrow(
+        f"""SELECT {columns} FROM identity.external_identities e JOIN identity.users u USING (tenant_id, user_id)
+        WHERE e.issuer = $1 AND e.subject = $2""",  # noqa: S608 - constants
+        issuer,
+        subject,
+    )
+
+
+async def link_external_user(
+    connection: Connection, issuer: str, subject: str, tenant: str, user_id: uuid.UUID
+) -> bool:
+    """Says who a subject is; False when somebody else just did."""
+    done: str = await connection.execute(
+        """INSERT INTO identity.external_identities (issuer, subject, tenant_id, user_id) VALUES ($1, $2, $3, $4)
+        ON CONFLICT DO NOTHING""",
+        issuer,
+        subject,
+        tenant,
+        user_id,
+    )
+    return done == "INSERT 0 1"
+
+
+async def logins(connection: Connection, email: str, tenant: str | None) -> Sequence[Row]:
+    """Who an e-mail address could mean, in all tenants or in one."""
+    return await connection.fetch("SELECT * FROM identity.logins($1, $2)", email, tenant)
+
+
+# --- sessions and their tokens ------------------------------------------------------------------------------------
+
+
+async def insert_session(
+    connection: Connection, session_id: str, tenant: str, user_id: str, client: str, life_s: int
+) -> datetime | None:
+    """A new session; when it ends at the latest. None when it is there already: that one stays as it is."""
+    ends: datetime | None = await connection.fetchval(
+        """INSERT INTO identity.sessions (session_id, tenant_id, user_id, client, expires_at)
+        VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5))
+        ON CONFLICT (session_id) DO NOTHING RETURNING expires_at""",
+        uuid.UUID(session_id),
+        tenant,
+        uuid.UUID(user_id),
+        client[:200],
+        life_s,
+    )
+    return ends
+
+
+async def live_session(connection: Connection, session_id: str) -> Row | None:
+    """A session with what decides whether its tokens are good: user and tenant as they are now."""
+    return await connection.fetchrow(
+        """SELECT s.session_id, s.expires_at, s.ended_at, u.user_id, u.customer_id, u.roles, u.status, u.tenant_id,
+            t.status AS tenant_status
+        FROM identity.sessions s JOIN identity.users u USING (tenant_id, user_id)
+            JOIN identity.tenants t USING (tenant_id)
+        WHERE s.session_id = $1""",
+        uuid.UUID(session_id),
+    )
+
+
+async def sessions_of(connection: Connection, user_id: str) -> Sequence[Row]:
+    """The sessions of a user that have not ended, newest first."""
+    return await connection.fetch(
+        """SELECT session_id, client, created_at, expires_at FROM identity.sessions
+        WHERE user_id = $1 AND ended_at IS NULL AND expires_at > clock_timestamp()
+        ORDER BY created_at DESC, session_id""",
+        uuid.UUID(user_id),
+    )
+
+
+async def end_session(connection: Connection, session_id: str, reason: str, user_id: str | None = None) -> bool:
+    """Ends a session (of that user, if one is named); False when there is none that goes on."""
+    done: str = await connection.execute(
+        """UPDATE identity.sessions SET ended_at = clock_timestamp(), end_reason = $2
+        WHERE session_id = $1 AND ended_at IS NULL AND ($3::uuid IS NULL OR user_id = $3)""",
+        uuid.UUID(session_id),
+        reason,
+        uuid.UUID(user_id) if user_id else None,
+    )
+    return done == "UPDATE 1"
+
+
+async def end_sessions(connection: Connection, user_id: str, reason: str) -> None:
+    """Ends all sessions of a user."""
+    await connection.execute(
+        """UPDATE identity.sessions SET ended_at = clock_timestamp(), end_reason = $2
+        WHERE user_id = $1 AND ended_at IS NULL""",
+        uuid.UUID(user_id),
+        reason,
+    )
+
+
+async def insert_refresh_token(connection: Connection, jti: str, tenant: str, session_id: str, life_s: int) -> None:
+    """Notes that a refresh token was made."""
+    await connection.execute(
+        """INSERT INTO identity.refresh_tokens (jti, tenant_id, session_id, expires_at)
+        VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4))""",
+        uuid.UUID(jti),
+        tenant,
+        uuid.UUID(session_id),
+        life_s,
+    )
+
+
+async def use_refresh_token(connection: Connection, jti: str, session_id: str, successor: str) -> bool:
+    """Uses a refresh token, once: of any number at the same time one gets True."""
+    done: str = await connection.execute(
+        """UPDATE identity.refresh_tokens SET used_at = clock_timestamp(), successor = $3
+        WHERE jti = $1 AND session_id = $2 AND used_at IS NULL AND expires_at > clock_timestamp()""",
+        uuid.UUID(jti),
+        uuid.UUID(session_id),
+        uuid.UUID(successor),
+    )
+    return done == "UPDATE 1"
+
+
+async def used_refresh_token(connection: Connection, jti: str) -> Row | None:
+    """A token that was used: how long ago (seconds), and whether its successor was used too."""
+    return await connection.fetchrow(
+        """SELECT extract(epoch FROM clock_timestamp() - r.used_at)::float8 AS used_s,
+            s.used_at IS NOT NULL AS successor_used
+        FROM identity.refresh_tokens r LEFT JOIN identity.refresh_tokens s ON s.jti = r.successor
+        WHERE r.jti = $1 AND r.used_at IS NOT NULL""",
+        uuid.UUID(jti),
+    )
+
+
+# --- e-mail addresses, work to be done outside --------------------------------------------------------------------
+
+
+async def insert_email_token(
+    connection: Connection, token_hash: bytes, tenant: str, user_id: uuid.UUID, email: str, life_s: int
+) -> None:
+    """Notes that a verification token was made for an address."""
+    await connection.execute(
+        """INSERT INTO identity.email_tokens (token_hash, tenant_id, user_id, email, expires_at)
+        VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5))""",
+        token_hash,
+        tenant,
+        user_id,
+        email,
+        life_s,
+    )
+
+
+async def email_token_tenant(connection: Connection, token_hash: bytes) -> str | None:
+    """The tenant of a verification token."""
+    found: str | None = await connection.fetchval("SELECT identity.email_token_tenant($1)", token_hash)
+    return found
+
+
+async def use_email_token(connection: Connection, token_hash: bytes) -> Row | None:
+    """Uses a verification token once and verifies its user, if the address is still the user's."""
+    used = await connection.fetchrow(
+        """UPDATE identity.email_tokens SET used_at = clock_timestamp()
+        WHERE token_hash = $1 AND used_at IS NULL AND expires_at > clock_timestamp() RETURNING user_id, email""",
+        token_hash,
+    )
+    if used is None:
+        return None
+    return await connection.fetchrow(
+        f"""UPDATE identity.users SET verified_at = coalesce(verified_at, clock_timestamp()),
+            updated_at = clock_timestamp()
+        WHERE user_id = $1 AND lower(email) = lower($2) AND status <> 'DELETED' RETURNING {_USER}""",  # noqa: S608 - constants
+        used["user_id"],
+        used["email"],
+    )
+
+
+async def insert_outbox(connection: Connection, tenant: str, kind: str, user_id: uuid.UUID, sealed: bytes) -> None:
+    """Work for outside the database, in the transaction that makes it necessary."""
+    await connection.execute(
+        "INSERT INTO identity.outbox (tenant_id, kind, user_id, payload_sealed) VALUES ($1, $2, $3, $4)",
+        tenant,
+        kind,
+        user_id,
+        sealed,
+    )
+
+
+async def open_outbox(connection: Connection, kind: str, tenants: Sequence[str], count_max: int) -> Sequence[Row]:
+    """Work that is left, of these tenants, locked until the transaction ends."""
+    return await connection.fetch("SELECT * FROM identity.open_outbox($1, $2, $3)", kind, list(tenants), count_max)
+
+
+async def finish_outbox(connection: Connection, outbox_id: int) -> None:
+    """This work is done."""
+    await connection.execute("SELECT identity.finish_outbox($1)", outbox_id)
+
+
+async def mails_of(connection: Connection, user_id: str) -> Sequence[Row]:
+    """The mails to a user, newest first."""
+    return await connection.fetch(
+        """SELECT outbox_id, payload_sealed, created_at, done_at FROM identity.outbox
+        WHERE user_id = $1 AND kind = 'mail' ORDER BY outbox_id DESC LIMIT 50""",
+        uuid.UUID(user_id),
+    )
+
+
+# --- API keys -----------------------------------------------------------------------------------------------------
+
+
+async def insert_api_key(connection: Connection, values: Mapping[str, Any]) -> Row:
+    """A new API key."""
+    row = await connection.fetchrow(
+        f"""INSERT INTO identity.api_keys
+            (key_id, tenant_id, customer_id, user_id, name, secret_hash, scopes, created_by, expires_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING {_API_KEY}""",  # noqa: S608 - constants
+        values["key_id"],
+        values["tenant_id"],
+        values["customer_id"],
+        values["user_id"],
+        values["name"],
+        values["secret_hash"],
+        list(values["scopes"]),
+        values["created_by"],
+        values["expires_at"],
+    )
+    assert row is not None
+    return row
+
+
+async def live_api_key(connection: Connection, key_id: str) -> Row | None:
+    """An API key with what decides whether it is good: its tenant and its user as they are now."""
+    return await connection.fetchrow(
+        """SELECT k.key_id, k.tenant_id, k.customer_id, k.user_id, k.secret_hash, k.scopes, k.expires_at, k.revoked_at,
+            t.status AS tenant_status, u.status AS user_status
+        FROM identity.api_keys k JOIN identity.tenants t USING (tenant_id)
+        LEFT JOIN identity.users u ON u.tenant_id = k.tenant_id AND u.user_id = k.user_id
+        WHERE k.key_id = $1""",
+        key_id,
+    )
+
+
+async def api_keys(
+    connection: Connection, user_id: str | None, after: tuple[datetime, str] | None, limit: int
+) -> Sequence[Row]:
+    """API keys, newest first: of a user, or all of the tenant."""
+    return await connection.fetch(
+        f"""SELECT {_API_KEY} FROM identity.api_keys
+        WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::timestamptz IS NULL OR (created_at, key_id) < ($2, $3))
+        ORDER BY created_at DESC, key_id DESC LIMIT $4""",  # noqa: S608 - constants
+        uuid.UUID(user_id) if user_id else None,
+        after[0] if after else None,
+        after[1] if after else "",
+        limit,
+    )
+
+
+async def revoke_api_key(connection: Connection, key_id: str, user_id: str | None) -> bool:
+    """Revokes a key (of that user, if one is named); False when there is none that is good."""
+    done: str = await connection.execute(
+        """UPDATE identity.api_keys SET revoked_at = clock_timestamp()
+        WHERE key_id = $1 AND revoked_at IS NULL AND ($2::uuid IS NULL OR user_id = $2)""",
+        key_id,
+        uuid.UUID(user_id) if user_id else None,
+    )
+    return done == "UPDATE 1"
+
+
+# --- signing keys -------------------------------------------------------------------------------------------------
+
+
+async def signing_keys(connection: Connection, life_s: float) -> Sequence[Row]:
+    """The signing keys whose tokens may still be good: not revoked, and not followed by another for that long."""
+    return await connection.fetch(
+        """SELECT * FROM (
+            SELECT k.*, lead(signs_from) OVER (ORDER BY signs_from, kid) AS followed_at
+            FROM identity.signing_keys k WHERE revoked_at IS NULL
+        ) k WHERE followed_at IS NULL OR followed_at > clock_timestamp() - make_interval(secs => $1)
+        ORDER BY signs_from, kid""",
+        life_s,
+    )
+
+
+async def lock_signing_keys(connection: Connection) -> None:
+    """Lets one process at a time make keys."""
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('identity.signing_keys', 0))")
+
+
+async def insert_signing_key(connection: Connection, kid: str, public: bytes, sealed: bytes, signs_in_s: float) -> None:
+    """A new key that signs from then on."""
+    await connection.execute(
+        """INSERT INTO identity.signing_keys (kid, public_key, private_sealed, signs_from)
+        VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4))""",
+        kid,
+        public,
+        sealed,
+        signs_in_s,
+    )
+
+
+async def revoke_signing_key(connection: Connection, kid: str) -> bool:
+    """Revokes a key: what it has signed is worth nothing any more. False when there is none."""
+    done: str = await connection.execute(
+        "UPDATE identity.signing_keys SET revoked_at = clock_timestamp() WHERE kid = $1 AND revoked_at IS NULL", kid
+    )
+    return done == "UPDATE 1"
+
+
+# --- revocation, audit, stored answers ----------------------------------------------------------------------------
+
+
+async def revoke(connection: Connection, kind: str, subject: str, tenant: str | None) -> int:
+    """Tells every API process to forget; the number to wait for. The last statement of its transaction."""
+    seq: int = await connection.fetchval("SELECT identity.revoke($1, $2, $3)", kind, subject, tenant)
+    return seq
+
+
+async def audit(connection: Connection, tenant: str, values: Sequence[Any]) -> None:
+    """Appends `actor, action, outcome, reason, subject, request_id, address_sealed` to the tenant's chain."""
+    await connection.execute("SELECT identity.audit($1, $2, $3, $4, $5, $6, $7, $8)", tenant, *values)
+
+
+async def claim_answer(connection: Connection, tenant: str, actor: str, key: str, fingerprint: bytes) -> Row | None:
+    """Claims an idempotency key: None when it was free, else the row that has it. A claim whose process died lapses."""
+    done: str = await connection.execute(
+        """INSERT INTO identity.stored_answers AS a (tenant_id, actor, idempotency_key, fingerprint)
+        VALUES ($1, $2, $3, $4)
+        ON CONFLICT (tenant_id, actor, idempotency_key) DO UPDATE SET created_at = clock_timestamp()
+        WHERE a.status IS NULL AND a.fingerprint = $4 AND a.created_at < clock_timestamp() - interval '60 seconds'""",
+        tenant,
+        actor,
+        key,
+        fingerprint,
+    )
+    if done == "INSERT 0 1":
+        return None
+    return await connection.fetchrow(
+        """SELECT fingerprint, status, body_sealed FROM identity.stored_answers
+        WHERE tenant_id = $1 AND actor = $2 AND idempotency_key = $3""",
+        tenant,
+        actor,
+        key,
+    )
+
+
+async def store_answer(
+    connection: Connection, tenant: str, actor: str, key: str, status: int, body_sealed: bytes
+) -> None:
+    """Keeps the answer of a claimed key."""
+    await connection.execute(
+        """UPDATE identity.stored_answers SET status = $4, body_sealed = $5
+        WHERE tenant_id = $1 AND actor = $2 AND idempotency_key = $3""",
+        tenant,
+        actor,
+        key,
+        status,
+        body_sealed,
+    )
+
+
+async def free_answer(connection: Connection, tenant: str, actor: str, key: str) -> None:
+    """Gives a claimed key back: its request had no effect."""
+    await connection.execute(
+        """DELETE FROM identity.stored_answers
+        WHERE tenant_id = $1 AND actor = $2 AND idempotency_key = $3 AND status IS NULL""",
+        tenant,
+        actor,
+        key,
+    )

@@ -1,0 +1,39 @@
+"""The contract fuzzer as a person: the routes that the first operator has no use for, without a server error."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.identity.conftest import Node, staff
+from web.contract import CONTRACT_FILE
+
+WEB = Path(__file__).parent.parent / "web"
+# These end the login of the fuzzer itself; the first operator's fuzzing has them.
+LEAVE_OUT = ("logout", "changePassword", "endMySession", "rotateSigningKey", "revokeSigningKey")
+
+
+@pytest.mark.timeout(180)
+async def test_sec58_contract_holds_for_a_person_under_fuzzing(node: Node, tmp_path: Path) -> None:
+    who = await staff(node, "user", "admin")
+    command = [Path(sys.executable).with_name("schemathesis"), "--config-file", WEB / "schemathesis.toml"]
+    options = ["--url", str(node.client.make_url("/")).rstrip("/"), "--header", f"Authorization: Bearer {who.access}"]
+    options += ["--include-tag", "auth", "--include-tag", "users", "--include-tag", "tenants"]
+    options += [part for one in LEAVE_OUT for part in ("--exclude-operation-id", one)]
+    options += ["--phases", "examples,coverage,fuzzing", "--max-examples", "8", "--warnings", "off"]
+    fuzzer = await asyncio.to_thread(
+        subprocess.run,
+        [str(one) for one in (*command, "run", CONTRACT_FILE, *options)],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"SCHEMATHESIS_HOOKS": str(WEB / "fuzz_hooks.py")},
+    )
+    assert fuzzer.returncode == 0, fuzzer.stdout[-8000:] + fuzzer.stderr[-2000:]
