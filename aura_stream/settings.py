@@ -68,6 +68,7 @@ class Settings(BaseSettings):
         None, description="Bearer token of the HTTP API; must be set (24 characters or more) outside the sandbox."
     )
     api_wait_s: float = Field(2.0, ge=0, le=30, description="How long a request waits for its outcome, in seconds.")
+    mock_bank_port: int = Field(8090, ge=1, le=65535, description="Loopback port of the mock bank (sandbox only).")
     partitions: int = Field(
         8, ge=1, le=1024, description="Partitions of every topic that moves money; fixed once the topics exist."
     )

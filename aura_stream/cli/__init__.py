@@ -35,6 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "db": ("aura_stream.cli.db", "Create and migrate the database schema."),
     "worker": ("aura_stream.cli.worker", "Run one worker process: ledger or sink."),
     "api": ("aura_stream.cli.api", "Run the HTTP API."),
+    "mock-bank": ("aura_stream.cli.mock_bank", "Run the mock bank (sandbox only): banks that misbehave."),
+    "trigger": ("aura_stream.cli.trigger", "Make something happen at the mock bank: a push, a return, a fault, a day."),
     "rebuild": ("aura_stream.cli.rebuild", "Compute the state anew from the log and compare."),
     "bench": ("aura_stream.cli.bench", "Measure throughput and latency."),
 }
@@ -88,7 +90,7 @@ def _listed_only() -> None:
 
 def _register(app: typer.Typer, name: str, module_name: str, help_text: str) -> None:
     module = import_module(module_name)
-    target = getattr(module, name, None)
+    target = getattr(module, name.replace("-", "_"), None)
     sub = getattr(module, "app", None)
     if isinstance(sub, typer.Typer) and not callable(target):
         app.add_typer(sub, name=name, help=help_text)

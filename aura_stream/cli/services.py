@@ -34,7 +34,7 @@ from aura_stream.settings import Settings, SettingsError, SetupError, load_setti
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-DATA = ("kafka", "postgres", "state", "log", "run", "api_key")
+DATA = ("kafka", "postgres", "state", "log", "run", "api_key", "mock-bank")
 """What `down --wipe` removes from the home directory; anything else there is not ours."""
 
 
