@@ -202,12 +202,16 @@ def _read(operation: Operation, call: Call, raw: bytes) -> None:
         call.body = operation.body.check(_with_basic(form, request.headers.get("Authorization", "")))
     elif operation.media_type == "application/json":
         try:
-            value = json.loads(text, parse_float=str, parse_constant=_no_constant)
+            value = json.loads(text, parse_float=_no_fraction, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise Problem(400, "invalid_json", f"The body is not JSON: {error}"[:300]) from error
         call.body = operation.body.check(value)
     else:
         call.body = text
+
+
+def _no_fraction(text: str) -> Any:
+    raise ValueError(f"{text}: fractions are written as texts, never as numbers")
 
 
 def _no_constant(name: str) -> Any:

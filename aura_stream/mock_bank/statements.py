@@ -162,6 +162,7 @@ def upload(bank: Bank, text: str, account_id: str, path: str, at: int) -> Reply:
             fault = "timeout_before"
         if fault in ACTED_ON:
             for order in filter(None, orders):
+                bank.visit("submit", order.reference)
                 reply, acted = act(bank, order, at)
                 kind = "refused" if reply.status == 409 else "duplicates" if not acted else "accepted"
                 if acted and reply.body["status"] == "rejected":

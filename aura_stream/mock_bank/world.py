@@ -64,7 +64,11 @@ class World:
             raise CannotStart(f"--profile: {config.profile!r} is not one of {', '.join(PROFILES)}")
         config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(config.data_dir)
-        self.clock = self._clock()
+        try:
+            self.clock = self._clock()
+        except CannotStart:
+            self._lock.close()
+            raise
         secret = (config.secret or self._kept_secret()).encode()
         self.banks: dict[str, Bank] = {}
         for name in config.banks:
