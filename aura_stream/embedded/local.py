@@ -21,6 +21,7 @@ from aura_stream.embedded.processes import Process, Stack, free_port, port_is_fr
 from aura_stream.settings import ENV_FILE, Settings, SetupError, read_env_file
 
 SERVICES = ("kafka", "postgres")
+MOCK_BANK = "mock-bank"
 ROLE_TIMEOUT_S = 60.0
 ROLE_GRACE_S = 20.0
 
@@ -135,8 +136,8 @@ class LocalStack:
         to ``roles``, so that :meth:`stop` ends it.
         """
         return Process(
-            "mock-bank",
-            [sys.executable, "-m", "aura_stream.cli", "mock-bank", *options],
+            MOCK_BANK,
+            [sys.executable, "-m", "aura_stream.cli", MOCK_BANK, *options],
             run_dir=self.run_dir,
             log_dir=self.log_dir,
             env={

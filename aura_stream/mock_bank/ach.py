@@ -89,6 +89,8 @@ def settle(bank: Bank, data: dict[str, Any], at: int) -> None:
     else:
         bank.book(into, out_of, cents, row, at)
     bank.tell(row, "transfer.settled", at)
+    if outcome.get("settled_twice"):
+        bank.tell(bank.transfer(row["id"]), "transfer.settled", at)
     kind, code = outcome.get("later") or (("return", "R01") if short else ("", ""))
     if kind == "noc":
         bank.schedule(ach_return_at(at, 2), "ach_morning", transfer=row["id"], what="noc", code=code)

@@ -73,7 +73,7 @@ def create_app(world: World) -> web.Application:
 
     async def alive(_: web.Application) -> AsyncIterator[None]:
         task = asyncio.create_task(world.run())
-        task.add_done_callback(door.ended)
+        task.add_done_callback(world.ended)
         yield
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -95,14 +95,15 @@ async def serve(config: Config, *, ready: Callable[[str], None] = lambda _: None
         await site.start()
         port = runner.addresses[0][1]
         world.write_credentials(port)
-        stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+            asyncio.get_running_loop().add_signal_handler(number, world.stopped.set)
         if config.ready_file is not None:
             config.ready_file.parent.mkdir(parents=True, exist_ok=True)
             config.ready_file.write_text(json.dumps({"url": f"http://{config.host}:{port}"}))
         ready(f"http://{config.host}:{port}")
-        await stopped.wait()
+        await world.stopped.wait()
+        if world.failure is not None:
+            raise world.failure
     finally:
         if config.ready_file is not None:
             config.ready_file.unlink(missing_ok=True)
@@ -116,12 +117,6 @@ class _Door:
     def __init__(self, world: World) -> None:
         self.world = world
         self._paces = {name: _Pace(deque()) for name in world.banks}
-
-    def ended(self, task: asyncio.Task[None]) -> None:
-        """The clock or a dispatcher has failed: a bank that has stopped moving must not look alive."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("the mock bank cannot go on", exc_info=error)
-            signal.raise_signal(signal.SIGTERM)
 
     def route(self, operation: Operation, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """The aiohttp handler of an operation."""
@@ -256,6 +251,9 @@ async def _send(request: web.Request, reply: Reply, bank: Bank | None) -> web.St
         )
     if reply.fault == "negative_amount" and "amount" in reply.body:
         return _json(reply.status, {**reply.body, "amount": "-" + reply.body["amount"]})
+    if reply.fault == "wrong_currency" and "currency" in reply.body:
+        other = {"USD": "EUR", "EUR": "USD"}[reply.body["currency"]]
+        return _json(reply.status, {**reply.body, "currency": other})
     if reply.fault == "cut_answer":
         return await _cut(request, reply)
     if isinstance(reply.body, bytes):

@@ -59,6 +59,7 @@ class Operation:
     path: str
     caller: str
     scope: str
+    summary: str
     query: Part
     body: Part | None
     media_type: str
@@ -112,6 +113,7 @@ def _operation(document: dict[str, Any], path: str, method: str, spec: dict[str,
         path=path,
         caller=caller,
         scope="".join(security.get(caller, [])[:1]),
+        summary=spec["summary"],
         query=Part("query", query, components),
         body=Part("body", bodies[media_type]["schema"], components) if bodies else None,
         media_type=media_type,

@@ -25,6 +25,7 @@ SUBMIT: Final = {
     "huge": "it was done, and the answer is 10 MB long",
     "wrong_types": "it was done, and numbers are texts and texts are lists",
     "negative_amount": "it was done, and the answer's amount is negative",
+    "wrong_currency": "it was done, and the answer names another currency",
 }
 """What can befall a call that moves money; at most one of them."""
 INQUIRY: Final = {
@@ -36,6 +37,7 @@ OUTCOME: Final = {
     "reject": "rejected before it settles: ACH R03, SEPA AC01",
     "return": "returned after it settled: ACH R01, SEPA AC04",
     "one_cent_off": "settled with one cent less than asked",
+    "settled_twice": "settled once and told twice, as two events",
     "stuck": "stays pending until somebody acts",
     "instant_timeout": "SCT Inst only: rejected with AB05 after 7 s",
 }
@@ -85,6 +87,8 @@ PROFILES: Final[dict[str, dict[str, int]]] = {
         "huge": 100,
         "wrong_types": 300,
         "negative_amount": 300,
+        "wrong_currency": 100,
+        "settled_twice": 200,
         "inquiry_error": 1500,
         "inquiry_hang": 500,
         "stale_status": 1000,
@@ -144,6 +148,8 @@ class Profile:
     rates: Mapping[str, int] = field(default_factory=dict)
     slow_ms: int = 300
     hang_ms: int = 30_000
+    skew_s: int = 0
+    """By how many seconds the bank's own clock is wrong when it signs a webhook."""
     calls_per_s: int = 0
     """More calls than these within a second of the machine are answered with 429; 0: no limit."""
 
@@ -159,6 +165,7 @@ class Outcome:
     refused: bool = False
     stuck: bool = False
     one_cent_off: bool = False
+    settled_twice: bool = False
     instant_timeout: bool = False
     reject: str = ""
     later: tuple[str, str] | None = None
@@ -216,9 +223,9 @@ def on_inquiry(profile: Profile, bank: str, reference: str, times: int) -> str:
     return pick(profile, INQUIRY, bank, "inquiry", reference, times)
 
 
-def is_slow(profile: Profile, bank: str, reference: str, times: int, cents: int) -> int:
+def is_slow(profile: Profile, bank: str, reference: str, times: int, cents: int, name: str) -> int:
     """By how many milliseconds an answer is late."""
-    if MAGIC_ANY.get(cents % 100) == "slow":
+    if magic(cents, name) == "slow":
         return profile.slow_ms
     if draw(profile.seed, bank, "slow", reference, times) >= profile.rate("slow"):
         return 0
@@ -242,6 +249,7 @@ def on_outcome(profile: Profile, bank: str, reference: str, currency: str, cents
         refused=fault == "refused",
         stuck=fault == "stuck",
         one_cent_off=fault == "one_cent_off" and cents > 1,
+        settled_twice=fault == "settled_twice",
         instant_timeout=fault == "instant_timeout",
         reject=codes.get((fault, currency), "") if fault == "reject" else "",
         later=("return", codes[fault, currency]) if fault == "return" else None,

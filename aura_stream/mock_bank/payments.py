@@ -20,7 +20,17 @@ from aura_stream.mock_bank.money import cents_of
 from aura_stream.mock_bank.problems import Problem
 
 ACTED_ON: Final = frozenset(
-    ("", "error_after", "timeout_after", "cut_answer", "html", "huge", "wrong_types", "negative_amount")
+    (
+        "",
+        "error_after",
+        "timeout_after",
+        "cut_answer",
+        "html",
+        "huge",
+        "wrong_types",
+        "negative_amount",
+        "wrong_currency",
+    )
 )
 """Faults with which a call still does what it asks for."""
 HANGS: Final = frozenset(("timeout_before", "timeout_after", "late", "inquiry_hang", "hanging"))
@@ -122,7 +132,7 @@ def submit(bank: Bank, order: Order, path: str, at: int) -> Reply:
             fault = on_submit(bank.profile, bank.name, order.reference, times, order.cents, order.party["name"])
         if fault == "late" and _remembered(bank, order.reference, at) is not None:
             fault = ""
-        slow = is_slow(bank.profile, bank.name, order.reference, times, order.cents)
+        slow = is_slow(bank.profile, bank.name, order.reference, times, order.cents, order.party["name"])
         reply, acted = Reply(0, None), False
         if fault in ACTED_ON:
             reply, acted = act(bank, order, at)
@@ -243,7 +253,7 @@ def inquire(bank: Bank, reference: str, at: int) -> Reply:
             reply = Reply(404, body, fault)
         else:
             row = bank.transfer(known["transfer_id"])
-            slow = is_slow(bank.profile, bank.name, "inquiry " + reference, times, row["cents"])
+            slow = is_slow(bank.profile, bank.name, "inquiry " + reference, times, row["cents"], row["name"])
             reply = Reply(200, bank.view(row, stale=fault == "stale_status"), fault, slow)
         status = 503 if fault == "inquiry_error" else 0 if fault in HANGS else reply.status
         bank.journal(at, "GET", "/transfers", reference, "", fault, False, status)

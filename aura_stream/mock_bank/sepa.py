@@ -57,6 +57,8 @@ def settle(bank: Bank, data: dict[str, Any], at: int) -> None:
     row = bank.change(row, at, status="settled", settled_ms=at, settled_cents=cents)
     bank.book(bank.counter_account(row), row["account_id"], cents, row, at)
     bank.tell(row, "transfer.settled", at)
+    if outcome.get("settled_twice"):
+        bank.tell(bank.transfer(row["id"]), "transfer.settled", at)
     kind, code = outcome.get("later") or ("", "")
     if kind == "return":
         days = 1 + draw(bank.profile.seed, bank.name, "return", row["reference"]) % 3

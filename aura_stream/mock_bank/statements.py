@@ -152,10 +152,10 @@ def upload(bank: Bank, text: str, account_id: str, path: str, at: int) -> Reply:
     ]
     if len(orders) > BATCH_MAX or any(order is None for order in orders):
         raise Problem(400, "invalid_nacha_file", "A file holds up to 10,000 debits and credits of PPD, CCD or WEB.")
-    name = "file:" + hashlib.sha256(text.encode()).hexdigest()[:32]
+    name = f"file {hashlib.sha256(text.encode()).hexdigest()[:32]}"
     done: dict[str, list[str]] = {"accepted": [], "rejected": [], "duplicates": [], "refused": []}
     with bank.store.transaction():
-        times = bank.visit("submit", name)
+        times = bank.visit("upload", name)
         down = {"down": "error_before", "hanging": "hanging"}.get(bank.profile.name)
         fault = down or on_submit(bank.profile, bank.name, name, times, 0, "")
         if fault == "late":

@@ -37,6 +37,8 @@ CREATE TABLE IF NOT EXISTS entries (
   cents INTEGER NOT NULL,
   at_ms INTEGER NOT NULL, day TEXT NOT NULL, transfer_id TEXT NOT NULL, is_return INTEGER NOT NULL,
   code TEXT NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS entries_by_journal ON entries (journal);
+CREATE INDEX IF NOT EXISTS entries_by_transfer ON entries (transfer_id);
 CREATE INDEX IF NOT EXISTS entries_by_account ON entries (account_id, day);
 CREATE TABLE IF NOT EXISTS balances (account_id TEXT PRIMARY KEY REFERENCES accounts, cents INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS remembered (

@@ -132,6 +132,7 @@ class Dispatcher:
     async def _post(self, id_: str, body: bytes, fault: str) -> str:
         """One try; the status that came back, or what went wrong."""
         at_s = time.time_ns() // 1_000_000_000 if self._time_of == "machine" else self._bank.clock.now() // 1000
+        at_s += self._bank.profile.skew_s
         if fault == "stale":
             at_s -= STALE_S
         secret = secret_of(self._bank)

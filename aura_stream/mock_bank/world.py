@@ -84,6 +84,8 @@ class World:
         self.operator_token = f"operator_{next(iter(self.banks.values())).derived('operator')}"
         self.dispatchers: dict[str, webhooks.Dispatcher] = {}
         self._wake = asyncio.Event()
+        self.stopped = asyncio.Event()
+        self.failure: BaseException | None = None
 
     def close(self) -> None:
         """Closes the files; the process may end."""
@@ -119,6 +121,12 @@ class World:
                 tasks.create_task(dispatcher.run())
                 bank.changed = self._waker(dispatcher)
             tasks.create_task(self._tick())
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """For the task of :meth:`run`: a bank whose clock or webhooks have failed must not look alive."""
+        if not task.cancelled():
+            self.failure = task.exception()
+            self.stopped.set()
 
     def _waker(self, dispatcher: webhooks.Dispatcher) -> Any:
         def wake() -> None:

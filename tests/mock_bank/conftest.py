@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -59,6 +60,8 @@ class Receiver:
     answer: int = 0
     hooks: list[Hook] = field(default_factory=list)
     url: str = ""
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by a good webhook that tells of a settlement."""
 
     async def handle(self, request: web.Request) -> web.Response:
         """Verifies, keeps and answers."""
@@ -66,6 +69,8 @@ class Receiver:
         trouble = self._trouble(request, body)
         type_ = "" if trouble == "cut" else json.loads(body)["type"]
         self.hooks.append(Hook(request.headers["webhook-id"], type_, body, trouble))
+        if type_ == "transfer.settled" and not trouble:
+            self.settled.set()
         return web.Response(status=self.answer or (401 if trouble else 204))
 
     def _trouble(self, request: web.Request, body: bytes) -> str:

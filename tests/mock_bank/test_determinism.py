@@ -104,7 +104,7 @@ async def _play(world: World, client: TestClient[Any, Any], steps: Sequence[Step
     return seen + [[tuple(row) for row in bank.store.rows(f"SELECT * FROM {table} ORDER BY rowid")] for table in tables]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, st.integers(0, 2**32))
 def test_a13_same_seed_and_same_calls_give_the_same_bytes(steps: list[Step], seed: int) -> None:
     first = asyncio.run(play(steps, seed))

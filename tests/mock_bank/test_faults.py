@@ -131,6 +131,16 @@ async def test_n31_one_cent_is_missing_everywhere(client: Client) -> None:
     assert b'<Amt Ccy="USD">10.11</Amt>' in statement.body
 
 
+async def test_n31_settlement_is_told_twice_and_booked_once(client: Client) -> None:
+    await client.ach("REF-1", "10.00", counterparty=RECEIVER | {"name": "FAULT settled_twice"})
+    await client.pass_time(days=4)
+
+    events = (await client.bank("GET", "/events")).body["events"]
+    assert [event["type"] for event in events] == ["transfer.accepted", "transfer.settled", "transfer.settled"]
+    assert events[1]["id"] != events[2]["id"]
+    assert (await client.books())["balances"]["trust-usd"] == "10.00"
+
+
 async def test_n31_rates_hit_as_often_as_they_say(client: Client) -> None:
     await client.operator("PUT", "/profile", {"name": "calm", "rates": {"error_before": 3000}, "seed": 5})
     statuses = [(await client.ach(f"REF-{number}", "1.00")).status for number in range(300)]
@@ -190,12 +200,14 @@ async def test_sec34_hostile_answers_of_an_order_that_was_done(client: Client) -
     html, huge = await order("html"), await order("huge")
     types, negative = await order("wrong_types"), await order("negative_amount")
 
+    currency = await order("wrong_currency")
+    assert currency.body["currency"] == "EUR"
     assert html.status == 502 and b"<script>" in html.body
     assert len(huge.body["padding"]) == 10_000_000
     assert isinstance(types.body["amount"], list) and isinstance(types.body["seq"], str)
     assert negative.body["amount"] == "-5.00"
     listed = (await client.operator("GET", "/books/references"))["references"]
-    assert [one["acted"] for one in listed] == [1, 1, 1, 1]
+    assert [one["acted"] for one in listed] == [1, 1, 1, 1, 1]
 
 
 async def test_n29_statement_is_cut_and_whole_when_asked_again(client: Client) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,38 @@ async def test_a17_mock_bank_starts_alone_survives_a_kill_and_stops_at_sigterm(s
     assert again.wait(10) and again.returncode == 0
     assert not again.ready_file.exists()
     assert "Traceback" not in again.log_path.read_text()
+
+
+async def test_n30_kill_in_the_middle_loses_nothing_that_was_answered(stack: LocalStack, aura: Shell) -> None:
+    process = stack.start_mock_bank(*CLOCK)
+    names = [f"REF-{number}" for number in range(400)]
+    answered: list[str] = []
+    enough = asyncio.Event()
+    async with aiohttp.ClientSession() as session:
+        client = await Client(session, credentials(stack), "bank-a").login()
+
+        async def flood(mine: list[str]) -> None:
+            with suppress(aiohttp.ClientError):
+                for name in mine:
+                    assert (await client.ach(name, "10.00")).status == 201
+                    answered.append(name)
+                    if len(answered) == 60:
+                        enough.set()
+
+        floods = [asyncio.create_task(flood(names[part::8])) for part in range(8)]
+        await asyncio.wait_for(enough.wait(), 60)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        await asyncio.gather(*floods)
+    process.wait(10)
+    assert len(answered) < len(names)
+
+    stack.start_mock_bank(*CLOCK)
+    assert set(await order(stack, *answered)) == {200}
+    await order(stack, *names)
+    aura("trigger", "clock", "4d")
+    books = json.loads(aura("trigger", "books").out)
+    assert books["max_acted"] == 1 and books["balanced"] and books["transfers"] == {"settled": 400}
 
 
 async def test_a13_triggers_do_what_they_say(stack: LocalStack, aura: Shell) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 
 import pytest
 
@@ -148,6 +150,30 @@ async def test_410_ends_the_webhook_until_it_is_set_again(client: Client, receiv
     await client.bank("PUT", "/webhook", {"url": receiver.url})
     await client.flush()
     assert [hook.transfer["reference"] for hook in receiver.hooks] == ["REF-1", "REF-2"]
+
+
+@pytest.mark.parametrize(("skew", "trouble"), [(300, ""), (-300, ""), (301, "stale"), (-301, "stale")])
+async def test_sec33_banks_clock_may_be_wrong(client: Client, receiver: Receiver, skew: int, trouble: str) -> None:
+    await client.operator("PUT", "/profile", {"skew_s": skew})
+    await client.ach("REF-1", "10.00")
+    await client.flush()
+
+    assert [hook.trouble for hook in receiver.hooks] == [trouble]
+
+
+async def test_wall_clock_runs_by_itself_and_can_be_pushed(start: Start) -> None:
+    running = await start(clock="wall", start_ms=None, webhook_time="machine")
+    client = await running.client()
+    receiver = await running.receiver(client)
+    receiver.now_s = lambda: int(time.time())
+    await client.fund()
+    await client.sepa("REF-1", "1.00", instant=True)
+    async with asyncio.timeout(30):
+        await receiver.settled.wait()
+
+    await client.ach("REF-2", "1.00")
+    await client.pass_time(days=6)
+    assert (await client.status_by_id("REF-2"))["status"] == "settled"
 
 
 async def test_webhooks_wait_while_the_bank_is_down(client: Client, receiver: Receiver) -> None:
