@@ -36,10 +36,6 @@ def mock_bank(
     webhook_host: Annotated[
         list[str] | None, typer.Option(help="A host beside loopback that webhooks may go to; again for more.")
     ] = None,
-    secret: Annotated[
-        str,
-        typer.Option(envvar="AURA_MOCK_BANK_SECRET", help="From which its secrets are derived; default: made once."),
-    ] = "",
 ) -> None:
     """Run the mock bank until SIGTERM or Ctrl-C.
 
@@ -66,7 +62,7 @@ def mock_bank(
         profile=profile,
         clock=clock,
         start_ms=_milliseconds(start) if start else None,
-        secret=secret,
+        secret=settings.mock_bank_secret.get_secret_value() if settings.mock_bank_secret else "",
         webhook_time=webhook_time,
         webhook_hosts=tuple(webhook_host or ()),
         ready_file=settings.home / "run" / "mock-bank.ready",

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from datetime import time
 from typing import Any, Final
 
+from aura_stream.mock_bank import calendars
 from aura_stream.mock_bank.bank import Bank
 from aura_stream.mock_bank.calendars import (
     NEW_YORK,
@@ -122,7 +124,7 @@ def give_back(bank: Bank, row: sqlite3.Row, code: str, at: int, *, force: bool =
     into, out_of = (entry["account_id"] for entry in sorted(journal, key=lambda entry: int(entry["cents"])))
     row = bank.change(row, at, status="returned", code=code)
     bank.book(into, out_of, row["settled_cents"], row, at, code=code)
-    if row["rail"] == "ach":
+    if row["rail"] == "ach" and row["direction"] != "incoming":
         addenda = Addenda(
             kind="99", code=code, original_trace=row["trace"], original_routing=_party(row)["routing_number"][:8]
         )
@@ -197,7 +199,8 @@ def _batch(bank: Bank, sec: str, effective_ms: int, entries: list[Entry]) -> Bat
 def _write_file(bank: Bank, kind: str, batches: tuple[Batch, ...], at: int) -> None:
     n = bank.store.value("SELECT coalesce(max(n), 0) + 1 FROM files")
     created = local(at, NEW_YORK).replace(tzinfo=None)
-    today = bank.store.value("SELECT count(*) FROM files WHERE at_ms >= ? AND kind = ?", at - at % 86_400_000, kind)
+    midnight = calendars.at(created.date(), time(0), NEW_YORK)
+    today = bank.store.value("SELECT count(*) FROM files WHERE at_ms >= ? AND kind = ?", midnight, kind)
     inward = kind == "return"
     file = File(
         destination=bank.routing if inward else OPERATOR,

@@ -11,7 +11,6 @@ import signal
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any, Final
@@ -76,8 +75,7 @@ def create_app(world: World) -> web.Application:
         task.add_done_callback(world.ended)
         yield
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await asyncio.gather(task, return_exceptions=True)
 
     app.cleanup_ctx.append(alive)
     return app

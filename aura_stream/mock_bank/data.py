@@ -11,6 +11,7 @@ from aura_stream.mock_bank import oauth, statements
 from aura_stream.mock_bank.bank import iso_time
 from aura_stream.mock_bank.calendars import DAY_MS
 from aura_stream.mock_bank.call import Call, Handler
+from aura_stream.mock_bank.faults import DATA, TOKEN, pick
 from aura_stream.mock_bank.money import text_of
 from aura_stream.mock_bank.payments import Reply
 from aura_stream.mock_bank.problems import Problem
@@ -22,8 +23,16 @@ HISTORY_MS: Final = 90 * DAY_MS
 
 async def token(call: Call) -> Reply:
     """The token endpoint."""
-    headers = {"Cache-Control": "no-store"}
-    return Reply(200, oauth.grant(call.bank, call.body, call.at), headers=headers)
+    bank, kind = call.bank, call.body.get("grant_type", "")[:40]
+    fault = ""
+    if kind in ("authorization_code", "refresh_token"):
+        fault = pick(bank.profile, TOKEN, bank.name, kind, bank.visit("token", kind))
+    if fault == "token_error_before":
+        return Reply(0, None, "error_before")
+    tokens = oauth.grant(bank, call.body, call.at)
+    if fault == "token_error_after":
+        return Reply(0, None, "error_after")
+    return Reply(200, tokens, headers={"Cache-Control": "no-store"})
 
 
 async def create_consent(call: Call) -> Reply:
@@ -130,6 +139,19 @@ async def list_transactions(call: Call) -> Reply:
     return Reply(200, {"transactions": shown, "after": rows[-1]["n"] if rows else call.query["after"]})
 
 
+def _faulty(handler: Handler) -> Handler:
+    """A read of account data that fails as the profile says; by the consent and how often it has been here."""
+
+    async def read(call: Call) -> Reply:
+        consent = _opened(call)["id"]
+        fault = pick(call.bank.profile, DATA, call.bank.name, consent, call.bank.visit("data", consent))
+        if fault:
+            return Reply(0, None, {"data_error": "error_before", "data_limited": "rate_limited"}[fault])
+        return await handler(call)
+
+    return read
+
+
 HANDLERS: Final[dict[str, Handler]] = {
     "token": token,
     "createConsent": create_consent,
@@ -137,7 +159,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "revokeConsent": revoke_consent,
     "showAuthorization": authorize,
     "decideAuthorization": decide,
-    "listUserAccounts": list_accounts,
-    "getUserBalance": get_balance,
-    "listUserTransactions": list_transactions,
+    "listUserAccounts": _faulty(list_accounts),
+    "getUserBalance": _faulty(get_balance),
+    "listUserTransactions": _faulty(list_transactions),
 }

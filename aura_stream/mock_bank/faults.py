@@ -49,9 +49,18 @@ WEBHOOK: Final = {
     "stale": "first sent with a timestamp that is 10 min old",
     "cut": "first sent with half of its body",
 }
+TOKEN: Final = {
+    "token_error_before": "503, and the user's code or refresh token is still good",
+    "token_error_after": "500, and it is used up",
+}
+"""Of the token endpoint, for a user's tokens only."""
+DATA: Final = {
+    "data_error": "account data: 503",
+    "data_limited": "account data: 429 with Retry-After",
+}
 SLOW: Final = {"slow": "the answer takes up to `slow_ms` longer"}
 FILES: Final = {"cut_file": "a statement breaks off in the middle"}
-ALL: Final = SLOW | FILES | SUBMIT | INQUIRY | OUTCOME | WEBHOOK
+ALL: Final = SLOW | SUBMIT | INQUIRY | OUTCOME | WEBHOOK | FILES | TOKEN | DATA
 """Every fault with what happens."""
 
 PROFILES: Final[dict[str, dict[str, int]]] = {
@@ -73,6 +82,10 @@ PROFILES: Final[dict[str, dict[str, int]]] = {
         "bad_signature": 300,
         "stale": 200,
         "cut": 300,
+        "token_error_before": 300,
+        "token_error_after": 200,
+        "data_error": 500,
+        "data_limited": 300,
     },
     "hostile": {
         "slow": 2000,
@@ -102,6 +115,10 @@ PROFILES: Final[dict[str, dict[str, int]]] = {
         "stale": 500,
         "cut": 500,
         "cut_file": 2000,
+        "token_error_before": 800,
+        "token_error_after": 500,
+        "data_error": 1500,
+        "data_limited": 700,
     },
     "down": {},
     "hanging": {},

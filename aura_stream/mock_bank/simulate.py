@@ -18,6 +18,7 @@ from aura_stream.mock_bank.payments import Order, Reply
 from aura_stream.mock_bank.problems import Problem
 
 FLUSH_S: Final = 30.0
+RETURN_CODES: Final = frozenset(f"R{number:02d}" for number in range(100))
 
 
 async def health(call: Call) -> Reply:
@@ -121,6 +122,8 @@ async def give_back(call: Call) -> Reply:
     row = _named(call)
     if row["status"] != "settled":
         raise Problem(409, "not_settled", f"Transfer {row['id']} is {row['status']}.")
+    if row["rail"] == "internal" or (row["rail"] == "ach") != (call.body["code"] in RETURN_CODES):
+        raise Problem(400, "wrong_code", f"{row['rail']} transfers do not come back with {call.body['code']}.")
     force = call.body.get("force", False) or row["rail"] != "ach"
     try:
         with call.bank.store.transaction():

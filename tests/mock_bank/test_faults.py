@@ -273,3 +273,23 @@ async def test_a13_n30_hundred_orders_through_a_misbehaving_bank_are_each_done_o
     assert len({call["fault"] for call in calls}) > 6
     books = await client.books()
     assert books["max_acted"] == 1 and books["balanced"]
+
+
+async def test_n31_incoming_ach_credit_can_be_taken_back(client: Client) -> None:
+    pushed = await client.fund("10.00", "trust-usd", reference="in-1")
+    wrong = await client.try_operator("POST", "/returns", {"transfer_id": pushed["id"], "code": "AC04"})
+    assert (wrong.status, wrong.body["code"]) == (400, "wrong_code")
+    taken = await client.operator("POST", "/returns", {"transfer_id": pushed["id"], "code": "R06"})
+
+    assert taken["status"] == "returned"
+    assert (await client.books())["balances"]["trust-usd"] == "0.00"
+
+
+async def test_bank_whose_clock_fails_does_not_look_alive(start: Start) -> None:
+    running = await start()
+    bank = running.world.banks["bank-a"]
+    bank.schedule(running.world.clock.now(), "no such job")
+
+    await asyncio.wait_for(running.world.stopped.wait(), 20)
+
+    assert isinstance(running.world.failure, ExceptionGroup)

@@ -210,3 +210,25 @@ async def test_wrong_secret_and_unknown_grants_are_refused_as_the_rfc_says(clien
     assert (await client.call("GET", f"{client.mine['url']}/v1/accounts")).status == 401
     await client.pass_time(3_600)
     assert (await client.call("GET", f"{client.mine['url']}/v1/accounts", token=client.token)).status == 401
+
+
+async def test_l56_refresh_token_is_lost_in_an_error_and_the_user_must_be_asked_again(client: Client) -> None:
+    first = (await exchange(client, await code_of(client, await ask(client)))).body
+    await client.operator("PUT", "/profile", {"rates": {"token_error_before": 10_000}})
+    before = await client.grant(grant_type="refresh_token", refresh_token=first["refresh_token"])
+    await client.operator("PUT", "/profile", {"rates": {"token_error_after": 10_000}})
+    after = await client.grant(grant_type="refresh_token", refresh_token=first["refresh_token"])
+    await client.operator("PUT", "/profile", {"rates": {}})
+    again = await client.grant(grant_type="refresh_token", refresh_token=first["refresh_token"])
+
+    assert (before.status, after.status, again.status) == (503, 500, 400)
+    assert again.body["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize(("fault", "status"), [("data_error", 503), ("data_limited", 429)])
+async def test_l79_account_data_fails_for_a_while(client: Client, fault: str, status: int) -> None:
+    tokens = (await exchange(client, await code_of(client, await ask(client)))).body
+    await client.operator("PUT", "/profile", {"rates": {fault: 5_000}})
+    answers = [await data(client, tokens["access_token"], "/accounts") for _ in range(20)]
+
+    assert {answer.status for answer in answers} == {200, status}
