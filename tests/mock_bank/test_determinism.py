@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aura_stream.mock_bank import faults, oauth
+from aura_stream.mock_bank import books, faults, oauth
 from aura_stream.mock_bank.app import create_app
 from aura_stream.mock_bank.world import Config, World
 from tests.mock_bank.conftest import CREDITOR, FRIDAY, RECEIVER
@@ -101,6 +101,7 @@ async def _play(world: World, client: TestClient[Any, Any], steps: Sequence[Step
         "remembered",
         "tokens",
     )
+    assert books.summary(bank)["balanced"]
     return seen + [[tuple(row) for row in bank.store.rows(f"SELECT * FROM {table} ORDER BY rowid")] for table in tables]
 
 

@@ -293,3 +293,29 @@ async def test_bank_whose_clock_fails_does_not_look_alive(start: Start) -> None:
     await asyncio.wait_for(running.world.stopped.wait(), 20)
 
     assert isinstance(running.world.failure, ExceptionGroup)
+
+
+async def test_everything_happens_at_its_own_time_in_order_however_long_the_step(client: Client) -> None:
+    await client.fund()
+    await client.ach("REF-1", "10.44")
+    await client.sepa("REF-2", "10.22")
+    await client.ach("REF-3", "10.22", same_day=True)
+    await client.sepa("REF-4", "10.00", instant=True)
+    await client.pass_time(days=30)
+
+    events = (await client.bank("GET", "/events")).body["events"]
+    times = [event["occurred_at"] for event in events]
+    assert times == sorted(times) and len(set(times)) == 8  # five things were told at the start
+    order = [(event["data"]["transfer"]["reference"], event["type"].partition(".")[2]) for event in events[5:]]
+    assert [name for name, _ in order[:4]] == ["REF-4", "REF-2", "REF-3", "REF-1"]
+    assert set(order[4:6]) == {("REF-2", "returned"), ("REF-3", "returned")}
+    assert order[6:] == [("REF-1", "returned")]
+
+
+async def test_n31_one_cent_is_missing_on_sepa_and_from_what_comes_in(client: Client) -> None:
+    assert (await client.fund("100.12"))["settled_amount"] == "100.11"
+    await client.sepa("REF-1", "10.12", instant=True)
+    await client.pass_time(5)
+
+    assert (await client.status("REF-1"))["settled_amount"] == "10.11"
+    assert (await client.books())["balances"]["trust-eur"] == "90.00"

@@ -93,6 +93,9 @@ async def test_a17_mock_bank_starts_alone_survives_a_kill_and_stops_at_sigterm(s
     books = json.loads(aura("trigger", "books").out)
     assert books["balances"]["trust-usd"] == "30.00" and books["max_acted"] == 1 and books["balanced"]
 
+    status = json.loads(aura("status", "--json").out)
+    assert status["ready"] and [row["name"] for row in status["processes"]] == ["mock-bank"]
+
     pid = again.pid
     assert pid is not None
     os.kill(pid, signal.SIGTERM)
