@@ -117,6 +117,10 @@ class Settings(BaseSettings):
         description="What a new wallet starts with in the sandbox, in cents; nothing in live mode.",
     )
     api_wait_s: float = Field(2.0, ge=0, le=30, description="How long a request waits for its outcome, in seconds.")
+    mock_bank_port: int = Field(8090, ge=1, le=65535, description="Loopback port of the mock bank (sandbox only).")
+    mock_bank_secret: SecretStr | None = Field(
+        None, description="From which the mock bank derives its secrets; default: made once and kept with its data."
+    )
     partitions: int = Field(
         8, ge=1, le=1024, description="Partitions of every topic that moves money; fixed once the topics exist."
     )

@@ -66,7 +66,7 @@ def test_every_command_of_the_shell_and_target_of_make_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     for page in pages():
         text = page.read_text(encoding="utf-8")
-        named = set(re.findall(r"[`/]aura ([a-z]+)", text))
+        named = set(re.findall(r"[`/]aura ([a-z][a-z-]*)", text))
         assert named <= set(COMMANDS), f"{name_of(page)}: {sorted(named - set(COMMANDS))}"
         made = set(re.findall(r"`make ([a-z]+)", text))
         assert made <= targets, f"{name_of(page)}: {sorted(made - targets)}"
