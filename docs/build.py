@@ -33,7 +33,7 @@ from aura_stream.engine.unit import DEADLINES, STATE_KEY
 from aura_stream.identity.permissions import ACTIONS, ROLES, SERVICE, Principal, Reach, reach
 from aura_stream.ledger.verify import CHECKS
 from aura_stream.mock_bank import faults
-from aura_stream.mock_bank.contract import load_contract
+from aura_stream.mock_bank.contract import load_contract as load_bank_contract
 from aura_stream.settings import Settings
 from web.contract import load_contract
 
@@ -153,7 +153,7 @@ def bank_routes() -> str:
                 (f"{one.caller}: {one.scope}" if one.scope != one.caller else one.caller).rstrip(": ") or "-",
                 _escaped(one.summary),
             )
-            for one in load_contract().operations.values()
+            for one in load_bank_contract().operations.values()
         ),
     )
 

@@ -164,7 +164,11 @@ async def test_a13_triggers_do_what_they_say(stack: LocalStack, aura: Shell) -> 
 @pytest.mark.parametrize(
     ("arguments", "env", "text"),
     [
-        ((), {"AURA_MODE": "live", "AURA_API_KEY": "x" * 24}, "sandbox only"),
+        (
+            (),
+            {"AURA_MODE": "live", "AURA_API_KEY": "x" * 24, "AURA_IDENTITY_SECRET": bytes(range(32)).hex()},
+            "sandbox only",
+        ),
         (("--clock", "manual"), {}, "--start"),
         (("--clock", "manual", "--start", "2026-11-20T09:00:00"), {}, "zone"),
         (("--bank", "Bank A"), {}, "--bank"),
