@@ -34,6 +34,9 @@ _ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD03641
 _TYPE: Final = b"\x02"
 """First byte of an EIP-1559 transaction."""
 
+_FIELDS: Final = 9
+"""Of a transaction before its signature."""
+
 _PUBLISHED: Final = frozenset(
     {
         # The ten accounts of every development node (mnemonic "test test ... junk"): bots empty them within a block.
@@ -128,6 +131,8 @@ def sender_of(raw: bytes) -> str:
         raise ValueError("not an EIP-1559 transaction")
     try:
         *fields, parity, r, s = rlp.decode(raw[1:])
+        if len(fields) != _FIELDS:
+            raise ValueError("a wrong number of fields")
         signature = r.rjust(32, b"\0") + s.rjust(32, b"\0") + (parity or b"\0")
         return _address(PublicKey.from_signature_and_message(signature, _digest(fields), hasher=None))
     except Exception as error:  # the libraries raise whatever their parser and their curve raise

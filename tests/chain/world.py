@@ -36,6 +36,7 @@ class World:
 
     async def begin(self) -> None:
         await self.chaos.fund(self.key.address)
+        await self.chaos.base_fee(GWEI)  # whatever a test before has made of it
         self.token = contract_address(self.key.address, 0)
         deploy = self.sign(token.BYTECODE, to=None, gas=3_000_000)
         roles = self.sign(token.set_roles(self.key.address, Role.MINTER | Role.BURNER | Role.PAUSER))
