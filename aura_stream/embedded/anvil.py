@@ -34,6 +34,9 @@ _MEMBER: Final = "package/bin/anvil"
 _SHA256: Final = "10c1c727d6c1de973aeb160e59875b9a9a23464d6e74149ee8abb30b3500311b"
 _INSTEAD: Final = "use your own node: AURA_CHAIN_RPC_URL=http://host:port"
 
+STATES_KEPT: Final = 32
+"""For so many blocks back balances and nonces can be asked for, and a fork can be made."""
+
 START_TIMEOUT_S = 30.0
 STOP_GRACE_S = 15.0
 
@@ -169,6 +172,7 @@ class AnvilServer:
             require_port(self.port, "The chain", "AURA_CHAIN_PORT")
             program = ensure_anvil()
             self.home.mkdir(parents=True, exist_ok=True)
+            self._check_state()
             mining = ["--no-mining"] if self.block_time_s is None else ["--block-time", str(self.block_time_s)]
             self.process.argv = [
                 str(program),
@@ -178,8 +182,8 @@ class AnvilServer:
                 # Short epochs, so that the tags "safe" and "finalized" follow the head closely.
                 *("--slots-in-an-epoch", "4"),
                 *("--state", str(self.state_path), "--state-interval", str(self._save_every_s)),
-                # The supply at a final block is asked for after a restart too.
-                "--preserve-historical-states",
+                # The supply at a final block is asked for after a restart too; each state kept is a copy of all of it.
+                *("--prune-history", str(STATES_KEPT), "--preserve-historical-states"),
             ]
             self.process.start()
         self.process.wait_ready(timeout_s)
@@ -196,6 +200,21 @@ class AnvilServer:
         """Stop in order and start again with the same chain and port."""
         self.stop()
         self.start()
+
+    def _check_state(self) -> None:
+        """A node that was killed while it wrote the file down would only say that a number is missing in it."""
+        try:
+            with self.state_path.open("rb") as file:
+                json.load(file)
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            raise SetupError(
+                "The local chain is damaged.",
+                where=str(self.state_path),
+                why=f"the node ended while it wrote the file: {error}",
+                fix=f"rm {self.state_path}   (the chain begins anew; what was on it is lost, so wipe the ledger too)",
+            ) from error
 
     def _is_ready(self) -> bool:
         return chain_id_at(self.rpc_url) == self.chain_id
