@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("aura_stream.cli.worker", "Run one worker process: ledger or sink."),
     "api": ("aura_stream.cli.api", "Run the HTTP API."),
     "rebuild": ("aura_stream.cli.rebuild", "Compute the state anew from the log and compare."),
+    "trigger": ("aura_stream.cli.trigger", "Make the simulated world do something now (sandbox only)."),
     "bench": ("aura_stream.cli.bench", "Measure throughput and latency."),
 }
 """Command -> (module, one line of help). The module has a typer app ``app``, or a function named like the command."""

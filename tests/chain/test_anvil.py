@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import platform
 import socket
 import stat
 import tarfile
@@ -14,7 +15,6 @@ from typing import Any
 import pytest
 
 from aura_stream import SetupError
-from aura_stream.embedded import anvil as embedded
 from aura_stream.embedded.anvil import CHAIN_ID, AnvilServer, chain_id_at, ensure_anvil
 from aura_stream.embedded.processes import wait_until
 
@@ -145,7 +145,7 @@ def test_without_npm_and_without_a_package_index_the_way_out_is_named(
 
 
 def test_a_machine_without_a_program_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded.platform, "machine", lambda: "sparc64")
+    monkeypatch.setattr(platform, "machine", lambda: "sparc64")
     with pytest.raises(SetupError, match="no local chain") as caught:
         ensure_anvil(tmp_path / "anvil")
     assert "sparc64" in caught.value.where

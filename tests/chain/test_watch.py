@@ -348,7 +348,9 @@ def situations(draw: st.DrawFn) -> tuple[Watched, Facts]:
     head = draw(st.integers(0, 30))
     used = draw(st.integers(0, 8))
     nonce = draw(st.integers(0, 8))
-    receipt, others, waiting = None, (), ()
+    receipt = None
+    others: tuple[TokenEvent, ...] = ()
+    waiting: tuple[str, ...] = ()
     if nonce < used:
         number = draw(st.integers(0, head))
         tx_hash = draw(st.sampled_from(HASHES[:2]))
