@@ -227,7 +227,7 @@ def _weakness(key: bytes, address: str) -> str:
 
 def _make_key(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     temporary.touch(mode=0o600)
     temporary.write_text(secrets.token_hex(32) + "\n")
     try:

@@ -60,6 +60,25 @@ async def test_n32_sec34_a_receipt_of_a_block_that_is_no_more_does_not_count(anv
     assert (seen.state, seen.final) == (State.REPLACED, True)
 
 
+async def test_n32_sec34_the_log_of_another_contract_is_not_taken_for_ours(anvil: AnvilServer, world: World) -> None:
+    other = World(world.node, world.chaos)
+    await other.begin()
+    theirs = other.mint()
+    await theirs.send()
+    await world.chaos.mine()
+    head = (await world.node.head()).number
+    query = {"address": other.token, "fromBlock": "0x0", "toBlock": hex(head)}
+    logs = await world.node.call(LOGS, query)
+    assert logs
+
+    def mixed(request: Request, answer: Answer) -> Answer:
+        return answer | {"result": logs} if request["method"] == LOGS else answer
+
+    async with lying_node(anvil.rpc_url, mixed) as node:
+        assert await node.events(world.token, 0, head) == []
+        assert [event.tx_hash for event in await node.events(other.token, 0, head)] == [theirs.signed[0].tx_hash]
+
+
 async def test_n32_sec34_two_receipts_of_one_nonce_or_a_foreign_one_are_not_believed(
     anvil: AnvilServer, world: World
 ) -> None:
