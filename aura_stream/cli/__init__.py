@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "api": ("aura_stream.cli.api", "Run the HTTP API."),
     "rebuild": ("aura_stream.cli.rebuild", "Make anew what was lost, or compute everything again and compare."),
     "mock-bank": ("aura_stream.cli.mock_bank", "Run the mock bank (sandbox only): banks that misbehave."),
-    "trigger": ("aura_stream.cli.trigger", "Make something happen at the mock bank: a push, a return, a fault, a day."),
+    "trigger": ("aura_stream.cli.trigger", "Make something happen outside: at the mock bank, or on the local chain."),
     "bench": ("aura_stream.cli.bench", "Measure throughput and latency."),
 }
 """Command -> (module, one line of help). The module has a typer app ``app``, or a function named like the command."""

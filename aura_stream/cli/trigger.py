@@ -1,4 +1,4 @@
-"""``aura trigger``: make something happen at the mock bank. Every subcommand is one call of its `/v1/simulate`."""
+"""``aura trigger``: make something happen outside. `chain` is the local chain; all others call the mock bank's simulate."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from aura_stream.cli import CHECK_FAILED, COULD_NOT, emit, say
+from aura_stream.cli import CHECK_FAILED, COULD_NOT, emit, say, trigger_chain
 from aura_stream.settings import SettingsError, SetupError, load_settings
 
 app = typer.Typer(no_args_is_help=True)
+app.add_typer(trigger_chain.app, name="chain", help="Make the local chain misbehave.")
 
 TIMEOUT_S = 60.0
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
