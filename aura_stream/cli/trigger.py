@@ -1,4 +1,4 @@
-"""``aura trigger``: make something happen outside. `chain` is the local chain; all others call the mock bank's simulate."""
+"""``aura trigger``: make something happen outside: `chain` on the local chain, all others at the mock bank."""
 
 from __future__ import annotations
 

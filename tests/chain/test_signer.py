@@ -121,8 +121,12 @@ def test_impossible_fees_are_refused(fees: tuple[int, int]) -> None:
 CANARY = "c0ffee" + secrets.token_hex(29)
 
 
+OTHERS = {"api_key": SecretStr("x" * 30), "identity_secret": SecretStr(bytes(range(32)).hex())}
+"""What else live mode asks for."""
+
+
 def given_key(text: str, mode: str = "sandbox", **more: object) -> Settings:
-    return Settings(mode=mode, chain_key=SecretStr(text), api_key=SecretStr("x" * 30), **more)  # type: ignore[arg-type]
+    return Settings(mode=mode, chain_key=SecretStr(text), **OTHERS, **more)  # type: ignore[arg-type]
 
 
 def test_sec43_a_key_shows_in_no_text(caplog: pytest.LogCaptureFixture) -> None:
@@ -168,7 +172,7 @@ def test_sec44_what_is_no_key_is_refused_everywhere(bad: str) -> None:
 
 
 def from_file(path: Path, mode: str = "live") -> Settings:
-    return Settings(mode=mode, chain_key_file=path, api_key=SecretStr("x" * 30))  # type: ignore[arg-type, call-arg]
+    return Settings(mode=mode, chain_key_file=path, **OTHERS)  # type: ignore[arg-type]
 
 
 def test_sec44_in_live_mode_the_key_file_must_be_there_and_its_owners_alone(tmp_path: Path) -> None:
