@@ -58,6 +58,10 @@ def plan(results: Json) -> list[Section]:
         ],
         ["bytes in Postgres per transfer", *(_bytes(size, load) for load in loads)],
         ["restore, changelog records/s of one process", *([_or_dash(restore, "per_second")] * len(loads))],
+        [
+            "restoring a day of 1,000 transfers/s from nothing, at least",
+            *([f"{1_000 * DAY_S / restore['per_second'] / 60:,.1f} min" if restore else "-"] * len(loads)),
+        ],
         ["PSS of the ledgers per million accounts, MB", *([_per_million(memory)] * len(loads))],
     ]
     rows = []
@@ -84,7 +88,7 @@ def plan(results: Json) -> list[Section]:
         (f"### Measured\n\nThe run of {results['at']} in [the benchmarks](benchmarks.md).", ["what", *loads], inputs),
         (
             (
-                f"### What follows\n\nCores {BUSY:.0%} busy; {PARTITIONS_PER_LEDGER} partitions per ledger process, "
+                f"### What follows\n\nCores {BUSY * 100:.0f} % busy; {PARTITIONS_PER_LEDGER} partitions per ledger process, "
                 f"rounded up to a power of two; Kafka with {REPLICAS} replicas; Postgres servers with {SERVER_CORES}."
             ),
             [

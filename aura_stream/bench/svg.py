@@ -13,11 +13,12 @@ ROW, GAP = 22, 14
 _STYLE = """
 .card { fill: #ffffff; stroke: #d5dae3; } text { fill: #1b2433; } .note { fill: #566176; font-size: 12px; }
 .title { font-size: 16px; font-weight: 600; } .grid { stroke: #e4e8ef; } .axis { stroke: #8793a8; }
-.line { fill: none; stroke-width: 2.2; } .dash { stroke-dasharray: 6 4; } .dot { stroke: #ffffff; stroke-width: 1.2; }
+.line { fill: none; stroke-width: 2.2; } text.on { fill: #ffffff; font-weight: 600; }
+.dot { stroke: #ffffff; stroke-width: 1.2; }
 """
 _DARK = """
 .card { fill: #0f141d; stroke: #2b3547; } text { fill: #e6eaf2; } .note { fill: #9aa6bd; }
-.grid { stroke: #202938; } .axis { stroke: #65728a; } .dot { stroke: #0f141d; }
+.grid { stroke: #202938; } .axis { stroke: #65728a; } .dot { stroke: #0f141d; } text.on { fill: #0f141d; }
 """
 _COLOURS = (
     ("#3b6fd4", "#6d9bf1"),
@@ -55,15 +56,11 @@ class Drawing:
         """A point."""
         self._parts.append(f'<circle class="dot f{colour}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>')
 
-    def legend(self, names: Sequence[str], *, dashed: Sequence[int] = ()) -> None:
+    def legend(self, names: Sequence[str]) -> None:
         """What the colours mean, below the title."""
         x = 24.0
         for number, name in enumerate(names):
-            if number in dashed:
-                self.line([(x, 61), (x + 18, 61)], f"line dash s{number}")
-                x += 6
-            else:
-                self.rect(x, 55, 12, 12, number)
+            self.rect(x, 55, 12, 12, number)
             self.text(x + 18, 65.5, name, kind="note")
             x += 34 + 6.6 * len(name)
 
@@ -107,9 +104,7 @@ def bars(title: str, note: str, groups: Mapping[str, Sequence[tuple[float, str]]
     return drawing.svg()
 
 
-def stacked(
-    title: str, note: str, groups: Mapping[str, Sequence[float]], names: Sequence[str], *, unit: str = ""
-) -> str:
+def stacked(title: str, note: str, groups: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
     """Horizontal bars made of parts: per group one part for each name, and the sum behind it."""
     height = TOP + len(groups) * (ROW + 8 + GAP) + 14
     drawing = Drawing(title, note, height)
@@ -123,9 +118,9 @@ def stacked(
             width = value / most * (WIDTH - LEFT - RIGHT)
             drawing.rect(x, y, width - 1, ROW + 8, number)
             if width > 44:
-                drawing.text(x + 6, y + 19, f"{value:,.0f}")
+                drawing.text(x + 8, y + 19, f"{value:,.0f}", kind="on")
             x += width
-        drawing.text(x + 8, y + 19, f"{sum(values):,.0f}{unit}", kind="note")
+        drawing.text(x + 8, y + 19, f"{sum(values):,.0f}", kind="note")
         y += ROW + 8 + GAP
     return drawing.svg()
 
@@ -158,29 +153,26 @@ def lines(
     series: Mapping[str, Sequence[tuple[float, float]]],
     *,
     x_name: str,
-    y_unit: str = "",
-    y_log: bool = False,
-    dashed: Sequence[int] = (),
     x_ticks: bool = False,
 ) -> str:
-    """Lines over a logarithmic x axis; y from zero, or logarithmic. `x_ticks` marks just the values measured."""
+    """Lines over a logarithmic x axis; y from zero. `x_ticks` marks just the values measured."""
     height, bottom = 400, 340
     drawing = Drawing(title, note, height)
-    drawing.legend(list(series), dashed=dashed)
+    drawing.legend(list(series))
     xs = sorted({x for points in series.values() for x, _ in points})
     ys = [y for points in series.values() for _, y in points]
     across = Log(xs[0], xs[-1], 90, WIDTH - 50)
-    up: Log | Linear = Log(min(ys), max(ys), bottom, TOP + 6) if y_log else Linear(max(ys), bottom, TOP + 6)
+    up = Linear(max(ys), bottom, TOP + 6)
     for tick in up.ticks():
         drawing.line([(80, up.at(tick)), (WIDTH - 40, up.at(tick))], "grid")
-        drawing.text(72, up.at(tick) + 4, f"{tick:,g}{y_unit}", anchor="end", kind="note")
+        drawing.text(72, up.at(tick) + 4, f"{tick:,g}", anchor="end", kind="note")
     drawing.line([(80, bottom), (WIDTH - 40, bottom)], "axis")
     for tick in xs if x_ticks else across.ticks():
         drawing.text(across.at(tick), bottom + 20, _short(tick), anchor="middle", kind="note")
     drawing.text((80 + WIDTH - 40) / 2, bottom + 42, x_name, anchor="middle", kind="note")
     for number, points in enumerate(series.values()):
         placed = [(across.at(x), up.at(y)) for x, y in sorted(points)]
-        drawing.line(placed, f"line s{number}" + (" dash" if number in dashed else ""))
+        drawing.line(placed, f"line s{number}")
         for x, y in placed:
             drawing.dot(x, y, number)
     return drawing.svg()

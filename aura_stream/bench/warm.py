@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka import AIOKafkaProducer
 
-from aura_stream.engine.producer import TransactionalProducer
+from aura_stream.engine.topics import Topic, apply_topics
 
 TOPIC = "aura-bench-warm-up"
-PRODUCERS = 8
-TOUCHED = 4  # partitions per transaction, about what a unit of work writes to
+PRODUCERS = 16
+TOUCHED = 3  # partitions per transaction, about what a unit of work writes to
 PIECE_S = 5.0
 SAME = 0.9
 """A piece that costs at least this share of the piece before it: the cost has stopped falling."""
@@ -41,16 +41,17 @@ async def warm_broker(
 
     Returns the broker's CPU milliseconds per transaction, piece by piece of five seconds.
     """
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        await admin.create_topics([NewTopic(TOPIC, PRODUCERS * TOUCHED, 1)])
-    finally:
-        await admin.close()
-    producers = [TransactionalProducer(bootstrap, f"{TOPIC}-{number}") for number in range(PRODUCERS)]
+    topic = Topic(TOPIC, key="none", value="none", config={"retention.bytes": str(1 << 20)})
+    await apply_topics(bootstrap, [topic], partitions=PRODUCERS * TOUCHED, replication=1)
+    producers = [
+        AIOKafkaProducer(
+            bootstrap_servers=bootstrap, transactional_id=f"{TOPIC}-{number}", request_timeout_ms=60_000, linger_ms=0
+        )
+        for number in range(PRODUCERS)
+    ]
     costs: list[float] = []
     try:
-        await asyncio.gather(*(producer.start([TOPIC]) for producer in producers))
+        await asyncio.gather(*(producer.start() for producer in producers))
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up and (len(costs) < 3 or still_falls(costs)):
             before = broker_cpu_s()
@@ -63,11 +64,12 @@ async def warm_broker(
     return costs
 
 
-async def _commit(producer: TransactionalProducer, number: int, until: float) -> int:
+async def _commit(producer: AIOKafkaProducer, number: int, until: float) -> int:
     """Transactions one after the other, at least one; how many."""
     count = 0
     while count == 0 or time.monotonic() < until:
-        messages = [(TOPIC, number * TOUCHED + each, None, b"x" * 500, list[Any]()) for each in range(TOUCHED)]
-        await producer.commit(producer.build(messages))
+        async with producer.transaction():
+            for partition in range(number * TOUCHED, (number + 1) * TOUCHED):
+                await producer.send(TOPIC, b"x" * 500, partition=partition)
         count += 1
     return count
