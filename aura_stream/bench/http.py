@@ -81,8 +81,7 @@ async def measure(bench: Bench) -> dict[str, Any]:
         bare.kill()
         await bare.wait()
         bench.stop("api")
-    await bench.start("ledger", options.ledgers)
-    await bench.start("sink", options.sinks)
+    await asyncio.gather(bench.start("ledger", options.ledgers), bench.start("sink", options.sinks))
     await bench.observer.watch(
         lambda totals: totals.transactions >= accepted, what=f"{accepted} commands that HTTP accepted", add_every_s=0.5
     )

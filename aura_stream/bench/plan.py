@@ -88,7 +88,7 @@ def plan(results: Json) -> list[Section]:
         (f"### Measured\n\nThe run of {results['at']} in [the benchmarks](benchmarks.md).", ["what", *loads], inputs),
         (
             (
-                f"### What follows\n\nCores {BUSY * 100:.0f} % busy; {PARTITIONS_PER_LEDGER} partitions per ledger process, "
+                f"### What follows\n\nCores {BUSY * 100:.0f} % busy; {PARTITIONS_PER_LEDGER} partitions per ledger, "
                 f"rounded up to a power of two; Kafka with {REPLICAS} replicas; Postgres servers with {SERVER_CORES}."
             ),
             [

@@ -442,6 +442,7 @@ def write_docs(path: Path, results: Json) -> None:
 
     Plots are written into `images/` beside the page. Raises :class:`SetupError` when there are no marks.
     """
+    results = {"summary": summary(results), **results}
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     has_figures = BEGIN in text and END in text
     has_plan = PLAN_BEGIN in text and PLAN_END in text

@@ -91,6 +91,7 @@ class Results:
     command: str
     options: dict[str, Any]
     machine: dict[str, Any]
+    took_s: dict[str, float] = field(default_factory=dict)
     warm_up: dict[str, Any] = field(default_factory=dict)
     drains: list[dict[str, Any]] = field(default_factory=list)
     baseline: list[dict[str, Any]] = field(default_factory=list)
@@ -191,35 +192,51 @@ class Bench:
                 ("open", studies.open_transactions),
             ):
                 if self.wants(section):
-                    await study(self)
+                    with self._timed(section):
+                        await study(self)
         finally:
             await self.observer.close()
+
+    @contextlib.contextmanager
+    def _timed(self, section: str) -> Iterator[None]:
+        """How long a section takes, fresh ledger and all."""
+        began = time.monotonic()
+        yield
+        self.results.took_s[section] = round(time.monotonic() - began, 1)
+        self.say(f"{section}: {self.results.took_s[section]:.0f} s")
 
     async def _shared(self) -> None:
         """What is measured on one and the same ledger."""
         options = self.options
-        await self.fresh(options.partitions)
-        if self.wants("baseline"):
-            self.baseline.prepare()
-        await self._warm_up(options.warm_up * (1 - RAW_WARM_UP_SHARE))
+        with self._timed("start and warm-up"):
+            await self.fresh(options.partitions)
+            if self.wants("baseline"):
+                self.baseline.prepare()
+            await self._warm_up(options.warm_up * (1 - RAW_WARM_UP_SHARE))
         if self.wants("drain"):
-            await self._rounds()
+            with self._timed("drain and baseline"):
+                await self._rounds()
         if self.wants("sink"):
-            for load in options.loads:
-                await self._sink_alone(load)
+            with self._timed("sink"):
+                for load in options.loads:
+                    await self._sink_alone(load)
         if self.wants("open-loop"):
-            for load, rate in itertools.product(options.loads, options.rates):
-                await self._open_loop(load, self._rate(load, rate))
+            with self._timed("open-loop"):
+                for load, rate in itertools.product(options.loads, options.rates):
+                    await self._open_loop(load, self._rate(load, rate))
         if self.wants("http"):
-            self.results.http = await http.measure(self)
+            with self._timed("http"):
+                self.results.http = await http.measure(self)
         if options.profile:
             for load in options.loads:
                 await self._profile(load)
-        await self.check_books()
-        if self.wants("baseline") and (wrong := self.baseline.check()):
-            raise _wrong_books(wrong)
+        with self._timed("checks"):
+            await self.check_books()
+            if self.wants("baseline") and (wrong := self.baseline.check()):
+                raise _wrong_books(wrong)
         if self.wants("restore"):
-            self.results.restore = await self.restore()
+            with self._timed("restore"):
+                self.results.restore = await self.restore()
         if options.verify:
             self.say("verifying the ledger")
             self.stack.run_once("ledger", "verify")
@@ -239,8 +256,9 @@ class Bench:
         self.settings = self.stack.settings = self.settings.model_copy(update={"partitions": partitions})
         await migrate(self.stack.environment()["AURA_POSTGRES_DSN"])
         await apply_topics(self.bootstrap, topics.ALL, partitions=partitions, replication=1)
-        for role, count in (("ledger", ledgers or self.options.ledgers), ("sink", self.options.sinks)):
-            await self.start(role, count)
+        await asyncio.gather(
+            self.start("ledger", ledgers or self.options.ledgers), self.start("sink", self.options.sinks)
+        )
         await self.observer.open()
         self.transfers = 0
         await self.open_accounts()
