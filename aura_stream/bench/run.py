@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
 import re
 import shutil
 import sys
@@ -50,6 +51,7 @@ WARM_UP_RATE = 500.0
 WARM_UP_PIECE_S = 10.0
 RAW_WARM_UP_SHARE = 0.6
 SETTLE_MAX = 4
+RESTORE_TIMEOUT_S = 900.0
 ATTACH_S = 1.5  # what a profiler needs; it does not say when it has attached
 _OPENED = re.compile(r"^\[([\d-]+ [\d:,]+)\].*shard \d+: open, (\d+) records restored", re.MULTILINE)
 _ASSIGNED = re.compile(r"^\[([\d-]+ [\d:,]+)\].*Setting newly assigned partitions", re.MULTILINE)
@@ -131,6 +133,8 @@ def measure(options: Options, say: Say) -> Results:
         postgres_port=free_port(),
         api_port=free_port(),
     )
+    # What it tries again is no news: a broker knows its part in a new topic a moment after it has created it.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     stack = LocalStack(settings, tied=True)
     stack.kafka.short_lived = False  # it is warmed up, and measured as a broker that has run for long
     try:
@@ -281,7 +285,7 @@ class Bench:
 
     # --- processes -------------------------------------------------------------------------------------------------
 
-    async def start(self, role: str, count: int) -> None:
+    async def start(self, role: str, count: int, timeout_s: float = ROLE_TIMEOUT_S) -> None:
         """Starts a role's processes side by side and waits until all are ready."""
         began = time.monotonic()
         env = {"AURA_STATE_DIR": str(self.settings.state_dir), "AURA_LOG_LEVEL": "INFO" if role != "api" else "WARNING"}
@@ -293,7 +297,7 @@ class Bench:
             process.start()
             self.stack.roles.processes.append(process)
         while not all(process.is_ready for process in processes):
-            if time.monotonic() - began > ROLE_TIMEOUT_S or not all(process.alive for process in processes):
+            if time.monotonic() - began > timeout_s or not all(process.alive for process in processes):
                 for process in processes:
                     process.wait_ready(0.1)
             await asyncio.sleep(0.02)
@@ -623,7 +627,7 @@ class Bench:
         for slot in range(count):
             shutil.rmtree(state_dir / f"ledger-{slot}")
             (self.stack.log_dir / f"ledger-{slot}.log").unlink()
-        await self.start("ledger", count)
+        await self.start("ledger", count, RESTORE_TIMEOUT_S)
         seconds = records = 0.0
         for process in self.roles["ledger"]:
             log = process.log_path.read_text(encoding="utf-8")

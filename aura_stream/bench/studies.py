@@ -169,7 +169,6 @@ async def memory(bench: Bench) -> None:
         "seconds": time.monotonic() - began,
         "before": before,
         "after": after,
-        "restore": await bench.restore(),
     }
     bench.say(
         f"{options.memory:,} more accounts: "
