@@ -77,6 +77,14 @@ async def measure(bench: Bench) -> dict[str, Any]:
             for kind in ("bare", "api") if number % 2 else ("api", "bare"):
                 runs[kind].append(await turn(kind, options.requests))
             runs["batch"].append(await turn("batch", options.batch_commands))
+        if options.profile:
+            for kind, count in (("api", options.requests), ("batch", options.batch_commands)):
+
+                async def work(kind: str = kind, count: int = count) -> dict[str, Any]:
+                    found = await turn(kind, count)
+                    return {"cpu": {"api": found["server_cpu_us"] * count / 1e6}}
+
+                await bench.profiled(f"http-{kind}", f"HTTP, {kind}", count, work, ("api",))
     finally:
         bare.kill()
         await bare.wait()
@@ -96,9 +104,10 @@ async def measure(bench: Bench) -> dict[str, Any]:
         **{kind: _middle(runs[kind]) for kind in runs},
     }
     found["ratio"] = found["api"]["per_second"] / found["bare"]["per_second"]
+    found["cpu_ratio"] = found["bare"]["server_cpu_us"] / found["api"]["server_cpu_us"]
     bench.say(
         f"HTTP: {found['api']['per_second']:,.0f} commands/s of {found['bare']['per_second']:,.0f} bare ones "
-        f"({found['ratio']:.2f}), in batches {found['batch']['per_second']:,.0f}"
+        f"({found['ratio']:.2f}, by CPU {found['cpu_ratio']:.2f}), in batches {found['batch']['per_second']:,.0f}"
     )
     return found
 

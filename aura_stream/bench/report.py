@@ -230,7 +230,9 @@ def _http(results: Json) -> list[Section]:
         ("batch", f"one API process, {found['batch_lines']:,} commands per request", f"{BATCH_AIM:,}/s"),
     ):
         run = found[kind]
-        reached = f"{run['per_second']:,.0f}" + (f" ({found['ratio']:.2f})" if kind == "api" else "")
+        reached = f"{run['per_second']:,.0f}"
+        if kind == "api":
+            reached += f" ({found['ratio']:.2f}; by CPU {found['cpu_ratio']:.2f})"
         rows.append(
             [
                 what,

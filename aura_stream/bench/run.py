@@ -563,21 +563,25 @@ class Bench:
     async def _profile(self, load: str) -> None:
         """One more drain, and one more time at the first rate, with a profiler at the first process of each role."""
         count = self.options.commands
-        await self._profiled(f"{load}-drain", f"{load}, draining", count, lambda: self.drain(load, count))
+        await self.profiled(f"{load}-drain", f"{load}, draining", count, lambda: self.drain(load, count))
         if self.wants("open-loop") and self.options.rates:
             rate = self._rate(load, self.options.rates[0])
             count = self.count(rate, self.options.seconds)
-            await self._profiled(
-                f"{load}-paced", f"{load}, {rate:,.0f}/s", count, lambda: self.paced(load, rate, count)
-            )
+            await self.profiled(f"{load}-paced", f"{load}, {rate:,.0f}/s", count, lambda: self.paced(load, rate, count))
 
-    async def _profiled(
-        self, name: str, what: str, count: int, work: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+    async def profiled(
+        self,
+        name: str,
+        what: str,
+        count: int,
+        work: Callable[[], Coroutine[Any, Any, dict[str, Any]]],
+        roles: tuple[str, ...] = ("ledger", "sink"),
     ) -> None:
+        """Measures something with a profiler at the first process of each role."""
         folder = self.options.profile_dir
         folder.mkdir(parents=True, exist_ok=True)
         profilers = {}
-        for role in ("ledger", "sink"):
+        for role in roles:
             pid = self.roles[role][0].pid
             assert pid is not None
             profilers[role] = Profiler(pid, folder / f"{name}-{role}.stacks")

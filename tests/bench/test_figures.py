@@ -118,6 +118,7 @@ def measured() -> dict[str, Any]:
             "connections": 64,
             "batch_lines": 1000,
             "ratio": 0.45,
+            "cpu_ratio": 0.4,
             "runs": {"api": [{}, {}, {}]},
             **{
                 kind: {
@@ -204,7 +205,7 @@ def test_all_figures_reach_terminal_and_documentation() -> None:
             "43.0",
             "13.8",
             "9.5 → 5.2 → 5.0",
-            "3,600 (0.45)",
+            "3,600 (0.45; by CPU 0.40)",
             "23,456",
             "40,004",
             "0.75 / 3.25",
