@@ -217,7 +217,7 @@ class Bench:
             if self.wants("baseline"):
                 self.baseline.prepare()
             await self._warm_up(options.warm_up * (1 - RAW_WARM_UP_SHARE))
-        if self.wants("drain"):
+        if self.wants("drain") or self.wants("baseline"):
             with self._timed("drain and baseline"):
                 await self._rounds()
         if self.wants("sink"):
@@ -387,12 +387,13 @@ class Bench:
                 # Whoever comes second finds a warmer or a busier machine: they take turns at being first.
                 if number % 2:
                     await self._baseline(number, load)
-                result = await self.drain(load, self.options.commands)
-                self.results.drains.append({"load": load, "round": number, **result})
-                self.say(
-                    f"round {number + 1}, {load}: ours {result['per_second']:,.0f} transfers/s"
-                    f" (others used {result['cpu']['others_percent']:.0f} % of the machine)"
-                )
+                if self.wants("drain"):
+                    result = await self.drain(load, self.options.commands)
+                    self.results.drains.append({"load": load, "round": number, **result})
+                    self.say(
+                        f"round {number + 1}, {load}: ours {result['per_second']:,.0f} transfers/s"
+                        f" (others used {result['cpu']['others_percent']:.0f} % of the machine)"
+                    )
                 if not number % 2:
                     await self._baseline(number, load)
 
