@@ -106,6 +106,7 @@ class Shard(Partition):
             "restored": counters.restored,
             "compute_s": round(counters.compute_s, 3),
             "commit_s": round(counters.commit_s, 3),
+            "store_bytes": self._store.memory_bytes() if self._store is not None else {},
         }
 
     # --- opening ---------------------------------------------------------------------------------------------------
