@@ -12,14 +12,21 @@ import msgspec
 AVAILABLE, HELD, PENDING_IN = "available", "held", "pending_in"
 
 # Coarse status, the same for all types of transactions (the fine one is `Transaction.state`).
-PROCESSING, COMPLETED, FAILED, CANCELED, REQUIRES_ATTENTION = (
+PROCESSING, COMPLETED, FAILED, CANCELED, REQUIRES_ATTENTION, REQUIRES_APPROVAL, RETURNED = (
     "processing",
     "completed",
     "failed",
     "canceled",
     "requires_attention",
+    "requires_approval",
+    "returned",
 )
-TERMINAL = frozenset({COMPLETED, FAILED, CANCELED})
+TERMINAL = frozenset({COMPLETED, FAILED, CANCELED, RETURNED})
+
+
+def may_follow(before: str, after: str) -> bool:
+    """Whether a status may come after another: one that ends something stays, but a bank may take back what is done."""
+    return before not in TERMINAL or after == before or (before == COMPLETED and after == RETURNED)
 
 
 class Account(msgspec.Struct, frozen=True, array_like=True):
@@ -88,8 +95,31 @@ class Posting(msgspec.Struct, frozen=True, array_like=True):
     amount: int
 
 
-class Rules(msgspec.Struct, frozen=True):
+class Fee(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One row of a fee schedule: a fixed part in minor units and a part of the amount."""
+
+    fixed: int = 0
+    basis_points: int = 0
+
+
+class SettlementRules(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Settings of deposits by bank and withdrawals. Amounts are minor units."""
+
+    banks: dict[str, str] = msgspec.field(
+        default_factory=lambda: {"ach": "bank-a", "sepa": "bank-b", "sepa_instant": "bank-b"}
+    )  # by rail
+    chain: str = "local"
+    fees: dict[str, dict[str, Fee]] = {}  # by tenant and `<type>:<rail>`, as in `deposit:ach`
+    approval_above: dict[str, dict[str, int]] = {}  # by tenant and fiat
+    mint_hold_days: dict[str, int] = {}  # by tenant: banking days that a mint waits after a debit; live 2, sandbox 0
+    review: tuple[str, ...] = ("Review",)  # names that a second person must look at
+    denied: tuple[str, ...] = ("Denied",)  # names that are refused
+    checker_lifts: bool = False  # whether lifting a pause needs another person than setting it
+
+
+class Rules(msgspec.Struct, frozen=True, omit_defaults=True):
     """Settings that decisions depend on. They are recorded in the journal, so that a rebuild decides the same."""
 
     tenants: tuple[str, ...]
     mode: str  # sandbox | live
+    settlement: SettlementRules = SettlementRules()
