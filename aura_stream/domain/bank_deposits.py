@@ -73,7 +73,6 @@ from aura_stream.domain.settlement import (
     Booking,
     Case,
     Settled,
-    Settlement,
     attention,
     available,
     cents,
@@ -135,6 +134,7 @@ from aura_stream.domain.state import (
     TERMINAL,
     Account,
     Posting,
+    Settlement,
 )
 from aura_stream.domain.state import RETURNED as STATUS_RETURNED
 
@@ -474,7 +474,7 @@ def _settled(case: Case, fact: BankFact) -> Settled | None:
         "settled_by": fact.fact_id or "-",
     }
     if t.state in _AT_BANK:
-        return attention(case, "amount_mismatch" if fact.asset == s.fiat else "currency_mismatch", **more)
+        return attention(case, "amount_mismatch" if fact.asset == s.fiat else "currency_mismatch_at_bank", **more)
     return same_state(case, "deposit.unmatched", **more)
 
 

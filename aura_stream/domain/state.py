@@ -95,6 +95,53 @@ class Posting(msgspec.Struct, frozen=True, array_like=True):
     amount: int
 
 
+class Settlement(msgspec.Struct, frozen=True, array_like=True):
+    """What a deposit by bank or a withdrawal knows beside its transaction; key in its table: the same 16 bytes.
+
+    Amounts are minor units of `fiat`, where nothing else is said.
+    """
+
+    rail: str  # ach | sepa | sepa_instant; "" = no bank has a part in it (a re-mint)
+    bank: str
+    chain: str
+    fiat: str
+    token: str  # "" = nothing is minted or burnt
+    account: str  # the customer's account in fiat
+    token_account: str  # the customer's account in the token; "" = minted to `address`, or no token
+    address: str
+    amount: int
+    fee: int
+    party_name: str = ""
+    party_account: str = ""
+    requested_by: str = ""
+    approved_by: str = ""
+    parent_id: str = ""
+    child_id: str = ""  # of the transaction that tries again what came back
+    tries: int = 0  # how many came before this one
+    entered_at: int = 0  # when the present state began, ms since 1970; pauses are counted from here
+    parked_by: str = ""  # id of the pause
+    left_ms: int = 0  # what was left of the deadline when it parked
+    booked: bool = False  # D1 or W3 is booked
+    bank_reference: str = ""
+    settled_by: str = ""  # id of the fact that settled it
+    hash: str = ""  # of the chain's transaction
+    round: int = 1  # of the mint or burn; each has a reference of its own
+    code: str = ""  # of the reject or return
+    returned_by: str = ""  # id of the fact that returned it
+    clawed: int = 0  # minor units of the token that are being burnt for a return
+    suspense: int = 0  # money that came (or left) and could not be matched
+    back: int = 0  # of a payout that came back: what may be paid out or minted once more
+    is_credited: bool = False  # D4 is booked
+    is_unconfirmed: bool = False  # the mint's block was lost after D4
+    is_dead: bool = False  # the mint or burn can definitely not land any more
+
+
+class Parked(msgspec.Struct, frozen=True, array_like=True):
+    """A transaction that waits for a pause to be lifted; key in its table: the pause's 16 bytes and its own."""
+
+    at: int  # since when, ms since 1970
+
+
 class Fee(msgspec.Struct, frozen=True, omit_defaults=True):
     """One row of a fee schedule: a fixed part in minor units and a part of the amount."""
 

@@ -56,7 +56,6 @@ from aura_stream.domain.settlement import (
     Booking,
     Case,
     Settled,
-    Settlement,
     attention,
     check_not_paused,
     check_operator,
@@ -98,7 +97,15 @@ from aura_stream.domain.signals import (
     BankFact,
     ChainFact,
 )
-from aura_stream.domain.state import CANCELED, COMPLETED, FAILED, HELD, PROCESSING, REQUIRES_APPROVAL, REQUIRES_ATTENTION
+from aura_stream.domain.state import (
+    CANCELED,
+    COMPLETED,
+    FAILED,
+    HELD,
+    PROCESSING,
+    REQUIRES_APPROVAL,
+    REQUIRES_ATTENTION,
+)
 from aura_stream.domain.state import RETURNED as STATUS_RETURNED
 
 WAITS_MS: Final = {
@@ -394,7 +401,7 @@ def _settled(case: Case, fact: BankFact) -> Settled | None:
         "settled_by": fact.fact_id or "-",
     }
     if t.state in _PAYING:
-        return attention(case, "amount_mismatch" if fact.asset == s.fiat else "currency_mismatch", **more)
+        return attention(case, "amount_mismatch" if fact.asset == s.fiat else "currency_mismatch_at_bank", **more)
     return same_state(case, "withdrawal.unmatched", **more)
 
 
