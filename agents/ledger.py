@@ -14,42 +14,48 @@ from typing import Any, Final
 
 import orjson
 
+from agents import settlements
+from agents.writing import (
+    KEY_LIFE_MS,
+    begin,
+    change,
+    journal_of,
+    reader,
+    received,
+    refuse,
+    repeated,
+    send_event,
+    tell_refused,
+)
 from aura_stream.domain import accounts, deposits, holds, ids, transfers
-from aura_stream.domain.assets import format_amount
-from aura_stream.domain.commands import Command, fingerprint, format_time, parse_command
-from aura_stream.domain.events import ENCODE, EventData, TransactionEvent
-from aura_stream.domain.ids import derived_id, id_bytes, id_text, parse_account_id, record_key
-from aura_stream.domain.ledger import Accounts, Decision, owned, refused
+from aura_stream.domain.commands import Command, fingerprint, parse_command
+from aura_stream.domain.events import EventData
+from aura_stream.domain.ids import derived_id, id_bytes, id_text, record_key
+from aura_stream.domain.ledger import Decision, owned, refused
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.domain.requests import (
     AccountCommand,
     AccountRequest,
     Action,
     ActionCommand,
+    ChildCommand,
+    PauseCommand,
     Submission,
     SubmitCommand,
     read_account,
     read_action,
+    read_child,
     read_submission,
 )
-from aura_stream.domain.signals import Answer, Credit, Signal
-from aura_stream.domain.state import COMPLETED, FAILED, Account, IdempotencyKey, Posting, Rules, Transaction
+from aura_stream.domain.signals import Answer, Applied, BankFact, ChainFact, Credit, Paused, Signal
+from aura_stream.domain.state import IdempotencyKey, Rules
 from aura_stream.engine.errors import Poison
 from aura_stream.engine.unit import Record, Unit
-from aura_stream.journal import (
-    AccountLine,
-    AnswerLine,
-    ChangeLine,
-    Entry,
-    Journal,
-    ReceivedLine,
-    TransactionLine,
-    journal_id,
-)
+from aura_stream.journal import AccountLine, AnswerLine, journal_id
 from tables.balances import BALANCES, balance_key
 from tables.idempotency_keys import IDEMPOTENCY_KEYS
+from tables.settlements import SETTLEMENTS
 from tables.transactions import TRANSACTIONS
-from topics.transaction_events import TRANSACTION_EVENTS
 
 # What each command, answer and deadline is decided by.
 SUBMITS: Final = {
@@ -63,6 +69,10 @@ ACTIONS: Final = {
     "hold.capture": {"hold": holds.capture},
     "hold.release": {"hold": holds.release},
     "transaction.cancel": {"deposit": deposits.cancel, "hold": holds.cancel, "transfer": transfers.cancel},
+    # Only of what goes through a bank: `settlements.MACHINES`.
+    "transaction.approve": {},
+    "transaction.reject": {},
+    "transaction.resolve": {},
 }
 ACCOUNTS: Final = {
     "account.open": accounts.open_account,
@@ -72,14 +82,6 @@ ACCOUNTS: Final = {
 }
 ANSWERS: Final = {"transfer": transfers.answered, "hold": holds.answered}
 DEADLINES: Final = {"deposit": deposits.deadline, "transfer": transfers.deadline, "hold": holds.deadline}
-
-EXPIRING: Final = frozenset({"awaiting_funds", "held"})
-"""States that end by their deadline. Elsewhere a deadline only calls a person."""
-
-KEY_LIFE_MS: Final = 24 * 60 * 60 * 1000
-"""How long the idempotency key of a command that moves no money is remembered."""
-
-_EVENTS: Final = TRANSACTION_EVENTS.name
 
 
 class Ledger:
@@ -108,6 +110,13 @@ class Ledger:
                 action = read_action(command, unit.at, self.rules)
                 if not repeated(unit, command, key, content):
                     self._act(unit, command, key, content, action)
+            elif isinstance(command, ChildCommand):
+                parent = read_child(command)
+                if not repeated(unit, command, key, content):
+                    settlements.submit_again(unit, command, key, content, parent, self.rules)
+            elif isinstance(command, PauseCommand):
+                if not repeated(unit, command, key, content):
+                    settlements.pause(unit, command, key, content, self.rules)
             else:
                 request = read_account(command)
                 if not repeated(unit, command, key, content):
@@ -132,22 +141,37 @@ class Ledger:
 
     def _submit(self, unit: Unit, command: SubmitCommand, key: bytes, asked: Submission) -> None:
         at = unit.at
+        decision: Decision
         try:
-            decision = SUBMITS[command.type](asked, reader(asked.tenant), at)
+            if asked.through is not None:
+                decision = settlements.submit(unit, asked, self.rules)
+            else:
+                if settlements.PAUSES_SET in unit.counters:
+                    settlements.check_pauses(asked)
+                decision = SUBMITS[command.type](asked, reader(asked.tenant), at)
         except Refused as refusal:
+            if refusal.reason == "paused":
+                # "Not now" is no outcome: the same key may be used again.
+                tell_refused(unit, command, refusal)
+                return
             decision = refused(asked, refusal.reason, at)
         begin(unit, command, key, asked.transaction_id, decision)
 
     def _act(self, unit: Unit, command: ActionCommand, key: bytes, content: str, asked: Action) -> None:
         before = TRANSACTIONS.get(asked.transaction_id)
+        decision: Decision
         try:
             if asked.refusal is not None:
                 raise asked.refusal
             before = owned(before, command.tenant, command.customer)
+            row = SETTLEMENTS.get(asked.transaction_id) if before.type in settlements.MACHINES else None
             decide = ACTIONS[command.type].get(before.type)
-            if decide is None:
+            if row is not None:
+                decision = settlements.act(unit, command, before, asked.transaction_id, row, self.rules)
+            elif decide is None:
                 raise Refused("invalid_state_transition", f"the transaction is a {before.type}")
-            decision = decide(before, asked, reader(command.tenant), unit.at)
+            else:
+                decision = decide(before, asked, reader(command.tenant), unit.at)
         except Refused as refusal:
             refuse(unit, command, key, content, refusal, transaction_id=asked.id_text)
             return
@@ -155,6 +179,7 @@ class Ledger:
         done = IdempotencyKey(content, "done", "", asked.id_text, "", after.status, after.state, seq=after.seq)
         IDEMPOTENCY_KEYS.set(key, done)
         change(unit, asked.transaction_id, before, decision, command.id)
+        settlements.go_on(unit, asked.transaction_id, decision, self.rules)
 
     def _account(self, unit: Unit, command: AccountCommand, key: bytes, content: str, asked: AccountRequest) -> None:
         at, table_key = unit.at, balance_key(command.tenant, asked.account_id)
@@ -205,16 +230,24 @@ class Ledger:
     # --- signals and deadlines -------------------------------------------------------------------------------------
 
     def signal(self, unit: Unit, signal: Signal) -> None:
-        """A credit from another customer, or the answer to one that was sent from here."""
+        """A credit from another customer or the answer to one, a fact of a bank or the chain, or a pause."""
         if isinstance(signal, Credit):
             self._receive(unit, signal)
-        else:
+        elif isinstance(signal, Answer):
             key = id_bytes(signal.transaction_id)
             before = TRANSACTIONS.get(key)
             if before is None:
                 raise LookupError(f"an answer to the unknown transaction {signal.transaction_id}")
             decision = ANSWERS[before.type](before, signal, reader(before.tenant), unit.at)
             change(unit, key, before, decision, also_journal=signal.journal_id)
+        elif isinstance(signal, BankFact | ChainFact):
+            settlements.fact(unit, signal, self.rules)
+        elif isinstance(signal, Paused):
+            settlements.paused(unit, signal)
+        elif isinstance(signal, Applied):
+            settlements.applied(unit, signal)
+        else:
+            settlements.unmatched(unit, signal, self.rules)
 
     def _receive(self, unit: Unit, credit: Credit) -> None:
         key = balance_key(credit.tenant, credit.to_account)
@@ -241,20 +274,30 @@ class Ledger:
         )
 
     def refuse(self, unit: Unit, signal: Signal, reason: str, detail: str) -> None:
-        """A signal that raised: a credit goes back; an answer cannot, so it stops the shard."""
+        """A signal that raised: a credit goes back, a fact needs a person; the others stop the shard."""
+        if isinstance(signal, BankFact | ChainFact):
+            settlements.park(unit, signal, self.rules)
+            return
         if not isinstance(signal, Credit):
-            raise TypeError(f"an answer could not be handled: {detail}")
+            raise TypeError(f"a signal could not be handled: {detail}")
         self._send_back(unit, signal, reason)
 
     def _send_back(self, unit: Unit, credit: Credit, reason: str) -> None:
         received(unit, credit, "transfer.refused", Answer(credit.transaction_id, credit.tenant, False, reason), [])
 
     def deadline(self, unit: Unit, key: bytes) -> None:
-        """The deadline of a transaction has come."""
+        """The deadline of a transaction has come, or a pause was lifted."""
+        if settlements.drains(key):
+            settlements.drain(unit, key, self.rules)
+            return
         before = TRANSACTIONS.get(key)
         if before is None or not 0 < before.deadline <= unit.at:
             raise LookupError(f"a deadline that transaction {id_text(key)} does not have")
-        change(unit, key, before, DEADLINES[before.type](before, reader(before.tenant), unit.at))
+        row = SETTLEMENTS.get(key) if before.type in settlements.MACHINES else None
+        if row is not None:
+            settlements.deadline(unit, key, before, row, self.rules)
+        else:
+            change(unit, key, before, DEADLINES[before.type](before, reader(before.tenant), unit.at))
 
 
 _SAID: Final = {

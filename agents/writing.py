@@ -17,6 +17,7 @@ from aura_stream.domain.ids import bank_lane_key, chain_lane_key, id_bytes, id_t
 from aura_stream.domain.lane_requests import ENCODE as ENCODE_REQUEST
 from aura_stream.domain.ledger import Accounts, Decision
 from aura_stream.domain.reasons import Refused
+from aura_stream.domain.requests import AccountCommand, ActionCommand, ChildCommand, PauseCommand
 from aura_stream.domain.settlement import Settled
 from aura_stream.domain.signals import Answer, Credit
 from aura_stream.domain.state import (
@@ -66,9 +67,7 @@ def reader(tenant: str) -> Accounts:
     return read
 
 
-def write(
-    unit: Unit, key: bytes, transaction_id: str, before: Transaction | None, decision: Decision
-) -> list[Journal]:
+def write(unit: Unit, key: bytes, transaction_id: str, before: Transaction | None, decision: Decision) -> list[Journal]:
     """Puts a decision into tables, deadlines and signals; returns its journals for the line."""
     after = decision.transaction
     TRANSACTIONS.set(key, after)
@@ -130,16 +129,26 @@ def journal_of(
     return Journal(number, transaction_id, kind, tenant, asset, effective_at, unit.at, entries)
 
 
-def begin(unit: Unit, command: Command, key: bytes, transaction_id: str, decision: Decision) -> None:
-    """Writes and tells that a transaction began."""
+def begin(
+    unit: Unit,
+    command: Command | None,
+    key: bytes,
+    transaction_id: str,
+    decision: Decision,
+    idempotency_key: str = "",
+) -> None:
+    """Writes and tells that a transaction began; without a command when a bank's news began it."""
+    command_id = ""
+    if command is not None:
+        command_id, idempotency_key = command.id, command.idempotency_key
     journals = write(unit, key, transaction_id, None, decision)
     after = decision.transaction
-    send_event_of(unit, transaction_id, decision, command.id)
+    send_event_of(unit, transaction_id, decision, command_id)
     settlement = decision.settlement
     unit.line(
         TransactionLine(
             transaction_id,
-            command.id,
+            command_id,
             after.tenant,
             after.customer,
             after.type,
@@ -148,7 +157,7 @@ def begin(unit: Unit, command: Command, key: bytes, transaction_id: str, decisio
             after.state,
             after.asset,
             str(after.amount),
-            command.idempotency_key,
+            idempotency_key,
             unit.at,
             after.reason,
             after.from_account,
@@ -254,7 +263,9 @@ def received(unit: Unit, credit: Credit, event: str, answer: Answer, journals: l
     )
 
 
-def tell_refused(unit: Unit, command: Command, refusal: Refused, transaction_id: str = "", account_id: str = "") -> None:
+def tell_refused(
+    unit: Unit, command: Command, refusal: Refused, transaction_id: str = "", account_id: str = ""
+) -> None:
     """Tells that a command was refused."""
     data = EventData(account_id=account_id, command_type=command.type, detail=refusal.detail)
     tenant, customer = command.tenant, command.customer
@@ -390,7 +401,7 @@ def repeated(unit: Unit, command: Command, key: bytes, content: str) -> bool:
 
 def refuse(
     unit: Unit,
-    command: ActionCommand | AccountCommand,
+    command: ActionCommand | AccountCommand | ChildCommand | PauseCommand,
     key: bytes,
     content: str,
     refusal: Refused,

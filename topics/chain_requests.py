@@ -5,5 +5,8 @@ from __future__ import annotations
 from aura_stream.engine.topics import Topic
 
 CHAIN_REQUESTS = Topic(
-    "aura.chain-requests.v1", key="~chain:<chain>:<token>, UTF-8", value="one request, JSON", schema="chain-request.json"
+    "aura.chain-requests.v1",
+    key="~chain:<chain>:<token>, UTF-8",
+    value="one request, JSON",
+    schema="chain-request.json",
 )

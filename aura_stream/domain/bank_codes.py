@@ -22,9 +22,7 @@ BREAK: Final = "break"  # the two books disagree: reconciliation
 INQUIRE: Final = "inquire"  # no definite answer: the outcome is unknown, ask with the same reference
 CORRECT: Final = "correct"  # the payment stands, stored details are wrong
 ATTENTION: Final = "requires_attention"  # a person decides
-ACTIONS: Final = frozenset(
-    {FAIL, RETRY, DISABLE, AUTHORISE, FREEZE, COMPLIANCE, BREAK, INQUIRE, CORRECT, ATTENTION}
-)
+ACTIONS: Final = frozenset({FAIL, RETRY, DISABLE, AUTHORISE, FREEZE, COMPLIANCE, BREAK, INQUIRE, CORRECT, ATTENTION})
 
 RETRIES_MAX: Final = 2
 """How often a debit that was returned for want of money may be tried again (Nacha, Subsection 2.12.4)."""

@@ -23,7 +23,7 @@
        └returned─▶ returned  │  └returned─▶ withdrawing ─withdrawn─▶ returned              (failed)
           (failed)           │                   └─broadcast─▶ mint_broadcast, then as below
                              └─ failed for good ─▶ same state (requires_attention: mint_again | refund)
-    mint_broadcast, mint_confirming ──returned──▶ same state; once confirmed the tokens go into held and back ─▶ returning
+    mint_broadcast, mint_confirming ──returned──▶ same state; once confirmed: held, then ─▶ returning
     completed ──returned──▶ returning ──burnt──▶ returned     (nothing to burn: returned at once)
     completed ──reorged──▶ completed ──confirmed──▶ completed (journals only; no customer, no status)
     completed ──lost──▶ returned                              (the tokens can never land)
@@ -41,7 +41,7 @@
                        held / custody, reserve / receivable; the shortfall: trust / operating, the receivable stays
        unmatched       trust / suspense, and by an operator suspense / held or available
        reorged         unconfirmed / custody, and back
-       lost            token available / unconfirmed with reserve / fiat available; the rest: receivable:chain / unconfirmed
+       lost            token available / unconfirmed, reserve / fiat available; the rest: receivable:chain / unconfirmed
 
 Invariants
     BD1  tokens are asked for only against fiat that has settled, once per round, under a reference of their own
@@ -61,7 +61,7 @@ from aura_stream.domain.bank_codes import ATTENTION, FREEZE, INQUIRE, RETRIES_MA
 from aura_stream.domain.banking_days import banking_days_after
 from aura_stream.domain.ids import bank_reference, chain_reference
 from aura_stream.domain.lane_requests import Burn, Expect, Inquire, Instruct, Mint, Withdraw
-from aura_stream.domain.ledger import begun, book, enough, expect, usable, with_open_items
+from aura_stream.domain.ledger import enough, expect, usable, with_open_items
 from aura_stream.domain.pauses import in_force
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.requests import Submission
@@ -160,13 +160,9 @@ _HOLDS_FIAT: Final = ("funds_settled", "mint_queued", "withdrawing", "mint_broad
 # --- beginning -------------------------------------------------------------------------------------------------------
 
 
-def begin(asked: Submission, s: Settlement, case: Case) -> Settled:
-    """The first step of a deposit that is read and allowed to be asked for. Raises :class:`Refused`.
-
-    `case` has neither transaction nor settlement yet: they are made here.
-    """
-    if asked.refusal is not None:
-        raise asked.refusal
+def begin(asked: Submission, case: Case) -> Settled:
+    """The first step of a deposit that is read and allowed to be asked for. Raises :class:`Refused`."""
+    s = case.settlement
     for name in owners(s):
         usable(case.accounts(name), name)
     if screened(case.rules.settlement, s.party_name) == "denied":
@@ -175,11 +171,8 @@ def begin(asked: Submission, s: Settlement, case: Case) -> Settled:
     if s.fee >= s.amount:
         raise Refused("amount_below_fee", "nothing would be left")
     check_not_paused(case.pauses, scope(asked.tenant, "deposit", s, chain=bool(s.token)))
-    # A transaction that does not exist yet has moved on from nothing: its first event is number 1.
-    t = msgspec.structs.replace(begun(asked, PROCESSING, "created", case.at), seq=0)
-    case = case._replace(transaction=t, settlement=s)
+    case = case._replace(settlement=s)
     if not s.rail:
-        usable(case.accounts(s.account), s.account)
         enough(usable(case.accounts(s.account), s.account), asked)
     if needs_approval(case.rules.settlement, asked.tenant, s):
         deadline = case.at + WAITS_MS["requires_approval"]
@@ -467,7 +460,7 @@ def _settled(case: Case, fact: BankFact) -> Settled | None:
         return _held(case, journal(s.fiat, *moves), fact.effective_at or case.at, fact.fact_id or "-", fact)
     # Money came that is not what was expected: it is booked all the same, and nobody's yet.
     received = f"@bank:{s.bank}:trust:{fact.asset}", f"@suspense:unmatched:{fact.asset}"
-    more = {
+    more: dict[str, Any] = {
         "journals": journal(fact.asset, moved(*received, fact.amount)),
         "effective_at": fact.effective_at,
         "suspense": s.suspense + (fact.amount if fact.asset == s.fiat else 0),
@@ -513,7 +506,7 @@ def _returned(case: Case, fact: BankFact) -> Settled | None:
         return same_state(case, "deposit.break_opened", code=fact.code)
     if t.state in _AT_BANK:
         return _rejected(case, fact.code)
-    noted = {"code": fact.code, "returned_by": fact.fact_id or "-"}
+    noted: dict[str, Any] = {"code": fact.code, "returned_by": fact.fact_id or "-"}
     if t.state == "funds_settled" or (t.state == "mint_queued" and (s.parked_by or s.is_dead)):
         return _taken_back(case, fact.code, fact.fact_id or "-", fact.effective_at)
     if t.state == "mint_queued":
@@ -680,7 +673,7 @@ def _minted(case: Case, fact: ChainFact) -> Settled:
         layer = HELD if s.returned_by else AVAILABLE
         journals += journal(s.token, moved(custody(s), s.token_account, tokens(s, net), to=layer))
     journals += gas_paid(s, fact.gas)
-    changes = {"hash": fact.hash or s.hash, "is_credited": True}
+    changes: dict[str, Any] = {"hash": fact.hash or s.hash, "is_credited": True}
     if s.returned_by:
         return _clawed_back(case._replace(settlement=msgspec.structs.replace(s, **changes)), journals)
     return step(case, "deposit.completed", COMPLETED, "completed", ends=True, journals=journals, **changes)

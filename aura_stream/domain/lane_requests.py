@@ -1,4 +1,4 @@
-"""What the ledger asks of the lanes of banks and chains: the messages of `aura.bank-requests.v1`, `aura.chain-requests.v1`.
+"""What the ledger asks of lanes: the messages of `aura.bank-requests.v1` and `aura.chain-requests.v1`.
 
 A request is written in the unit that decided it, to the partition of the lane's key. Lanes answer by signals
 (`BankFact`, `ChainFact`, `Applied`). A request names the transaction it is for and carries a reference derived from

@@ -39,8 +39,8 @@ class Decision(msgspec.Struct, frozen=True):
     """What follows from one command, answer or deadline.
 
     `transaction` is its new state and carries the new deadline; `accounts` are those that changed; `postings` make one
-    journal, effective at `effective_at` (ms); `credit` goes to the receiver's partition. `settlement` is set where a bank
-    or the chain has a part in it (see `settlement.py`).
+    journal, effective at `effective_at` (ms); `credit` goes to the receiver's partition. `settlement` is set where a
+    bank or the chain has a part in it (see `settlement.py`).
     """
 
     event: str

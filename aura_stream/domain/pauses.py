@@ -93,9 +93,7 @@ def in_force(pauses: tuple[Pause, ...], work: Scope) -> Pause | None:
 def stood_ms(pauses: tuple[Pause, ...], work: Scope, since: int, until: int) -> int:
     """How long in `[since, until)` a pause held the work back. Overlapping pauses count once."""
     spans = sorted(
-        (max(pause.at, since), min(pause.lifted_at or until, until))
-        for pause in pauses
-        if covers(pause.scope, work)
+        (max(pause.at, since), min(pause.lifted_at or until, until)) for pause in pauses if covers(pause.scope, work)
     )
     total, end = 0, since
     for start, stop in spans:

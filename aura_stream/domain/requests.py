@@ -127,10 +127,10 @@ def read_submission(command: SubmitCommand, transaction_id: str, fingerprint: st
     from_account, to_account, expires_at, through, effective = "", "", 0, None, None
     if isinstance(command, TransferSubmit):
         type_, from_account, to_account = "transfer", command.data.from_account_id, command.data.to_account_id
-        own, own_pointer = from_account, "/data/from_account_id"
+        own, own_pointer, effective = from_account, "/data/from_account_id", command.data.effective_at
     elif isinstance(command, DepositSubmit):
         type_, to_account = "deposit", command.data.account_id
-        own, own_pointer = to_account, "/data/account_id"
+        own, own_pointer, effective = to_account, "/data/account_id", command.data.effective_at
         through = _through_deposit(command)
     elif isinstance(command, WithdrawalSubmit):
         type_, from_account = "withdrawal", command.data.account_id
@@ -140,7 +140,7 @@ def read_submission(command: SubmitCommand, transaction_id: str, fingerprint: st
         through = Through(command.data.rail, "", party.name, party.account, command.data.requested_by or "")
     else:
         type_, from_account, to_account = "hold", command.data.account_id, command.data.to_account_id
-        own, own_pointer = from_account, "/data/account_id"
+        own, own_pointer, effective = from_account, "/data/account_id", command.data.effective_at
         expires_at = _time(command.data.expires_at, "/data/expires_at")
     (owner, asset, _), refusal = _account(own, own_pointer)
     if owner != command.customer:
@@ -160,11 +160,11 @@ def read_submission(command: SubmitCommand, transaction_id: str, fingerprint: st
     except Invalid as error:
         raise Invalid(error.reason, error.detail, "/data/amount") from None
     if through is not None and asset in _TOKENS and amount % _TOKENS[asset]:
-        raise Invalid("invalid_amount_format", f"{data.amount} is not whole cents, which is what banks pay", "/data/amount")
+        raise Invalid(
+            "invalid_amount_format", f"{data.amount} is not whole cents, which is what banks pay", "/data/amount"
+        )
     if amount <= 0:
         refusal = Refused("negative_amount", f"{data.amount} is not above zero")
-    if not isinstance(command, WithdrawalSubmit):
-        effective = command.data.effective_at
     effective_at = None if effective is None else _effective(effective, at)
     return Submission(
         type_,

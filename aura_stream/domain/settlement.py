@@ -2,12 +2,18 @@
 
 The chart of accounts (D grows by debits, C by credits), per tenant and sliced by partition like all house accounts:
 
-    D @bank:<bank>:trust:<fiat>      reserve for tokens and customers' fiat     D @bank:<bank>:operating:<fiat>  our own
-    D @rail:<rail>:in_transit:<fiat> collected, not settled                     C @rail:<rail>:outgoing:<fiat>   paid out, not settled
-    D @receivable:returns:<fiat>     taken back by the bank, not yet made good  D @receivable:chain:<token>      credited, never landed
-    D @custody:chain:<chain>:<token> tokens at our address                      D @custody:chain:<chain>:unconfirmed:<token>
-    C @reserve:<token>:<fiat>        fiat owed to token holders                 C @suspense:unmatched:<fiat>
-    C @income:fees:<type>:<fiat>                                                D @expense:gas:<native>
+    D @bank:<bank>:trust:<fiat>          customers' fiat and the reserve for tokens, at the bank
+    D @bank:<bank>:operating:<fiat>      our own
+    D @rail:<rail>:in_transit:<fiat>     collected, not settled
+    C @rail:<rail>:outgoing:<fiat>       paid out, not settled
+    D @receivable:returns:<fiat>         taken back by a bank, not made good by the customer
+    C @reserve:<token>:<fiat>            fiat owed to token holders
+    C @suspense:unmatched:<fiat>         money that nobody has explained
+    C @income:fees:<type>:<fiat>
+    D @custody:chain:<chain>:<token>     tokens at our address, in blocks that are deep enough
+    D @custody:chain:<chain>:unconfirmed:<token>   credited, and their block is lost
+    D @receivable:chain:<token>          credited and spent, and can never land
+    D @expense:gas:<native>, @expense:bank:<fiat>
 """
 
 from __future__ import annotations
@@ -227,7 +233,8 @@ def same_state(case: Case, event: str, **more: Any) -> Settled:
     """News that changes no state: the deadline, and the pause it may be parked by, stay."""
     t, s = case.transaction, case.settlement
     kept = {"parked_by": s.parked_by, "left_ms": s.left_ms, "entered_at": s.entered_at, "deadline": t.deadline}
-    return step(case, event, t.status, t.state, **({"reason": t.reason} | kept | more))
+    news: dict[str, Any] = {"reason": t.reason} | kept | more
+    return step(case, event, t.status, t.state, **news)
 
 
 def _accounts(case: Case, journals: tuple[Booking, ...]) -> dict[str, Any]:
@@ -275,8 +282,13 @@ def enter(
     pause = in_force(case.pauses, scope(t.tenant, t.type, case.settlement, chain=chain))
     if pause is not None:
         return step(case, event, PROCESSING, state, reason="paused", parked_by=pause.id, left_ms=wait_ms, **more)
-    requests = {"bank_requests": bank_requests, "chain_requests": chain_requests}
-    return step(case, event, PROCESSING, state, deadline=case.at + wait_ms, **requests, **more)
+    return step(
+        *(case, event, PROCESSING, state),
+        deadline=case.at + wait_ms,
+        bank_requests=bank_requests,
+        chain_requests=chain_requests,
+        **more,
+    )
 
 
 def postponed(case: Case, *, chain: bool) -> Settled | None:

@@ -11,7 +11,7 @@
                        │ │                     └──────────────failed for good─▶ burn_failed         (failed)
                        │ └─cancel, while parked─▶ canceled
                        └─failed for good─▶ burn_failed                                              (failed)
-    (start) fiat ──▶ payout_submitting ──accepted──▶ payout_submitted ──settled──▶ completed ──returned──▶ payout_returned
+    (start) fiat ─▶ payout_submitting ─accepted──▶ payout_submitted ──settled──▶ completed ──returned──▶ payout_returned
                        │ │ │ └─settled ─▶ completed     └─rejected, returned─▶ payout_rejected      (returned)
                        │ │ └─rejected, returned─▶ payout_rejected                  (failed)
                        │ └───unknown─▶ same state: the lane inquires, nothing is sent again
@@ -47,7 +47,7 @@ from aura_stream.domain.bank_codes import ATTENTION, FREEZE, INQUIRE, code_of
 from aura_stream.domain.bank_deposits import gas_paid
 from aura_stream.domain.ids import bank_reference, chain_reference
 from aura_stream.domain.lane_requests import Burn, Inquire, Instruct
-from aura_stream.domain.ledger import begun, enough, expect, usable, with_open_items
+from aura_stream.domain.ledger import enough, expect, usable, with_open_items
 from aura_stream.domain.pauses import in_force
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.requests import Submission
@@ -105,6 +105,7 @@ from aura_stream.domain.state import (
     PROCESSING,
     REQUIRES_APPROVAL,
     REQUIRES_ATTENTION,
+    Posting,
 )
 from aura_stream.domain.state import RETURNED as STATUS_RETURNED
 
@@ -126,13 +127,9 @@ CAME_BACK: Final = frozenset({"payout_rejected", "payout_returned"})
 # --- beginning -------------------------------------------------------------------------------------------------------
 
 
-def begin(asked: Submission, s: Settlement, case: Case) -> Settled:
-    """The first step of a withdrawal: its money is set aside. Raises :class:`Refused`.
-
-    `case` has neither transaction nor settlement yet: they are made here.
-    """
-    if asked.refusal is not None:
-        raise asked.refusal
+def begin(asked: Submission, case: Case) -> Settled:
+    """The first step of a withdrawal: its money is set aside. Raises :class:`Refused`."""
+    s = case.settlement
     for name in owners(s):
         usable(case.accounts(name), name)
     if screened(case.rules.settlement, s.party_name) == "denied":
@@ -142,9 +139,7 @@ def begin(asked: Submission, s: Settlement, case: Case) -> Settled:
         raise Refused("amount_below_fee", "nothing would be left")
     check_not_paused(case.pauses, scope(asked.tenant, "withdrawal", s, chain=bool(s.token)))
     enough(usable(case.accounts(asked.from_account), asked.from_account), asked)
-    # A transaction that does not exist yet has moved on from nothing: its first event is number 1.
-    t = msgspec.structs.replace(begun(asked, PROCESSING, "created", case.at), seq=0)
-    case = case._replace(transaction=t, settlement=s)
+    case = case._replace(settlement=s)
     aside = journal(asked.asset, moved(asked.from_account, asked.from_account, asked.amount, to=HELD))
     if needs_approval(case.rules.settlement, asked.tenant, s):
         first = step(
@@ -366,7 +361,7 @@ def bank_fact(case: Case, fact: BankFact) -> Settled | None:
             bank_reference=fact.bank_reference,
         )
     # Whatever is unclear may have been sent: from here on the money is on its way until it is known not to be.
-    sent = {"journals": _sent(case), "booked": True}
+    sent: dict[str, Any] = {"journals": _sent(case), "booked": True}
     if fact.kind == REJECTED:
         action = code_of(fact.code).action
         if action == ATTENTION:
@@ -394,7 +389,7 @@ def _settled(case: Case, fact: BankFact) -> Settled | None:
         return _completed(case, fact.fact_id or "-", fact.effective_at, fact.bank_reference)
     # The bank has paid what was not asked for: it is booked, and a person finds out why.
     took = moved(f"@suspense:unmatched:{fact.asset}", f"@bank:{s.bank}:trust:{fact.asset}", fact.amount)
-    more = {
+    more: dict[str, Any] = {
         "journals": journal(fact.asset, took),
         "effective_at": fact.effective_at,
         "suspense": s.suspense + (fact.amount if fact.asset == s.fiat else 0),
@@ -409,7 +404,7 @@ def _completed(case: Case, fact_id: str, effective_at: int, bank_reference_: str
     """W4. What lies in suspense is part of it: what the bank paid more or less is our cost."""
     s = case.settlement
     net = s.amount - s.fee
-    paid = (moved(outgoing(s), trust(s), net),)
+    paid: tuple[tuple[Posting, ...], ...] = (moved(outgoing(s), trust(s), net),)
     if s.suspense:
         paid = (
             moved(outgoing(s), suspense(s), s.suspense),

@@ -171,7 +171,7 @@ class Unit:
         self.outputs.append(Output(topic, self.partition, key, value, headers))
 
     def ask(self, topic: str, key: bytes, value: bytes) -> None:
-        """Sends a message to the partition of `key` in another actor's topic, with the unit. Raises :class:`Oversize`."""
+        """Sends a message to the partition of `key` of a topic, with the unit. Raises :class:`Oversize`."""
         if len(value) > OUTPUT_MAX:
             raise Oversize(f"a message to {topic}", len(value), OUTPUT_MAX)
         self.outputs.append(Output(topic, self._shard.partitioner(key), key, value))
