@@ -69,7 +69,11 @@ from topics.bank_requests import BANK_REQUESTS
 from topics.chain_requests import CHAIN_REQUESTS
 
 MACHINES: Final[dict[str, ModuleType]] = {"deposit": bank_deposits, "withdrawal": withdrawals}
-CHILDREN: Final = ("deposit.retry", "withdrawal.retry", "withdrawal.remint")
+COMMANDS: Final = frozenset(
+    {"withdrawal.submit", "deposit.retry", "withdrawal.retry", "withdrawal.remint", "pause.set", "pause.lift"}
+)
+"""Command types that are decided here alone."""
+
 PAUSES_SET: Final = "pauses"
 """The count of pauses in force that touch transfers and holds, among the shard's counters: looked up per command."""
 
