@@ -29,7 +29,7 @@
     completed ──lost──▶ returned                              (the tokens can never land)
 
     Any wait without an answer ends in the same state with status requires_attention; a later fact still ends it.
-    Ways out for an operator: inquire; settled, rejected (the statement says so); match, refund; mint_again.
+    Ways out for an operator: inquire; settled, rejected (the statement says so); match, refund; mint_again, burn_again.
 
     D1 accepted        in_transit / pending_in
     D2 settled         trust / in_transit; pending_in / held              (push without D1: trust / held)
@@ -252,8 +252,8 @@ def mint_reference(case: Case, round_: int = 0) -> str:
 
 
 def burn_reference(case: Case) -> str:
-    """The one-time reference of the claw-back's burn."""
-    return chain_reference(case.id, "return")
+    """The one-time reference of the present round of the claw-back's burn."""
+    return chain_reference(case.id, f"return/{case.settlement.round}")
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ def cancel(case: Case) -> Settled:
     t, s = case.transaction, case.settlement
     if t.state == "canceled":
         raise Refused("already_processed", "the deposit is canceled")
-    is_parked = t.state in ("submitting", "mint_queued") and s.parked_by and not s.settled_by
+    is_parked = t.state in ("submitting", "mint_queued") and not s.is_asked and not s.settled_by
     if t.state not in ("requires_approval", "awaiting_funds") and not is_parked:
         raise Refused("invalid_state_transition", f"the deposit is {t.state}")
     return step(
@@ -321,6 +321,15 @@ def resolve(case: Case, outcome: str, operator: str) -> Settled:
     if outcome == "mint_again" and is_waiting and s.is_dead and t.state in _HOLDS_FIAT and not s.returned_by:
         case = case._replace(settlement=msgspec.structs.replace(s, round=s.round + 1, is_dead=False, hash=""))
         return _queue(case)
+    if outcome == "burn_again" and t.state == "returning" and s.is_dead:
+        case = case._replace(settlement=msgspec.structs.replace(s, round=s.round + 1, is_dead=False))
+        status = t.status if t.status in TERMINAL else PROCESSING
+        return step(
+            *(case, "deposit.returning", status, "returning"),
+            reason="bank_returned",
+            deadline=case.at + WAITS_MS["returning"],
+            chain_requests=(_return_burn(case, s.clawed),),
+        )
     raise Refused("invalid_state_transition", f"{outcome} is no way out of {t.status}/{t.state}")
 
 
@@ -367,9 +376,9 @@ def deadline(case: Case) -> Settled:
 def resume(case: Case) -> Settled:
     """The pause that it was parked by is over: it goes on with the time that was left."""
     t, s = case.transaction, case.settlement
-    if t.state == "submitting":
+    if t.state == "submitting" and not s.is_asked:
         return _start(case)
-    if t.state == "mint_queued" and not s.hash:
+    if t.state == "mint_queued" and not s.is_asked:
         return _queue(case)
     pause = in_force(case.pauses, scope(t.tenant, t.type, s, chain=t.state in ON_CHAIN))
     if pause is not None:
@@ -507,7 +516,7 @@ def _returned(case: Case, fact: BankFact) -> Settled | None:
     if t.state in _AT_BANK:
         return _rejected(case, fact.code)
     noted: dict[str, Any] = {"code": fact.code, "returned_by": fact.fact_id or "-"}
-    if t.state == "funds_settled" or (t.state == "mint_queued" and (s.parked_by or s.is_dead)):
+    if t.state == "funds_settled" or (t.state == "mint_queued" and (not s.is_asked or s.is_dead)):
         return _taken_back(case, fact.code, fact.fact_id or "-", fact.effective_at)
     if t.state == "mint_queued":
         return step(
@@ -585,14 +594,13 @@ def _clawed_back(case: Case, before: tuple[Booking, ...], effective_at: int = 0,
         )
     if not just_credited:
         journals += journal(s.token, moved(s.token_account, s.token_account, clawed, to=HELD))
-    burn = Burn(case.id, t.tenant, t.customer, burn_reference(case), s.token, clawed, is_return=True)
     decided = step(
         *(case, "deposit.returning", t.status, "returning"),
         reason="bank_returned",
         deadline=case.at + WAITS_MS["returning"],
         journals=journals,
         effective_at=effective_at,
-        chain_requests=(burn,),
+        chain_requests=(_return_burn(case, clawed),),
         freezes=freezes,
         clawed=clawed,
         is_credited=True,
@@ -601,6 +609,11 @@ def _clawed_back(case: Case, before: tuple[Booking, ...], effective_at: int = 0,
         return decided
     # The items were given back on completion; until the burn has landed the accounts are needed again.
     return msgspec.structs.replace(decided, accounts=decided.accounts | _needed_again(case, decided))
+
+
+def _return_burn(case: Case, amount: int) -> Burn:
+    t = case.transaction
+    return Burn(case.id, t.tenant, t.customer, burn_reference(case), case.settlement.token, amount, is_return=True)
 
 
 def _needed_again(case: Case, decided: Settled) -> dict[str, Account]:
@@ -642,7 +655,7 @@ def chain_fact(case: Case, fact: ChainFact) -> Settled | None:
             hash=fact.hash,
         )
     if fact.kind in (MINED, REORGED):
-        if fact.kind == MINED and t.state == "mint_confirming" and fact.hash == s.hash:
+        if fact.kind == MINED and t.state == "mint_confirming" and fact.hash in ("", s.hash):
             return None
         event = "deposit.mint_confirming" if fact.kind == MINED else "deposit.mint_reorged"
         return step(
@@ -730,6 +743,10 @@ def _burn_fact(case: Case, fact: ChainFact) -> Settled | None:
             ends=True,
             journals=journals + gas_paid(s, fact.gas),
         )
-    if fact.kind in (STUCK, FAILED_FOR_GOOD):
-        return same_state(case, "deposit.break_opened", deadline=0)
-    return None
+    if fact.kind not in (STUCK, FAILED_FOR_GOOD) or s.is_dead:
+        return None
+    is_dead = fact.kind == FAILED_FOR_GOOD
+    if t.status in TERMINAL:
+        # It is completed, and a status that ends something does not change for our own troubles.
+        return same_state(case, "deposit.break_opened", deadline=0, is_dead=is_dead)
+    return attention(case, "chain_failed" if is_dead else "chain_stuck", is_dead=is_dead)

@@ -212,7 +212,7 @@ class Resolve(_Strict):
     transaction_id: TransactionIdText
     operator: OperatorText
     outcome: Annotated[
-        Literal["inquire", "settled", "rejected", "match", "refund", "mint_again"],
+        Literal["inquire", "settled", "rejected", "match", "refund", "mint_again", "burn_again"],
         Field(description="The way out"),
     ]
     note: NoteText | None = None

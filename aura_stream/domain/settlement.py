@@ -281,12 +281,14 @@ def enter(
     t = case.transaction
     pause = in_force(case.pauses, scope(t.tenant, t.type, case.settlement, chain=chain))
     if pause is not None:
-        return step(case, event, PROCESSING, state, reason="paused", parked_by=pause.id, left_ms=wait_ms, **more)
+        parked: dict[str, Any] = {"parked_by": pause.id, "left_ms": wait_ms, "is_asked": False}
+        return step(case, event, PROCESSING, state, reason="paused", **parked, **more)
     return step(
         *(case, event, PROCESSING, state),
         deadline=case.at + wait_ms,
         bank_requests=bank_requests,
         chain_requests=chain_requests,
+        is_asked=True,
         **more,
     )
 

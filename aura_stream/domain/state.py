@@ -121,6 +121,7 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True):
     entered_at: int = 0  # when the present state began, ms since 1970; pauses are counted from here
     parked_by: str = ""  # id of the pause
     left_ms: int = 0  # what was left of the deadline when it parked
+    is_asked: bool = False  # whether the present state's request has gone to its lane
     booked: bool = False  # D1 or W3 is booked
     bank_reference: str = ""
     settled_by: str = ""  # id of the fact that settled it

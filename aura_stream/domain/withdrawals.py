@@ -227,7 +227,7 @@ def cancel(case: Case) -> Settled:
     if t.state == "canceled":
         raise Refused("already_processed", "the withdrawal is canceled")
     first = "tokens_held" if s.token else "payout_submitting"
-    if t.state != "requires_approval" and not (t.state == first and s.parked_by):
+    if t.state != "requires_approval" and not (t.state == first and not s.is_asked):
         raise Refused("invalid_state_transition", f"the withdrawal is {t.state}")
     return _released(case, "withdrawal.canceled", CANCELED, "canceled")
 
@@ -264,9 +264,9 @@ def deadline(case: Case) -> Settled:
 def resume(case: Case) -> Settled:
     """The pause that it was parked by is over: it goes on with the time that was left."""
     t, s = case.transaction, case.settlement
-    if t.state == "tokens_held":
+    if t.state == "tokens_held" and not s.is_asked:
         return _start(case)
-    if t.state == "payout_submitting" and not s.booked:
+    if t.state == "payout_submitting" and not s.is_asked:
         return _pay(case)
     pause = in_force(case.pauses, scope(t.tenant, t.type, s, chain=t.state in ON_CHAIN))
     if pause is not None:
@@ -311,7 +311,7 @@ def chain_fact(case: Case, fact: ChainFact) -> Settled | None:
         if t.state != "tokens_held":
             return same_state(case, "withdrawal.burn_rebroadcast", hash=fact.hash)
         return _on_chain(case, "withdrawal.burn_broadcast", "burn_broadcast", fact)
-    if fact.kind == MINED and not (t.state == "burn_confirming" and fact.hash == s.hash):
+    if fact.kind == MINED and not (t.state == "burn_confirming" and fact.hash in ("", s.hash)):
         return _on_chain(case, "withdrawal.burn_confirming", "burn_confirming", fact)
     if fact.kind == REORGED:
         return _on_chain(case, "withdrawal.burn_reorged", "burn_confirming", fact)

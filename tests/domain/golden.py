@@ -45,7 +45,7 @@ class Player:
         for line in text.splitlines():
             if line.startswith("#") or not line.strip():
                 out.append(line)
-            elif line.startswith(">"):
+            elif line.startswith(">"):  # what is not a step is what followed it when this was written
                 out.append(line)
                 self.step(*line[1:].split())
                 out += self.news()
@@ -131,19 +131,21 @@ class Player:
         """`transaction.resolve`."""
         self.world.send("transaction.resolve", "alice", transaction_id=self.now, operator="olga", outcome=outcome)
 
-    def do_bank(self, kind: str, code: str = "", amount: str = "", asset: str = "", ref: str = "", id: str = "") -> None:  # noqa: A002
+    def do_bank(
+        self, kind: str, code: str = "", amount: str = "", asset: str = "", ref: str = "", fact: str = ""
+    ) -> None:
         """A fact of the bank."""
         what: dict[str, Any] = {"code": code} if code else {}
         what |= {"amount": int(amount)} if amount else {}
         what |= {"asset": asset} if asset else {}
         what |= {"bank_reference": ref} if ref else {}
-        what |= {"fact_id": id} if id else {}
+        what |= {"fact_id": fact} if fact else {}
         self.world.bank(self.now, kind, **what)
 
-    def do_chain(self, kind: str, gas: str = "0", hash: str = "") -> None:  # noqa: A002
+    def do_chain(self, kind: str, gas: str = "0", tx: str = "") -> None:
         """A fact of the chain."""
         what: dict[str, Any] = {"gas": int(gas)} if int(gas) else {}
-        self.world.chain(self.now, kind, **what, **({"hash": hash} if hash else {}))
+        self.world.chain(self.now, kind, **what, **({"hash": tx} if tx else {}))
 
     def do_wait(self, time: str) -> None:
         """Time passes: 3h, 7d."""

@@ -1,4 +1,4 @@
-"""The ledger world with banks and a chain: facts of lanes as signals, requests to lanes, and the rules of settlement."""
+"""The ledger world with banks and a chain: facts of lanes as signals, requests to lanes, rules of settlement."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from aura_stream.domain.bank_deposits import burn_reference, mint_reference
 from aura_stream.domain.ids import bank_reference, chain_reference, id_text, record_key
 from aura_stream.domain.lane_requests import (
     DECODE_BANK,
@@ -34,8 +33,6 @@ from topics.chain_requests import CHAIN_REQUESTS
 LANES = 1000
 """The source of the lanes' signals: no partition of the ledger has this number."""
 
-__all__ = ["SettlementWorld", "burn_reference", "mint_reference"]
-
 
 class SettlementWorld(World):
     """Customers with accounts in fiat and tokens; whoever uses it plays the lanes."""
@@ -50,6 +47,7 @@ class SettlementWorld(World):
             rules=msgspec.json.encode(self.rules),
         )
         self.seqs: Counter[int] = Counter()
+        self.read: Counter[tuple[str, int]] = Counter()
         self.facts = 0
 
     # --- the lanes' side -------------------------------------------------------------------------------------------
@@ -83,19 +81,24 @@ class SettlementWorld(World):
         if t.type == "withdrawal":
             step, reference = "burn", chain_reference(transaction_id, "burn")
         elif t.state == "returning":
-            step, reference = "burn", chain_reference(transaction_id, "return")
+            step, reference = "burn", chain_reference(transaction_id, f"return/{s.round}")
         else:
             step, reference = "mint", chain_reference(transaction_id, f"mint/{s.round}")
         what = {"hash": f"0x{kind[:1]}{s.round}"} | what if kind == "broadcast" else what
-        self.signal(self.partition(t.customer, t.tenant), ChainFact(transaction_id, t.tenant, step, kind, reference, **what))
+        self.signal(
+            self.partition(t.customer, t.tenant), ChainFact(transaction_id, t.tenant, step, kind, reference, **what)
+        )
         self.driver.run()
 
     def answer_pauses(self) -> None:
         """The lanes apply the pauses that they were told of and have not answered yet."""
-        for request in self.requests()[getattr(self, "pauses_seen", 0) :]:
-            if isinstance(request, SetPause):
-                self.signal(request.home, Applied(request.pause.id, bool(request.pause.lifted_at)))
-        self.pauses_seen = len(self.requests())
+        for topic, decode in ((BANK_REQUESTS.name, DECODE_BANK), (CHAIN_REQUESTS.name, DECODE_CHAIN)):
+            for partition, log in self.driver.topics[topic].items():
+                for record in log[self.read[topic, partition] :]:
+                    request = decode(record.value or b"")
+                    if isinstance(request, SetPause):
+                        self.signal(request.home, Applied(request.pause.id, bool(request.pause.lifted_at)))
+                self.read[topic, partition] = len(log)
         self.driver.run()
 
     def requests(self) -> list[Any]:
@@ -190,7 +193,7 @@ class SettlementWorld(World):
         transactions: dict[bytes, Transaction],
         rows: dict[bytes, Settlement],
     ) -> None:
-        """Trust and open returns cover what is owed; tokens are as many as their reserve and the fiat at the bank say."""
+        """Trust and open returns cover what is owed; tokens are as many as their reserve says."""
         total: Counter[str] = Counter()
         for (_, account, layer), amount in layers.items():
             asset = account.split(":")[1] if account[0] != "@" else account.rsplit(":", 1)[1]
