@@ -34,7 +34,7 @@ _SIXTY_DAYS: Final = 60
 class Code(NamedTuple):
     """One row. `days` is how long the other bank may take: banking days up to 5, calendar days above; 0 = not said."""
 
-    source: str  # NACHA | ISO
+    source: str  # NACHA | ISO | AURA
     meaning: str
     action: str
     days: int = 0
@@ -226,6 +226,8 @@ CODES: Final[dict[str, Code]] = {
     "TM01": _iso("Received after the cut-off time", FAIL),
     "TS01": _iso("Message not acknowledged in time", INQUIRE),
     "UPAY": _iso("Undue payment", FAIL),
+    # Our own: the lane has tried as often as allowed, and each time it was certain that nothing was processed.
+    "NOTP": Code("AURA", "The bank could not be reached and has not taken it", FAIL),
 }
 
 _UNKNOWN: Final = Code("", "A code without a row", ATTENTION)

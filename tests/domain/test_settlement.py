@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,7 +80,9 @@ def test_a04_all_assigned_nacha_codes_have_a_row_and_unknown_ones_need_a_person(
         c for c in CODES if c[0] == "R" and c[1].isdigit()
     }
     assert {f"C{n:02}" for n in range(1, 15)} == {c for c in CODES if c[0] == "C" and c[1].isdigit()}
-    assert all(row.action in ACTIONS and row.meaning and row.source in ("NACHA", "ISO") for row in CODES.values())
+    assert all(
+        row.action in ACTIONS and row.meaning and row.source in ("NACHA", "ISO", "AURA") for row in CODES.values()
+    )
     assert code_of("R99").action == code_of("").action == bank_codes.ATTENTION
 
 
@@ -328,7 +331,13 @@ def test_a02_a_repeated_deposit_is_one_debit_and_one_mint() -> None:
     for account in ("alice:USD", "alice:AUSD"):
         world.open(account)
     payer = {"name": "Alice", "account": "021000021/1"}
-    data = {"account_id": "alice:USD", "amount": "5.00", "rail": "ach", "mint_to": "alice:AUSD", "payer": payer}
+    data: dict[str, Any] = {
+        "account_id": "alice:USD",
+        "amount": "5.00",
+        "rail": "ach",
+        "mint_to": "alice:AUSD",
+        "payer": payer,
+    }
     sent = world.send("deposit.submit", "alice", key="k", **data)
     for _ in range(20):
         world.send("deposit.submit", "alice", key="k", **data)
