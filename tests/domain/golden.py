@@ -79,7 +79,8 @@ class Player:
     def do_open(self, *accounts: str) -> None:
         """Opens accounts, without telling."""
         for account in accounts:
-            self.world.open(account)
+            if self.world.find(account) is None:
+                self.world.open(account)
         self.news()
 
     def do_deposit(self, rail: str, amount: str, to: str = "", name: str = "Alice", by: str = "") -> None:

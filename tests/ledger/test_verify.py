@@ -117,6 +117,11 @@ PLANTS = {
         "UPDATE ledger.transactions SET status = 'failed' WHERE idempotency_key = 't4'",
         "failed_moved_nothing",
     ),
+    "a deposit by bank that has ended and still holds": (
+        """UPDATE ledger.transactions SET history = jsonb_set(history, '{0,by_bank}', '{}'), status = 'completed'
+        WHERE idempotency_key = 'h4'""",
+        "settlements_leave_nothing_behind",
+    ),
     "a hold that holds nothing": (
         "UPDATE ledger.transactions SET amount = 6 WHERE idempotency_key = 'h4'",
         "held_is_open_holds",
