@@ -297,10 +297,12 @@ def _apply(unit: Unit, told: Pause) -> None:
     known = pauses()
     old = next((one for one in known if one.id == told.id), None)
     if told.lifted_at:
-        if old is None or old.lifted_at:
+        if old is not None and old.lifted_at:
             return
-        known = lifted(known, told.id, told.lifted_at)
-        unit.deadline(_DRAIN + id_bytes(told.id), unit.at)
+        # Its end may come from another partition before it has come itself: then it never stood here.
+        known = with_pause(known, told) if old is None else lifted(known, told.id, told.lifted_at)
+        if old is not None:
+            unit.deadline(_DRAIN + id_bytes(told.id), unit.at)
     elif old is not None:
         return
     else:

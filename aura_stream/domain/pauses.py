@@ -65,8 +65,6 @@ class Rollout(msgspec.Struct, frozen=True, array_like=True):
     by: str
     state: str  # set | applied | lifted | cleared
     missing: int
-    seq: int = 1
-    lifted_by: str = ""
 
 
 def covers(pause: Scope, work: Scope) -> bool:

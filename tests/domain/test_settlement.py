@@ -7,6 +7,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from aura_stream.domain import bank_codes, bank_deposits, withdrawals
@@ -17,7 +18,7 @@ from aura_stream.domain.ids import bank_reference, chain_reference
 from aura_stream.domain.pauses import Pause, Scope, covers, in_force, stood_ms
 from aura_stream.domain.reasons import REASONS
 from aura_stream.domain.settlement import RAILS
-from aura_stream.domain.signals import Unmatched
+from aura_stream.domain.signals import Paused, Unmatched
 from aura_stream.domain.state import SettlementRules
 from aura_stream.journal import TransactionLine
 from tests.domain.golden import FOLDER, played
@@ -215,6 +216,20 @@ def test_a06_lifting_may_need_another_person_and_is_done_once() -> None:
     assert world.do("pause.lift", "ops", operator="otto", pause_id=pause.id).reason == "already_processed"
     missing = "00000000-0000-5000-8000-000000000000"
     assert world.do("pause.lift", "ops", operator="otto", pause_id=missing).reason == "pause_not_found"
+
+
+def test_a06_a_lift_that_overtakes_its_pause_wins() -> None:
+    world = SettlementWorld()
+    world.open("alice:EUR")
+    home = world.partition("alice")
+    pause = Pause("6ec9da41-3b30-59cf-bc27-03043623f8b0", Scope(), world.at, "olga")
+
+    world.signal(home, Paused(msgspec.structs.replace(pause, lifted_at=world.at + 1), home))
+    world.signal(home, Paused(pause, home))
+    world.driver.run()
+
+    deposit = world.do("deposit.submit", "alice", account_id="alice:EUR", amount="5.00", rail="sepa")
+    assert deposit.state == "awaiting_funds"
 
 
 def test_a06_many_parked_transactions_all_drain() -> None:
