@@ -18,12 +18,12 @@ from aura_stream.domain.ids import bank_reference, chain_reference
 from aura_stream.domain.pauses import Pause, Scope, covers, in_force, stood_ms
 from aura_stream.domain.reasons import REASONS
 from aura_stream.domain.settlement import RAILS
-from aura_stream.domain.signals import Paused, Unmatched
+from aura_stream.domain.signals import BankFact, Paused, Unmatched
 from aura_stream.domain.state import SettlementRules
 from aura_stream.journal import TransactionLine
 from tests.domain.golden import FOLDER, played
 from tests.domain.settlement_world import SettlementWorld
-from tests.domain.world import DAY
+from tests.domain.world import DAY, NAMES
 
 SCENARIOS = sorted(path.name for path in FOLDER.glob("*.txt"))
 
@@ -331,6 +331,54 @@ def test_a04_sec26_a_deposit_that_business_refuses_changes_nothing(data: dict[st
     assert (line.status, line.state, line.reason) == ("failed", "refused", reason)
     assert not world.requests()
     world.check()
+
+
+def test_sec34_a_fact_about_nothing_that_is_known_is_a_dead_letter_and_the_shard_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = SettlementWorld()
+    unknown = "89a07ac3-7127-5e3e-b4ae-b51cd89c8ffa"
+
+    world.signal(1, BankFact(unknown, "default", "debit", "settled", "r", 100, "USD"))
+    world.driver.run()
+
+    (letter,) = world.driver.topics[NAMES.dead_letters][1]
+    assert dict(letter.headers)["aura-reason"] == b"internal_error"
+    assert "signal refused" in caplog.text
+    world.open("alice:EUR", "1")
+    world.check()
+
+
+def test_sec34_a_fact_of_another_tenant_parks_the_transaction_for_a_person(caplog: pytest.LogCaptureFixture) -> None:
+    world = SettlementWorld()
+    world.open("alice:EUR")
+    deposit = world.do("deposit.submit", "alice", account_id="alice:EUR", amount="5.00", rail="sepa")
+
+    world.signal(world.partition("alice"), BankFact(deposit.id, "demo", "credit", "settled", "r", 500, "EUR"))
+    world.driver.run()
+
+    kept = world.transaction(deposit.id)
+    assert (kept.status, kept.state, kept.reason) == ("requires_attention", "awaiting_funds", "internal_error")
+    world.bank(deposit.id, "settled")
+    assert world.transaction(deposit.id).state == "completed"
+    assert "signal refused" in caplog.text
+
+
+def test_a04_in_live_mode_a_mint_after_a_debit_waits_two_banking_days() -> None:
+    world = SettlementWorld("live")
+    for account in ("alice:USD", "alice:AUSD"):
+        world.open(account)
+    payer = {"name": "Alice", "account": "021000021/1"}
+    data: dict[str, Any] = {"account_id": "alice:USD", "amount": "5.00", "rail": "ach", "mint_to": "alice:AUSD"}
+    deposit = world.do("deposit.submit", "alice", **data, payer=payer)
+    world.bank(deposit.id, "settled")
+
+    due = banking_days_after(world.at, 2)
+    assert world.transaction(deposit.id).deadline == due
+    world.wait(due - world.at - 1)
+    assert world.transaction(deposit.id).state == "funds_settled"
+    world.wait(1)
+    assert world.transaction(deposit.id).state == "mint_queued"
 
 
 def test_a07_both_rails_and_instant_exist() -> None:
