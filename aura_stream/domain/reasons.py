@@ -134,6 +134,33 @@ REASONS: Final[dict[str, Reason]] = {
         "Revoked, but not every API process has confirmed it",
         "One that does not answer stops by itself within 5 s; repeat after Retry-After seconds to be sure.",
     ),
+    # Banks, chain, approvals, pauses.
+    "paused": Reason(
+        "external_dependency", 503, "New work of this kind is paused", "Try again later with the same key."
+    ),
+    "screening_blocked": Reason(_B, 422, "The other side is not allowed", "Ask an operator."),
+    "amount_below_fee": Reason(_B, 422, "The fee would take it all", "Raise the amount."),
+    "four_eyes": Reason("authorization", 403, "Another person must do this", "Ask a second operator."),
+    "denied": Reason(_B, 422, "A second person did not approve", "Ask the operator; a new request needs a new key."),
+    "retry_not_allowed": Reason(_B, 422, "It may not be tried again", "Read the code that came back."),
+    "pause_not_found": Reason(_N, 404, "No such pause", "Read the pauses that stand."),
+    "unknown_outcome": Reason(
+        "external_dependency", 503, "The bank has not said what became of it", "Wait: it is asked, never sent again."
+    ),
+    "no_answer": Reason("external_dependency", 503, "No answer in time", "An operator looks at it."),
+    "bank_rejected": Reason(_B, 422, "The bank did not process it", "Read the code; a new request needs a new key."),
+    "bank_returned": Reason(_B, 422, "The bank took it back", "Read the code; a new request needs a new key."),
+    "unknown_code": Reason("external_dependency", 503, "The bank's code needs a person", "An operator looks at it."),
+    "amount_mismatch": Reason(
+        "external_dependency", 503, "Another amount has moved", "An operator looks at it; nothing is lost."
+    ),
+    "currency_mismatch_at_bank": Reason(
+        "external_dependency", 503, "Another currency has moved", "An operator looks at it; nothing is lost."
+    ),
+    "chain_stuck": Reason("external_dependency", 503, "The chain does not take it in", "An operator looks at it."),
+    "chain_failed": Reason("external_dependency", 503, "The chain has refused it for good", "An operator looks at it."),
+    "mint_lost": Reason("external_dependency", 503, "The mint was lost with its block", "Read the transaction."),
+    "refunded": Reason(_B, 422, "The money was given back", "It is in the account."),
     # What HTTP adds.
     "route_not_found": Reason(_N, 404, "No such route", "See /openapi.json for the routes."),
     "method_not_allowed": Reason(_V, 405, "The route does not have this method", "See the Allow header."),

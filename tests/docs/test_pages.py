@@ -83,7 +83,7 @@ def test_every_named_setting_exists() -> None:
 
 
 def test_the_kafka_guide_names_every_event() -> None:
-    sources = [*(ROOT / "aura_stream/domain").glob("*.py"), ROOT / "agents/ledger.py"]
+    sources = [*(ROOT / "aura_stream/domain").glob("*.py"), *(ROOT / "agents").glob("*.py")]
     events = {event for source in sources for event in _EVENT.findall(source.read_text(encoding="utf-8"))}
     events |= {"transfer.failed", "deposit.failed", "hold.failed"}
     guide = (ROOT / "docs/guide/kafka-door.md").read_text(encoding="utf-8")
