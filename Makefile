@@ -33,8 +33,9 @@ $(STAMP): requirements.lock
 demo: setup ## Show the whole product working, on ports and data of its own
 	@$(BIN)/aura demo $(ARGS)
 
+# Much of a test is waiting for processes, so two run at a time; a file's tests stay together and share its services.
 test: check ## Check the code, then run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: setup ## Formatting, lint, types, direction of imports
 	@$(BIN)/ruff format --check .
