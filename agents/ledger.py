@@ -17,7 +17,7 @@ import orjson
 from aura_stream.domain import accounts, deposits, holds, ids, transfers
 from aura_stream.domain.assets import format_amount
 from aura_stream.domain.commands import Command, fingerprint, format_time, parse_command
-from aura_stream.domain.events import ENCODE, EventData, TransactionEvent
+from aura_stream.domain.events import ENCODE, Event, EventData, TransactionEvent
 from aura_stream.domain.ids import derived_id, id_bytes, id_text, parse_account_id, record_key
 from aura_stream.domain.ledger import Accounts, Decision, owned, refused
 from aura_stream.domain.reasons import Invalid, Refused
@@ -49,6 +49,7 @@ from aura_stream.journal import (
 from tables.balances import BALANCES, balance_key
 from tables.idempotency_keys import IDEMPOTENCY_KEYS
 from tables.transactions import TRANSACTIONS
+from topics.account_events import ACCOUNT_EVENTS
 from topics.transaction_events import TRANSACTION_EVENTS
 
 # What each command, answer and deadline is decided by.
@@ -80,6 +81,7 @@ KEY_LIFE_MS: Final = 24 * 60 * 60 * 1000
 """How long the idempotency key of a command that moves no money is remembered."""
 
 _EVENTS: Final = TRANSACTION_EVENTS.name
+_ACCOUNT_EVENTS: Final = ACCOUNT_EVENTS.name
 
 
 class Ledger:
@@ -189,8 +191,8 @@ class Ledger:
         BALANCES.set(table_key, account)
         done = IdempotencyKey(content, "done", "", "", asked.account_id, account.status, "", at + KEY_LIFE_MS)
         IDEMPOTENCY_KEYS.set(key, done)
-        data = EventData(asset=asked.asset, account_id=asked.account_id, name=asked.name)
-        _event(unit, event, command.tenant, command.customer, "", 0, account.status, "", "", command.id, data)
+        data = {"account_id": asked.account_id, "asset": asked.asset, "name": asked.name, "status": account.status}
+        _account_event(unit, event, command, account.seq, data)
         unit.line(
             AccountLine(
                 command.tenant,
@@ -446,9 +448,13 @@ def _received(unit: Unit, credit: Credit, event: str, answer: Answer, journals: 
 
 
 def _refused(unit: Unit, command: Command, refusal: Refused, transaction_id: str = "", account_id: str = "") -> None:
-    data = EventData(account_id=account_id, command_type=command.type, detail=refusal.detail)
-    tenant, customer = command.tenant, command.customer
-    _event(unit, "command.refused", tenant, customer, transaction_id, 0, "", "", refusal.reason, command.id, data)
+    if isinstance(command, AccountCommand):
+        said = {"command_type": command.type, "account_id": account_id, "reason": refusal.reason}
+        _account_event(unit, "command.refused", command, 0, said | {"detail": refusal.detail})
+    else:
+        data = EventData(account_id=account_id, command_type=command.type, detail=refusal.detail)
+        tenant, customer = command.tenant, command.customer
+        _event(unit, "command.refused", tenant, customer, transaction_id, 0, "", "", refusal.reason, command.id, data)
     _answer(
         unit,
         command,
@@ -534,6 +540,25 @@ def _event(
         data,
     )
     unit.send(_EVENTS, record_key(tenant, customer), ENCODE(event))
+
+
+def _account_event(unit: Unit, type_: str, command: Command, seq: int, data: dict[str, str]) -> None:
+    """Sends what became of a command about an account; as :func:`_event`, before its line is added."""
+    event = Event(
+        f"{unit.partition}-{unit.seq}-{unit.line_number}",
+        type_,
+        1,
+        command.tenant,
+        command.customer,
+        seq,
+        format_time(unit.at),
+        "",
+        command.id,
+        {name: value for name, value in data.items() if value},
+        unit.partition,
+        unit.seq,
+    )
+    unit.send(_ACCOUNT_EVENTS, record_key(command.tenant, command.customer), ENCODE(event))
 
 
 _SAID: Final = {

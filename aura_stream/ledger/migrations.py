@@ -14,7 +14,7 @@ from pogo_core.util import migrate as pogo
 from pogo_core.util import sql as pogo_sql
 
 from aura_stream.domain.assets import SCALES
-from aura_stream.ledger.connection import CONNECT_TIMEOUT_S, IDENTITY, OWNER, PLATFORM, READER, WRITER
+from aura_stream.ledger.connection import CONNECT_TIMEOUT_S, EVENTS, IDENTITY, OWNER, PLATFORM, READER, WRITER
 from aura_stream.ledger.errors import NotMigrated
 
 if TYPE_CHECKING:
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 MIGRATIONS: Final = Path(__file__).parent.parent / "sql" / "migrations"
 SCHEMA: Final = "ledger"
-LOGINS: Final = (("aura_write", WRITER), ("aura_read", READER), ("aura_auth", IDENTITY), ("aura_auth", PLATFORM))
+LOGINS: Final = (
+    ("aura_write", WRITER),
+    ("aura_write", EVENTS),
+    ("aura_read", READER),
+    ("aura_auth", IDENTITY),
+    ("aura_auth", PLATFORM),
+)
 """Login roles of the embedded Postgres and what they may act as."""
 
 _LOCK: Final = 0x61757261_6C656467  # "auraledg": the advisory lock of migrations
