@@ -88,8 +88,8 @@ class EventPartition(Partition):
         for place, wanted in zip(places, self._claim.next_offsets, strict=True):
             if not starts[place] <= wanted <= ends[place]:
                 raise DataLost(
-                    f"{place.topic}[{self.number}] holds offsets {starts[place]} to {ends[place]}, the log of events is "
-                    f"at {wanted}: the topic was truncated or recreated, or the database belongs to another cluster."
+                    f"{place.topic}[{self.number}] holds offsets {starts[place]} to {ends[place]}, the log of events "
+                    f"is at {wanted}: the topic was truncated or recreated, or the database belongs to another cluster."
                 )
 
     async def _claim_again(self) -> None:
@@ -151,7 +151,7 @@ class EventPartition(Partition):
             waiting[source] = [row for row in waiting[source] if row[0] >= next_offset]
 
     def _read(self, record: Record) -> Entry | None:
-        """The entry of a record; None for one that nobody can read, which is said and passed over: no money is in it."""
+        """The entry of a record; None for one that nobody can read: that is said and passed over, no money is in it."""
         try:
             read = of_transaction if record.topic == topics.TRANSACTION_EVENTS.name else of_event
             return read(record.value or b"")

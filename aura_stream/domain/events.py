@@ -25,7 +25,7 @@ class EventData(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TransactionEvent(msgspec.Struct, frozen=True):
-    """One event of `aura.transaction-events.v1`. `partition` and `journal_seq` say which record of the journal holds it.
+    """One event of `aura.transaction-events.v1`. `partition` and `journal_seq` say which journal record holds it.
 
     `seq` is 0 where the event is about a refused command.
     """
@@ -50,9 +50,9 @@ class TransactionEvent(msgspec.Struct, frozen=True):
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One event of `aura.account-events.v1` or `aura.auth-events.v1`.
 
-    `seq` counts the events of one account, user, API key or tenant; it is 0 for a refused command. `causation_id` is the
-    command that led to it, `request_id` the request that named itself, each empty where there is none. Where the ledger
-    decided it, `partition` and `journal_seq` say which record of the journal holds it.
+    `seq` counts the events of one account, user, API key or tenant; it is 0 for a refused command. `causation_id` is
+    the command that led to it, `request_id` the request that named itself, each empty where there is none. Where the
+    ledger decided it, `partition` and `journal_seq` say which record of the journal holds it.
     """
 
     id: str

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Final
 
 import asyncpg
@@ -27,7 +27,8 @@ _CATCH_UP: Final = 200
 _LOOK_S: Final = 0.25
 """How often the log is looked at when nobody notifies; a standby of Postgres does not."""
 _NEWS: Final = """
-SELECT position, event_id, tenant_id, customer_id, type, body FROM events.log WHERE position > $1 ORDER BY position LIMIT $2
+SELECT position, event_id, tenant_id, customer_id, type, body FROM events.log
+WHERE position > $1 ORDER BY position LIMIT $2
 """
 
 
@@ -129,7 +130,9 @@ class EventTail:
             if not mine:
                 self._subscribers.pop(wanted.tenant, None)
 
-    async def follow(self, subscriber: Subscriber, position: int, *, idle_s: float) -> AsyncIterator[Sequence[Stored]]:
+    async def follow(
+        self, subscriber: Subscriber, position: int, *, idle_s: float
+    ) -> AsyncGenerator[Sequence[Stored], None]:
         """All events after a position, in order, without end; an empty batch when nothing came for `idle_s`.
 
         Raises :class:`Behind`, :class:`Closing`, IdentityUnavailable.

@@ -55,6 +55,10 @@ class Endpoints:
             await connection.execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended('events.endpoints/' || $1, 0))", tenant
             )
+            if not await connection.fetchval(
+                "SELECT EXISTS (SELECT FROM identity.tenants WHERE tenant_id = $1)", tenant
+            ):
+                raise Refused("tenant_not_found", f"there is no tenant {tenant}")
             count = await connection.fetchval(
                 "SELECT count(*) FROM events.webhook_endpoints WHERE customer_id IS NOT DISTINCT FROM $1", customer
             )
