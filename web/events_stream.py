@@ -33,7 +33,7 @@ LOGIN_ENDED: Final = 4401
 """The code with which a socket closes when its login has ended; 1013 asks to come again, after the last event."""
 _TICK_S: Final = 1.0
 _HEARTBEAT_S: Final = 15.0
-_SEND_S: Final = 10.0
+_SEND_S: Final = 5.0
 _RETRY_MS: Final = 1000
 
 

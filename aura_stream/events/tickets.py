@@ -36,7 +36,7 @@ class Tickets:
         """A ticket, and until when it can be used."""
         ticket = secrets.token_urlsafe(32)
         digest = sha256(ticket.encode()).digest()
-        sealed = self._sealer.seal(orjson.dumps(owner), _place(digest))
+        sealed = self._sealer.seal(orjson.dumps(list(owner)), _place(digest))
         async with self._database.nobody() as connection:
             end: datetime = await connection.fetchval("SELECT events.add_ticket($1, $2, $3)", digest, sealed, LIFE_S)
         return ticket, end
