@@ -147,7 +147,7 @@ class Lookup:
         missing = [one for one in view.journal_ids if one not in known]
         if missing:
             try:
-                for row in await self._reads.entries_of(missing):
+                for row in await self._reads.entries_of(tenant, missing):
                     known.setdefault(row["journal_id"], []).append(entry_of_row(row))
             except ReadsUnavailable as error:
                 raise _postgres_away(error) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from aura_stream.identity.identity import Identity
 from web.command_log import CommandLog
 from web.tail import Tail
 
@@ -13,7 +14,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class Metrics:
     """A registry of its own, so that several apps can live in one process (tests)."""
 
-    def __init__(self, tail: Tail, commands: CommandLog) -> None:
+    def __init__(self, tail: Tail, commands: CommandLog, identity: Identity) -> None:
         self._registry = CollectorRegistry()
         labels = ("operation", "method", "status")
         self.requests = Counter("aura_http_requests", "Answered requests.", labels, registry=self._registry)
@@ -35,6 +36,11 @@ class Metrics:
             "aura_http_tail_units_read": ("Journal records read since the start.", lambda: tail.recent.units),
             "aura_http_tail_reading": ("1 while the journal is read.", lambda: int(tail.is_reading)),
             "aura_http_waiting_requests": ("Commands and transactions waited for.", lambda: tail.recent.waiting),
+            "aura_http_remembered_logins": (
+                "Verified tokens and keys remembered.",
+                lambda: identity.authentication.remembered,
+            ),
+            "aura_http_audit_lost": ("Refusals that the audit log had no room for.", lambda: identity.audit.lost),
             "aura_http_kafka_writable": ("1 while commands would be taken.", lambda: int(commands.is_up)),
         }
         for name, (help_text, read) in gauges.items():

@@ -70,7 +70,7 @@ def make_services(settings: Settings) -> Services:
         reads,
         accepted,
         Lookup(tail, reads, accepted),
-        Metrics(tail, commands),
+        Metrics(tail, commands, identity),
         identity,
         Wallets(settings, identity, commands, tail.recent),
         EventParts(settings, identity),

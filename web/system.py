@@ -17,11 +17,13 @@ _CHECK_S = 2.0
 
 
 async def get_health(call: Call) -> web.Response:
-    """GET /health: 200 when writes are taken, degraded when only reads suffer, 503 when writes are refused."""
-    checks = {"kafka": await _kafka(call), "postgres": await _postgres(call)}
+    """GET /health: 200 when writes are taken (degraded when reads or logins suffer), 503 when they are refused."""
+    logins = {"ok": call.services.identity.feed.is_fresh}
+    checks = {"kafka": await _kafka(call), "postgres": await _postgres(call), "logins": logins}
     if not checks["kafka"]["ok"]:
         return json_response({"status": "unavailable", "checks": checks}, 503)
-    return json_response({"status": "ok" if checks["postgres"]["ok"] else "degraded", "checks": checks})
+    is_whole = checks["postgres"]["ok"] and logins["ok"]
+    return json_response({"status": "ok" if is_whole else "degraded", "checks": checks})
 
 
 async def get_readiness(call: Call) -> web.Response:

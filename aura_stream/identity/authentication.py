@@ -121,6 +121,11 @@ class Authentication:
         """The feed that says what to forget."""
         self._feed = feed
 
+    @property
+    def remembered(self) -> int:
+        """Verified credentials that this process remembers."""
+        return len(self._memory)
+
     def forget(self, revocation: Revocation) -> None:
         """Forgets what was revoked."""
         if revocation.kind == "signing_keys":

@@ -30,8 +30,9 @@ _AWAY = (
     asyncpg.InvalidSchemaNameError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
-    asyncpg.InsufficientPrivilegeError,
 )
+_NOT_LET_IN = (*_AWAY, asyncpg.InsufficientPrivilegeError)
+"""While a connection is made: the login may not act in its role."""
 
 
 class IdentityUnavailable(Exception):
@@ -78,7 +79,7 @@ class Database:
                 application_name="aura identity feed",
                 settings={"synchronous_commit": "off"},
             )
-        except _AWAY as error:
+        except _NOT_LET_IN as error:
             raise IdentityUnavailable(f"{type(error).__name__}: {error}") from error
 
     async def close(self) -> None:
@@ -91,10 +92,16 @@ class Database:
     async def _transaction(self) -> AsyncIterator[Connection]:
         try:
             pool = await self._opened()
-            async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection, connection.transaction():
+            connection = await pool.acquire(timeout=CONNECT_TIMEOUT_S)
+        except _NOT_LET_IN as error:
+            raise IdentityUnavailable(f"{type(error).__name__}: {error}") from error
+        try:
+            async with connection.transaction():
                 yield connection
         except _AWAY as error:
             raise IdentityUnavailable(f"{type(error).__name__}: {error}") from error
+        finally:
+            await pool.release(connection)
 
     async def _opened(self) -> asyncpg.Pool[asyncpg.Record]:
         if self._pool is None:

@@ -22,6 +22,7 @@ READER: Final = "aura_reader"
 IDENTITY: Final = "aura_identity"
 PLATFORM: Final = "aura_platform"
 EVENTS: Final = "aura_events"
+TENANT: Final = "aura_tenant"
 
 CONNECT_TIMEOUT_S: Final = 5.0
 

@@ -1,4 +1,4 @@
-"""What the API and the command line read from the ledger in Postgres. Reading only: the role may do nothing else.
+"""What the API reads from the ledger in Postgres. Reading only, and of one tenant: the role may do nothing else.
 
 Amounts come back as integer minor units, times as aware datetimes. Whoever asks for a transaction also gets how far
 each partition was stored in the same snapshot, since "not there" means nothing without it.
@@ -17,7 +17,7 @@ from typing import Any, cast
 import asyncpg
 import orjson
 
-from aura_stream.ledger.connection import READER, pool_init
+from aura_stream.ledger.connection import TENANT, pool_init
 
 Row = asyncpg.Record
 
@@ -126,7 +126,7 @@ class LedgerReads:
 
     async def transaction(self, tenant: str, transaction_id: str) -> tuple[dict[int, Stored], dict[str, Any] | None]:
         """A transaction (with `history`, its events) and how far each partition was stored when it was read."""
-        async with self._connection() as connection:
+        async with self._connection(tenant) as connection:
             row = cast("asyncpg.Record", await connection.fetchrow(_TRANSACTION, tenant, uuid.UUID(transaction_id)))
         if row["transaction_id"] is None:
             return _stored(row), None
@@ -134,20 +134,20 @@ class LedgerReads:
         found["history"] = orjson.loads(row["history"])
         return _stored(row), found
 
-    async def entries_of(self, journal_ids: Sequence[int]) -> list[dict[str, Any]]:
+    async def entries_of(self, tenant: str, journal_ids: Sequence[int]) -> list[dict[str, Any]]:
         """All entries of some journals, in order."""
-        async with self._connection() as connection:
+        async with self._connection(tenant) as connection:
             return [_entry(row) for row in await connection.fetch(_ENTRIES_OF_JOURNALS, list(journal_ids))]
 
     async def account(self, tenant: str, account_id: str) -> dict[str, Any] | None:
         """An account's row, None when there is none."""
-        async with self._connection() as connection:
+        async with self._connection(tenant) as connection:
             row = await connection.fetchrow(_ACCOUNT, tenant, account_id)
         return dict(row) if row is not None else None
 
     async def balances(self, tenant: str, account_id: str) -> Balances | None:
         """The balances now, None when there is no such account."""
-        async with self._connection() as connection:
+        async with self._connection(tenant) as connection:
             row = await connection.fetchrow(_BALANCES, tenant, account_id)
         return _balances(row) if row is not None else None
 
@@ -155,7 +155,7 @@ class LedgerReads:
         self, tenant: str, account_id: str, effective_at: datetime | None, known_at: datetime | None
     ) -> Balances:
         """The balances of entries effective by one time and known by another; None is without limit."""
-        async with self._connection() as connection:
+        async with self._connection(tenant) as connection:
             row = await connection.fetchrow(
                 _BALANCES_AS_OF, tenant, account_id, effective_at or _FOREVER, known_at or _FOREVER
             )
@@ -165,7 +165,7 @@ class LedgerReads:
         self, tenant: str, account_id: str, before: tuple[int, int], limit: int
     ) -> list[dict[str, Any]]:
         """An account's entries below (journal id, leg), newest first."""
-        async with self._connection() as connection:
+        async with self._connection(tenant) as connection:
             return [
                 _entry(row) for row in await connection.fetch(_ENTRIES_OF_ACCOUNT, tenant, account_id, *before, limit)
             ]
@@ -184,15 +184,23 @@ class LedgerReads:
             query += f" AND (t.created_at, t.transaction_id) < (${len(arguments) - 1}, ${len(arguments)})"
         arguments.append(limit)
         query += f" ORDER BY t.created_at DESC, t.transaction_id DESC LIMIT ${len(arguments)}"
-        async with self._connection() as connection:
+        async with self._connection(tenant) as connection:
             return [_transaction(row) for row in await connection.fetch(query, *arguments)]
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+    async def _connection(
+        self, tenant: str | None = None
+    ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """A connection that sees the rows of `tenant`, for one transaction; without one, only what is of no tenant."""
         try:
             pool = self._pool or await self._open()
             async with pool.acquire(timeout=self._timeout_s) as connection:
-                yield connection
+                if tenant is None:
+                    yield connection
+                    return
+                async with connection.transaction(readonly=True):
+                    await connection.execute("SELECT set_config('aura.tenant', $1, true)", tenant)
+                    yield connection
         except (
             *(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError),
             asyncpg.InternalClientError,  # a connection that broke while it was given back
@@ -208,7 +216,7 @@ class LedgerReads:
                     max_size=self._connections_max,
                     timeout=self._timeout_s,
                     command_timeout=self._timeout_s,
-                    init=pool_init(READER),
+                    init=pool_init(TENANT),
                     server_settings={
                         "timezone": "UTC",
                         "application_name": "aura-api",

@@ -13,6 +13,7 @@ import asyncpg
 import bcrypt
 import pytest
 
+from aura_stream.identity import repository
 from tests.identity.conftest import OPERATOR, PASSWORD, Node, StartNode, address, login, register, staff
 
 if TYPE_CHECKING:
@@ -171,6 +172,29 @@ async def test_x07_logout_holds_on_every_node_when_it_is_answered(node: Node, st
             assert await one.code("GET", "/v1/users/me", token=ada.access) == (401, "token_revoked")
         refused = await other.code("POST", "/v1/auth/refresh", {"refresh_token": ada.refresh})
         assert refused == (401, "token_revoked")
+
+
+async def test_x07_what_is_looked_up_while_it_is_revoked_is_not_remembered(
+    node: Node, start_node: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, ada = await start_node(), await register(node)
+    assert await node.code("GET", "/v1/users/me", token=ada.access) == (200, "")
+    read, go_on, original = asyncio.Event(), asyncio.Event(), repository.live_session
+
+    async def slow(connection: Any, session_id: str) -> Any:
+        row = await original(connection, session_id)
+        read.set()
+        await go_on.wait()
+        return row
+
+    monkeypatch.setattr(repository, "live_session", slow)
+    under_way = asyncio.create_task(other.code("GET", "/v1/users/me", token=ada.access))
+    await read.wait()
+    assert await node.code("POST", "/v1/auth/logout", {}, token=ada.access) == (200, "")
+    go_on.set()
+
+    assert await under_way == (200, "")  # it began before
+    assert await other.code("GET", "/v1/users/me", token=ada.access) == (401, "token_revoked")
 
 
 async def test_l03_logout_by_refresh_token_and_everywhere(node: Node) -> None:
@@ -358,6 +382,15 @@ async def test_sec56_u03_nobody_is_let_in_while_the_database_of_logins_is_away(
     assert await alone.code("GET", "/v1/users/me", token=ada.access) == (503, "service_unavailable")
     # The first operator's key needs no database.
     assert (await alone.code("GET", f"/v1/accounts/{ada.account}", token=OPERATOR))[0] == 200
+
+
+async def test_x66_a_node_that_was_stopped_is_not_waited_for(node: Node, start_node: StartNode, owner: Owner) -> None:
+    ada = await register(node)
+    for _ in range(5):
+        leaving = await start_node()
+        await leaving.client.close()
+        assert await owner.fetchval("SELECT count(*) FROM identity.nodes WHERE seen_at > now() - interval '5 s'") == 1
+    assert await node.code("POST", "/v1/auth/logout", {}, token=ada.access) == (200, "")
 
 
 async def test_x07_a_node_that_does_not_answer_is_waited_for_then_said(

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from aura_stream.identity.permissions import ACTIONS
-from aura_stream.ledger.connection import IDENTITY, PLATFORM, connect
+from aura_stream.ledger.connection import IDENTITY, PLATFORM, TENANT, connect
 from tests.identity.conftest import OPERATOR, PASSWORD, Node, Person, StartNode, address, register, staff
 from tests.web.conftest import Backend
 from web.contract import CONTRACT_FILE, METHODS, Contract, ContractMismatch, Operation, _operation, load_contract
@@ -414,8 +414,40 @@ async def test_sec16_sec17_without_a_tenant_nothing_is_seen_and_a_tenant_ends_wi
         await connection.close()
 
 
+async def test_sec16_the_ledger_shows_the_api_one_tenant_at_a_time(node: Node, backend: Backend, owner: Owner) -> None:
+    victim = await register(node, tenant="demo")
+    assert (await node.code("GET", f"/v1/accounts/{victim.account}", token=victim.access))[0] == 200  # it is stored
+    things = [
+        row["name"]
+        for row in await owner.fetch(
+            """SELECT c.relname AS name FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+            WHERE c.relnamespace = 'ledger'::regnamespace AND c.relkind IN ('r', 'v') AND a.attname = 'tenant_id'"""
+        )
+    ]
+    assert {"accounts", "transactions", "journals", "entries", "balances", "in_flight"} <= set(things)
+    balance = f"SELECT posted FROM ledger.balance_as_of('demo', '{victim.account}')"
+    connection = await connect(backend.settings.postgres_read_dsn, TENANT)
+    try:
+        for tenant, is_seen in ((None, False), ("default", False), ("demo", True)):
+            async with connection.transaction():
+                await connection.execute("SELECT set_config('aura.tenant', $1, true)", tenant or "")
+                for thing in things:
+                    found = await connection.fetch(f"SELECT DISTINCT tenant_id FROM ledger.{thing}")
+                    assert {row["tenant_id"] for row in found} <= ({tenant} if tenant else set()), (tenant, thing)
+                mine = "SELECT count(*) FROM ledger.entries WHERE account_id = $1"
+                assert bool(await connection.fetchval(mine, victim.account)) == is_seen
+                assert await connection.fetchval(balance) == (1_000_000 if is_seen else 0)
+        for statement in ("DELETE FROM ledger.entries", "UPDATE ledger.accounts SET status = 'open'"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+    finally:
+        await connection.close()
+    bypass = await owner.fetch("SELECT rolname FROM pg_roles WHERE rolbypassrls AND rolname LIKE 'aura_%'")
+    assert [row["rolname"] for row in bypass] == ["aura_writer"]
+
+
 async def test_sec16_the_roles_own_nothing_bypass_nothing_and_every_table_is_forced(owner: Owner) -> None:
-    for role in (IDENTITY, PLATFORM):
+    for role in (IDENTITY, PLATFORM, TENANT):
         row = await owner.fetchrow("SELECT rolbypassrls, rolsuper, rolcanlogin FROM pg_roles WHERE rolname = $1", role)
         assert row is not None and not any(row.values())
         assert await owner.fetchval("SELECT count(*) FROM pg_class WHERE relowner = $1::text::regrole", role) == 0

@@ -1,5 +1,5 @@
 -- Events: the log that everybody reads from, what identity has to tell, webhooks and their deliveries.
--- depends: 0003_identity
+-- depends: 0003_tenant_wall
 
 -- migrate: apply
 
