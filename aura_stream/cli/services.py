@@ -68,6 +68,7 @@ def up(
         if has_command("topics"):
             _line("topics", lambda: stack.run_once("topics", "apply"))
         roles = [("ledger", slot) for slot in range(ledgers)] + [("sink", slot) for slot in range(sinks)]
+        roles += [("events", 0), ("webhooks", 0)]
         roles = (roles if has_command("worker") else []) + ([("api", 0)] if has_command("api") else [])
         for process in [stack.launch_role(role, slot) for role, slot in roles]:
             _line(process.name, _starting(process, partial(process.wait_ready, ROLE_TIMEOUT_S), running))

@@ -63,7 +63,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         stack.run_once("db", "migrate")
         stack.kafka.wait_ready()
         stack.run_once("topics", "apply")
-        for process in [stack.launch_role(role) for role in ("ledger", "sink", "api")]:
+        for process in [stack.launch_role(role) for role in ("ledger", "sink", "events", "webhooks", "api")]:
             process.wait_ready(ROLE_TIMEOUT_S)
         yield Reader(place, stack)
     finally:
