@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+import os
+import re
 import signal
+import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -18,6 +22,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 
+from aura_stream.embedded.processes import free_port
 from aura_stream.webhooks.delivery import UNDER_WAY_MAX, Deliveries
 from aura_stream.webhooks.guard import AddressRefused, Guard, guarded_session, is_public
 from aura_stream.webhooks.schedule import JITTER, STEPS_S
@@ -209,6 +214,43 @@ async def test_x50_an_endpoint_that_is_gone_is_disabled_at_once(
     await until_told(node, alice.access, "webhook.endpoint_disabled")
     assert await sender.run_due() == 0
     assert len(receiver.came) == count
+
+
+async def test_x65_the_receiver_of_the_guide_verifies_what_we_send(
+    node: Node, sender: Deliveries, tmp_path: Path
+) -> None:
+    guide = (Path(__file__).parents[2] / "docs/guide/events.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/"
+    alice = await register(node)
+    made = await endpoint(node, alice.access, url, "webhook.none")
+    (tmp_path / "receiver.py").write_text(program.replace("9000", str(port)))
+    receiver = await asyncio.create_subprocess_exec(
+        sys.executable, "receiver.py", cwd=tmp_path, env=os.environ | {"SECRET": made["secret"]}
+    )
+    try:
+
+        async def listens() -> bool:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                return False
+            writer.close()
+            return True
+
+        await wait_for(listens)
+        path = f"/v1/webhook-endpoints/{made['id']}"
+        _, good, _ = await node.call("POST", f"{path}/test", token=alice.access)
+        await sender.run_due()
+        assert (await delivery_of(node, alice.access, good["event_id"]))["tries"][0]["status_code"] == 204
+        await node.call("POST", f"{path}/rotate-secret", {"overlap_s": 0}, token=alice.access)
+        _, bad, _ = await node.call("POST", f"{path}/test", token=alice.access)
+        await sender.run_due()
+        assert (await delivery_of(node, alice.access, bad["event_id"]))["tries"][0]["status_code"] == 401
+    finally:
+        receiver.kill()
+        await receiver.wait()
 
 
 async def test_x50_a_rotated_secret_overlaps_with_the_old_one(
