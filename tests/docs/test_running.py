@@ -96,6 +96,13 @@ def test_the_identity_guide_works(reader: Reader) -> None:
     assert '"roles":["admin"]' in printed
 
 
+def test_the_events_guide_works(reader: Reader) -> None:
+    printed = reader.types("docs/guide/events.md")
+
+    assert '"type":"deposit.credited"' in printed and '"type":"account.opened"' in printed
+    assert "\nid: " in printed and "\ndata: {" in printed
+
+
 async def test_the_queries_of_the_sql_guide_work(reader: Reader) -> None:
     queries = to_run("docs/guide/sql.md", "sql")
     assert len(queries) >= 8
