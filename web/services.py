@@ -63,6 +63,7 @@ def make_services(settings: Settings) -> Services:
     commands = CommandLog(settings.kafka_bootstrap, COMMANDS.name, settings.partitions)
     accepted = Accepted(tail.recent)
     identity = Identity(settings)
+    events = EventParts(settings, identity)
     return Services(
         settings,
         commands,
@@ -70,8 +71,8 @@ def make_services(settings: Settings) -> Services:
         reads,
         accepted,
         Lookup(tail, reads, accepted),
-        Metrics(tail, commands, identity),
+        Metrics(tail, commands, identity, events),
         identity,
         Wallets(settings, identity, commands, tail.recent),
-        EventParts(settings, identity),
+        events,
     )
