@@ -13,7 +13,6 @@ from typing import Any, Final
 import msgspec
 from aiokafka import TopicPartition
 
-import topics
 from aura_stream.engine.errors import DataLost
 from aura_stream.engine.kafka import Kafka
 from aura_stream.engine.partition import Fetch, Gone, Partition
@@ -25,7 +24,6 @@ from aura_stream.ledger.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-SOURCES: Final = tuple(topic.name for topic in topics.EVENTS)
 _LOOK_S: Final = 0.02
 """How often the sink's position is asked for while an event waits for it."""
 _PAUSE_MAX_S: Final = 2.0
@@ -34,8 +32,10 @@ _PAUSE_MAX_S: Final = 2.0
 class EventLog:
     """What the partitions of one process share."""
 
-    def __init__(self, kafka: Kafka, writer: EventWriter) -> None:
+    def __init__(self, kafka: Kafka, writer: EventWriter, sources: tuple[str, ...]) -> None:
         self.kafka, self.writer = kafka, writer
+        self.sources = sources
+        """Names of the topics: of transactions, of accounts, of logins."""
 
     def partition(self, number: int, fetch: Fetch, generation: int) -> Partition:
         """Takes charge of a partition of the topics of events."""
@@ -52,14 +52,15 @@ class EventPartition(Partition):
 
     def __init__(self, number: int, log_: EventLog, fetch: Fetch, generation: int) -> None:
         self._log = log_
-        self._claim = Claim(0, [0] * len(SOURCES))
+        self._sources = log_.sources
+        self._claim = Claim(0, [0] * len(self._sources))
         self._stored = 0
         self._events = self._claims = self._unreadable = 0
         super().__init__(number, fetch, generation)
 
     def applied(self, topic: str) -> int:
         """The last offset of a topic that is in the log."""
-        return self._claim.next_offsets[SOURCES.index(topic)] - 1
+        return self._claim.next_offsets[self._sources.index(topic)] - 1
 
     def status(self) -> dict[str, Any]:
         """Figures for metrics and `aura status`."""
@@ -76,7 +77,7 @@ class EventPartition(Partition):
     async def open(self) -> None:
         """Claims the partition and checks that the topics hold what comes next; waits while Postgres is away."""
         await self._claim_again()
-        places = [TopicPartition(topic, self.number) for topic in SOURCES]
+        places = [TopicPartition(topic, self.number) for topic in self._sources]
         while True:
             try:
                 await self._log.kafka.start()
@@ -108,9 +109,9 @@ class EventPartition(Partition):
 
     async def work(self) -> None:
         """Appends what has arrived, each part as soon as the sink has committed what it tells of."""
-        waiting: list[list[tuple[int, Entry | None]]] = [[] for _ in SOURCES]
+        waiting: list[list[tuple[int, Entry | None]]] = [[] for _ in self._sources]
         for record in self.take():
-            waiting[SOURCES.index(record.topic)].append((record.offset, self._read(record)))
+            waiting[self._sources.index(record.topic)].append((record.offset, self._read(record)))
         while any(waiting) and self.state == "working":
             try:
                 if not await self._append_released(waiting):
@@ -153,7 +154,7 @@ class EventPartition(Partition):
     def _read(self, record: Record) -> Entry | None:
         """The entry of a record; None for one that nobody can read: that is said and passed over, no money is in it."""
         try:
-            read = of_transaction if record.topic == topics.TRANSACTION_EVENTS.name else of_event
+            read = of_transaction if record.topic == self._sources[0] else of_event
             return read(record.value or b"")
         except (msgspec.DecodeError, ValueError) as error:
             self._unreadable += 1

@@ -109,6 +109,7 @@ def ledger_app(settings: Settings) -> tuple[App, Feed]:
         rules=encoded,
         rules_hash=rules_hash,
         stores=RocksStores(_state_dir(settings)),
+        called=_called(settings),
         partitioner=Partitioner(settings.partitions),
     )
 
@@ -117,6 +118,13 @@ def ledger_app(settings: Settings) -> tuple[App, Feed]:
 
     feed = Feed(app, (NAMES.commands, NAMES.signals), make, on_ready=_ready(settings), on_closed=kafka.stop)
     return app, feed
+
+
+def _called(settings: Settings) -> dict[str, str]:
+    """What the topics of events are called in this cluster, where it is not their usual name."""
+    if not settings.bare_event_topics:
+        return {}
+    return {usual.name: bare.name for usual, bare in zip(topics.EVENTS, topics.events(bare=True), strict=True)}
 
 
 def sink_app(settings: Settings) -> tuple[App, Feed]:
@@ -136,18 +144,19 @@ def sink_app(settings: Settings) -> tuple[App, Feed]:
 
 def events_app(settings: Settings) -> tuple[App, Feed]:
     """The app that keeps the log of events, and relays what identity has to tell."""
-    from agents.events import SOURCES, EventLog
+    from agents.events import EventLog
     from aura_stream.events.relay import Relay
     from aura_stream.events.writer import EventWriter
 
     app = _app("events", settings)
-    event_log = EventLog(RealKafka(settings.kafka_bootstrap), EventWriter(settings.postgres_write_dsn))
-    feed = Feed(app, SOURCES, event_log.partition, on_ready=_ready(settings), on_closed=event_log.close)
+    sources = tuple(topic.name for topic in topics.events(bare=settings.bare_event_topics))
+    event_log = EventLog(RealKafka(settings.kafka_bootstrap), EventWriter(settings.postgres_write_dsn), sources)
+    feed = Feed(app, sources, event_log.partition, on_ready=_ready(settings), on_closed=event_log.close)
     relay = Relay(
         settings.postgres_write_dsn,
         settings.kafka_bootstrap,
         settings.partitions,
-        {"auth": topics.AUTH_EVENTS.name, "account": topics.ACCOUNT_EVENTS.name},
+        {"account": sources[1], "auth": sources[2]},
     )
     app.task(relay.run)
     return app, feed

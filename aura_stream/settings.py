@@ -129,6 +129,11 @@ class Settings(BaseSettings):
         8, ge=1, le=1024, description="Partitions of every topic that moves money; fixed once the topics exist."
     )
     replication_factor: int = Field(1, ge=1, le=9, description="Replicas of every topic; 3 in production.")
+    bare_event_topics: bool = Field(
+        False,
+        description="Call the topics of events `transaction-events`, `account-events` and `auth-events` instead of "
+        "`aura.<name>.v1`; the same for all processes, fixed once the topics exist.",
+    )
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
         ("default", "demo"), description="Known tenants, comma separated."
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from aura_stream.engine.topics import Topic
 from topics.account_events import ACCOUNT_EVENTS
 from topics.auth_events import AUTH_EVENTS
 from topics.changelog import CHANGELOG
@@ -13,6 +16,22 @@ from topics.transaction_events import TRANSACTION_EVENTS
 
 EVENTS = (TRANSACTION_EVENTS, ACCOUNT_EVENTS, AUTH_EVENTS)
 """What the log of events is made of."""
+
+
+def events(*, bare: bool = False) -> tuple[Topic, ...]:
+    """The topics of events by the names they have in this cluster (setting `bare_event_topics`)."""
+    return tuple(replace(topic, name=_bare(topic.name)) if bare else topic for topic in EVENTS)
+
+
+def every(*, bare: bool = False) -> tuple[Topic, ...]:
+    """Every topic by the name it has in this cluster."""
+    return tuple(topic for topic in ALL if topic not in EVENTS) + events(bare=bare)
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("aura.").removesuffix(".v1")
+
+
 ALL = (COMMANDS, SIGNALS, JOURNAL, *EVENTS, DEAD_LETTERS, CHANGELOG)
 
 __all__ = [
@@ -26,4 +45,6 @@ __all__ = [
     "JOURNAL",
     "SIGNALS",
     "TRANSACTION_EVENTS",
+    "events",
+    "every",
 ]

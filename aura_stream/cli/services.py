@@ -371,7 +371,11 @@ def _check_topics(settings: Settings) -> Finding:
     if not any(_serves(address) for address in settings.kafka_bootstrap.split(",")):
         return Finding("topics", "unknown", "Kafka does not answer", "aura up")
     try:
-        asyncio.run(check_topics(settings.kafka_bootstrap, topics.ALL, partitions=settings.partitions))
+        asyncio.run(
+            check_topics(
+                settings.kafka_bootstrap, topics.every(bare=settings.bare_event_topics), partitions=settings.partitions
+            )
+        )
     except TopicMismatch as error:
         return Finding("topics", "fail", str(error), "aura topics apply")
     return Finding("topics", "ok", f"all {len(topics.ALL)} there, {settings.partitions} partitions each")

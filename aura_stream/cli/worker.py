@@ -32,5 +32,9 @@ def worker(
         send_webhooks(settings)
         return
     with kafka_errors(settings):
-        asyncio.run(check_topics(settings.kafka_bootstrap, topics.ALL, partitions=settings.partitions))
+        asyncio.run(
+            check_topics(
+                settings.kafka_bootstrap, topics.every(bare=settings.bare_event_topics), partitions=settings.partitions
+            )
+        )
     run(role, settings)
