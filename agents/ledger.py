@@ -24,12 +24,11 @@ from agents.writing import (
     received,
     refuse,
     repeated,
-    send_event,
+    send_account_event,
     tell_refused,
 )
 from aura_stream.domain import accounts, deposits, holds, ids, transfers
 from aura_stream.domain.commands import Command, fingerprint, parse_command
-from aura_stream.domain.events import EventData
 from aura_stream.domain.ids import derived_id, id_bytes, id_text, record_key
 from aura_stream.domain.ledger import Decision, owned, refused
 from aura_stream.domain.reasons import Invalid, Refused
@@ -191,8 +190,8 @@ class Ledger:
         BALANCES.set(table_key, account)
         done = IdempotencyKey(content, "done", "", "", asked.account_id, account.status, "", at + KEY_LIFE_MS)
         IDEMPOTENCY_KEYS.set(key, done)
-        data = EventData(asset=asked.asset, account_id=asked.account_id, name=asked.name)
-        send_event(unit, event, command.tenant, command.customer, "", 0, account.status, "", "", command.id, data)
+        data = {"account_id": asked.account_id, "asset": asked.asset, "name": asked.name, "status": account.status}
+        send_account_event(unit, event, command, account.seq, data)
         unit.line(
             AccountLine(
                 command.tenant,

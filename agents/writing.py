@@ -12,7 +12,7 @@ import msgspec
 from aura_stream.domain.assets import format_amount
 from aura_stream.domain.bank_codes import code_of
 from aura_stream.domain.commands import Command, format_time
-from aura_stream.domain.events import ENCODE, ByBank, EventData, TransactionEvent
+from aura_stream.domain.events import ENCODE, ByBank, Event, EventData, TransactionEvent
 from aura_stream.domain.ids import bank_lane_key, chain_lane_key, id_bytes, id_text, parse_account_id, record_key
 from aura_stream.domain.lane_requests import ENCODE as ENCODE_REQUEST
 from aura_stream.domain.ledger import Accounts, Decision
@@ -45,6 +45,7 @@ from tables.idempotency_keys import IDEMPOTENCY_KEYS
 from tables.parked import PARKED, parked_key
 from tables.settlements import SETTLEMENTS
 from tables.transactions import TRANSACTIONS
+from topics.account_events import ACCOUNT_EVENTS
 from topics.bank_requests import BANK_REQUESTS
 from topics.chain_requests import CHAIN_REQUESTS
 from topics.transaction_events import TRANSACTION_EVENTS
@@ -267,9 +268,13 @@ def tell_refused(
     unit: Unit, command: Command, refusal: Refused, transaction_id: str = "", account_id: str = ""
 ) -> None:
     """Tells that a command was refused."""
-    data = EventData(account_id=account_id, command_type=command.type, detail=refusal.detail)
-    tenant, customer = command.tenant, command.customer
-    send_event(unit, "command.refused", tenant, customer, transaction_id, 0, "", "", refusal.reason, command.id, data)
+    if isinstance(command, AccountCommand):
+        said = {"command_type": command.type, "account_id": account_id, "reason": refusal.reason}
+        send_account_event(unit, "command.refused", command, 0, said | {"detail": refusal.detail})
+    else:
+        data = EventData(account_id=account_id, command_type=command.type, detail=refusal.detail)
+        tenant, customer, reason = command.tenant, command.customer, refusal.reason
+        send_event(unit, "command.refused", tenant, customer, transaction_id, 0, "", "", reason, command.id, data)
     tell(
         unit,
         command,
@@ -359,6 +364,25 @@ def send_event(
         data,
     )
     unit.send(EVENTS, record_key(tenant, customer), ENCODE(event))
+
+
+def send_account_event(unit: Unit, type_: str, command: Command, seq: int, data: dict[str, str]) -> None:
+    """Sends what became of a command about an account; as :func:`send_event`, before its line is added."""
+    event = Event(
+        f"{unit.partition}-{unit.seq}-{unit.line_number}",
+        type_,
+        1,
+        command.tenant,
+        command.customer,
+        seq,
+        format_time(unit.at),
+        "",
+        command.id,
+        {name: value for name, value in data.items() if value},
+        unit.partition,
+        unit.seq,
+    )
+    unit.send(ACCOUNT_EVENTS.name, record_key(command.tenant, command.customer), ENCODE(event))
 
 
 def repeated(unit: Unit, command: Command, key: bytes, content: str) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 
 from aura_stream.domain import lane_requests
 from aura_stream.domain.commands import ADAPTER
-from aura_stream.domain.events import EventData, TransactionEvent
+from aura_stream.domain.events import Event, EventData, TransactionEvent
 from aura_stream.domain.ids import bank_reference, chain_reference
 from aura_stream.domain.pauses import Pause, Pauses, Rollout, Scope
 from aura_stream.domain.signals import Answer, Applied, BankFact, ChainFact, Credit, Paused, Signal, Unmatched
@@ -120,6 +120,14 @@ _EVENT_MEANING: Final = _MEANING | {
     "type": "As in transfer.completed",
     "version": "Version of this form",
     "data": "What it is about; only what applies is present",
+}
+_ENVELOPE_MEANING: Final = {
+    "id": "Unique; of the ledger's events <partition>-<journal_seq>-<number of the line>",
+    "tenant_id": "Whose customer it is",
+    "customer_id": "Whose it is; empty where it is about no customer",
+    "seq": "Dense, from 1, of one account, user, API key or tenant; 0 of a refused command",
+    "causation_id": "Id of the command that led to it; empty where there is none",
+    "request_id": "The request that led to it, where it is known",
 }
 
 
@@ -241,6 +249,35 @@ def chain_head() -> dict[str, Any]:
     return _head("chain-head", "Head of a partition's hash chain", meaning, [_plain(example)], schema)
 
 
+def account_event() -> dict[str, Any]:
+    """The schema of `aura.account-events.v1`."""
+    data = {"account_id": "alice:EUR", "asset": "EUR", "status": "open"}
+    event = Event("2-3-0", "account.opened", 1, "default", "alice", 1, "2026-11-20T10:00:00.000Z", "", _ID, data, 2, 3)
+    schema = _described(msgspec.json.schema(Event), _EVENT_MEANING | _ENVELOPE_MEANING)
+    return _head("account-event", "An event of an account", "Key: <tenant>/<customer>.", [_plain(event)], schema)
+
+
+def auth_event() -> dict[str, Any]:
+    """The schema of `aura.auth-events.v1`."""
+    user, session = "0d0c3a53-6f2d-4d19-8d6e-0a6a1e7f2c41", "7f3a9c1e-5a0b-4b7e-9f43-2d6f0f0c9a11"
+    data = {"user_id": user, "session_id": session, "reason": "logout"}
+    event = Event(
+        id="a-018f2d3c8a6e7c3e9a513f1c2b7e9d10",
+        type="session.revoked",
+        version=1,
+        tenant_id="default",
+        customer_id="c0d0c3a536f2d4d198d6e0a6a",
+        seq=4,
+        occurred_at="2026-11-20T10:00:00.000Z",
+        request_id="",
+        causation_id="",
+        data=data,
+    )
+    schema = _described(msgspec.json.schema(Event), _EVENT_MEANING | _ENVELOPE_MEANING)
+    key = "Key: <tenant>/<customer>, <tenant>/ where it is about no customer. At least once: ids repeat."
+    return _head("auth-event", "An event of a login, a user, a key or a tenant", key, [_plain(event)], schema)
+
+
 def schemas() -> dict[str, dict[str, Any]]:
     """All schemas by the name of their file."""
     return {
@@ -251,6 +288,8 @@ def schemas() -> dict[str, dict[str, Any]]:
         "bank-request.json": bank_request(),
         "chain-request.json": chain_request(),
         "chain-head.json": chain_head(),
+        "account-event.json": account_event(),
+        "auth-event.json": auth_event(),
     }
 
 

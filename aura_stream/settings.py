@@ -116,6 +116,14 @@ class Settings(BaseSettings):
         le=10**12,
         description="What a new wallet starts with in the sandbox, in cents; nothing in live mode.",
     )
+    webhook_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts, or host:port, that webhooks may reach although they are not public, comma separated; "
+        "sandbox only.",
+    )
+    streams_max: int = Field(
+        1000, ge=1, le=100_000, description="Event streams that one API process serves at the same time."
+    )
     api_wait_s: float = Field(2.0, ge=0, le=30, description="How long a request waits for its outcome, in seconds.")
     mock_bank_port: int = Field(8090, ge=1, le=65535, description="Loopback port of the mock bank (sandbox only).")
     mock_bank_secret: SecretStr | None = Field(
@@ -133,6 +141,11 @@ class Settings(BaseSettings):
     chain_key: SecretStr | None = Field(None, description="Key that signs for the chain, 64 hexadecimal digits.")
     chain_key_file: Path | None = Field(
         None, description="File with that key, mode 600; default: <home>/chain/key, made once, in the sandbox only."
+    )
+    bare_event_topics: bool = Field(
+        False,
+        description="Call the topics of events `transaction-events`, `account-events` and `auth-events` instead of "
+        "`aura.<name>.v1`; the same for all processes, fixed once the topics exist.",
     )
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
         ("default", "demo"), description="Known tenants, comma separated."
@@ -168,7 +181,7 @@ class Settings(BaseSettings):
         home = init_settings().get("home") or os.environ.get(PREFIX + "HOME") or ".aura"
         return init_settings, env_settings, _EnvFile(settings_cls, Path(home))
 
-    @field_validator("tenants", mode="before")
+    @field_validator("tenants", "webhook_allow", mode="before")
     @classmethod
     def _split_tenants(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -228,6 +241,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _safe_in_live(self) -> Self:
+        if self.mode != "sandbox" and self.webhook_allow:
+            raise ValueError("webhook_allow: outside the sandbox webhooks reach public addresses only")
         if self.mode != "sandbox" and (self.api_key is None or len(self.api_key.get_secret_value()) < 24):
             raise ValueError("api_key: an API key of 24 characters or more must be set outside the sandbox")
         secret, least = self.identity_secret.get_secret_value(), _IDENTITY_SECRET_MIN[self.mode]

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from aura_stream.settings import Settings
-from web import accounts, batch, deposits, holds, system, transactions, transfers
+from web import accounts, batch, deposits, events, events_stream, holds, system, transactions, transfers, webhooks
 from web.call import BATCH_BODY_MAX, REQUEST_ID, Handler, dispatch, request_id_of
 from web.contract import load_contract
 from web.identity import admin, auth
@@ -70,6 +70,22 @@ HANDLERS: dict[str, Handler] = {
     "revokeApiKey": admin.revoke_api_key,
     "rotateSigningKey": admin.rotate_signing_key,
     "revokeSigningKey": admin.revoke_signing_key,
+    "listEvents": events.list_events,
+    "getEvent": events.get_event,
+    "streamEvents": events_stream.stream_events,
+    "openEventSocket": events_stream.open_event_socket,
+    "createStreamTicket": events_stream.create_ticket,
+    "listWebhookEndpoints": webhooks.list_endpoints,
+    "createWebhookEndpoint": webhooks.create_endpoint,
+    "getWebhookEndpoint": webhooks.get_endpoint,
+    "updateWebhookEndpoint": webhooks.update_endpoint,
+    "deleteWebhookEndpoint": webhooks.delete_endpoint,
+    "rotateWebhookSecret": webhooks.rotate_secret,
+    "testWebhookEndpoint": webhooks.test_endpoint,
+    "replayWebhookEndpoint": webhooks.replay_endpoint,
+    "listWebhookDeliveries": webhooks.list_deliveries,
+    "getWebhookDelivery": webhooks.get_delivery,
+    "retryWebhookDelivery": webhooks.retry_delivery,
     "getHealth": system.get_health,
     "getReadiness": system.get_readiness,
     "getLiveness": system.get_liveness,
@@ -104,6 +120,7 @@ def create_app(settings: Settings, services: Services | None = None) -> web.Appl
             route = app.router.add_route(operation.method, _route(operation.path, paths), handle)
         app[_OPERATION][_name(operation.method, route.resource)] = operation.id
     app.cleanup_ctx.append(_run_services)
+    app.on_shutdown.append(_end_streams)
     app.on_response_prepare.append(_common_headers)
     return app
 
@@ -152,6 +169,11 @@ async def _run_services(app: web.Application) -> AsyncIterator[None]:
     await app[SERVICES].start()
     yield
     await app[SERVICES].stop()
+
+
+async def _end_streams(app: web.Application) -> None:
+    """Streams never end by themselves; their clients come again, here or elsewhere."""
+    app[SERVICES].events.tail.close()
 
 
 @web.middleware

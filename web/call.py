@@ -18,7 +18,16 @@ from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.feed import Unconfirmed
 from aura_stream.identity.passwords import Busy
 from aura_stream.identity.permissions import OPEN_SANDBOX, Principal, Reach
-from web.authenticate import CHALLENGE, authenticate, authorize, identity_away, origin_of, tenant_of
+from web.authenticate import (
+    CHALLENGE,
+    adopt,
+    authenticate,
+    authorize,
+    identity_away,
+    origin_of,
+    tenant_named,
+    tenant_of,
+)
 from web.contract import Operation
 from web.problems import FieldError, Problem
 from web.services import SERVICES, Services
@@ -102,6 +111,8 @@ def dispatch(operation: Operation, handler: Handler) -> Callable[[web.Request], 
         services = request.app[SERVICES]
         origin = origin_of(request, request[REQUEST_ID])
         principal, furthest = OPEN_SANDBOX, Reach.NONE
+        if "ticket" in operation.query.names:
+            await adopt(request, services)
         if not operation.is_public:
             principal = await authenticate(request, services, origin, operation.permission)
             furthest = authorize(principal, operation, services, origin)
@@ -110,7 +121,7 @@ def dispatch(operation: Operation, handler: Handler) -> Callable[[web.Request], 
         mine = operation.header.names
         known = ((name.lower(), value) for name, value in request.headers.items() if name.lower() in mine)
         header = operation.header.check_text(_single(known, "header"))
-        named = request.headers.get("Aura-Tenant") if not operation.is_public else None
+        named = tenant_named(request) if not operation.is_public else None
         tenant = tenant_of(principal, furthest, named)
         if named is not None and tenant != principal.tenant and principal.tenant:
             services.identity.audit.crossed(tenant, principal.actor, operation.permission, origin)

@@ -40,6 +40,10 @@ _FIELD_CODES = {
     "roles": "invalid_role",
     "user_id": "invalid_uuid_format",
     "session_id": "invalid_uuid_format",
+    "endpoint_id": "invalid_uuid_format",
+    "delivery_id": "invalid_uuid_format",
+    "from": "invalid_datetime_format",
+    "to": "invalid_datetime_format",
 }
 _ACCOUNT_FIELDS = frozenset({"account_id", "from_account_id", "to_account_id"})
 

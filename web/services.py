@@ -13,6 +13,7 @@ from topics.commands import COMMANDS
 from topics.journal import JOURNAL
 from web.accepted import Accepted
 from web.command_log import CommandLog
+from web.events_parts import EventParts
 from web.lookup import Lookup
 from web.metrics import Metrics
 from web.tail import Tail
@@ -32,6 +33,7 @@ class Services:
     metrics: Metrics
     identity: Identity
     wallets: Wallets
+    events: EventParts
 
     async def start(self) -> None:
         """Begins to connect; nothing here waits for Kafka or Postgres, so that the API can say what is missing."""
@@ -39,9 +41,11 @@ class Services:
         await self.tail.start()
         self.identity.start()
         self.wallets.start()
+        self.events.start()
 
     async def stop(self) -> None:
         """Ends all connections."""
+        await self.events.stop()
         await self.wallets.stop()
         await self.identity.stop()
         await self.tail.stop()
@@ -59,6 +63,7 @@ def make_services(settings: Settings) -> Services:
     commands = CommandLog(settings.kafka_bootstrap, COMMANDS.name, settings.partitions)
     accepted = Accepted(tail.recent)
     identity = Identity(settings)
+    events = EventParts(settings, identity)
     return Services(
         settings,
         commands,
@@ -66,7 +71,8 @@ def make_services(settings: Settings) -> Services:
         reads,
         accepted,
         Lookup(tail, reads, accepted),
-        Metrics(tail, commands, identity),
+        Metrics(tail, commands, identity, events),
         identity,
         Wallets(settings, identity, commands, tail.recent),
+        events,
     )

@@ -69,6 +69,7 @@ def up(
         if has_command("topics"):
             _line("topics", lambda: stack.run_once("topics", "apply"))
         roles = [("ledger", slot) for slot in range(ledgers)] + [("sink", slot) for slot in range(sinks)]
+        roles += [("events", 0), ("webhooks", 0)]
         roles = (roles if has_command("worker") else []) + ([("api", 0)] if has_command("api") else [])
         for process in [stack.launch_role(role, slot) for role, slot in roles]:
             _line(process.name, _starting(process, partial(process.wait_ready, ROLE_TIMEOUT_S), running))
@@ -375,7 +376,11 @@ def _check_topics(settings: Settings) -> Finding:
     if not any(_serves(address) for address in settings.kafka_bootstrap.split(",")):
         return Finding("topics", "unknown", "Kafka does not answer", "aura up")
     try:
-        asyncio.run(check_topics(settings.kafka_bootstrap, topics.ALL, partitions=settings.partitions))
+        asyncio.run(
+            check_topics(
+                settings.kafka_bootstrap, topics.every(bare=settings.bare_event_topics), partitions=settings.partitions
+            )
+        )
     except TopicMismatch as error:
         return Finding("topics", "fail", str(error), "aura topics apply")
     return Finding("topics", "ok", f"all {len(topics.ALL)} there, {settings.partitions} partitions each")

@@ -1,6 +1,7 @@
-"""What happened, for anyone who wants to know: the messages of `aura.transaction-events.v1`.
+"""What happened, for anyone who wants to know: the messages of the topics of events.
 
-Amounts are decimal strings in major units. The messages of one (transaction, customer) are numbered by `seq` from 1.
+Amounts are decimal strings in major units. The messages of one (transaction, customer), of one account and of one user
+are numbered by `seq` from 1.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class EventData(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TransactionEvent(msgspec.Struct, frozen=True):
-    """One event. `id` is unique; `partition` and `journal_seq` say which record of the journal holds it.
+    """One event of `aura.transaction-events.v1`. `partition` and `journal_seq` say which journal record holds it.
 
-    `transaction_id` is empty and `seq` 0 where the event is about an account or a refused command.
+    `seq` is 0 where the event is about a refused command.
     """
 
     id: str
@@ -72,6 +73,28 @@ class TransactionEvent(msgspec.Struct, frozen=True):
     partition: int
     journal_seq: int
     data: EventData
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One event of `aura.account-events.v1` or `aura.auth-events.v1`.
+
+    `seq` counts the events of one account, user, API key or tenant; it is 0 for a refused command. `causation_id` is
+    the command that led to it, `request_id` the request that named itself, each empty where there is none. Where the
+    ledger decided it, `partition` and `journal_seq` say which record of the journal holds it.
+    """
+
+    id: str
+    type: str
+    version: int
+    tenant_id: str
+    customer_id: str
+    seq: int
+    occurred_at: str
+    request_id: str
+    causation_id: str
+    data: dict[str, str]
+    partition: int = -1
+    journal_seq: int = 0
 
 
 ENCODE = msgspec.json.Encoder().encode

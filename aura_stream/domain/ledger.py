@@ -89,6 +89,7 @@ def book(postings: tuple[Posting, ...], accounts: dict[str, Account]) -> dict[st
             account.entries + 1,
             account.opened_at,
             account.closed_at,
+            account.seq,
         )
     if total != 0:
         raise Broken(f"a journal is out of balance by {total}")

@@ -123,6 +123,14 @@ REASONS: Final[dict[str, Reason]] = {
     "token_not_found": Reason(_N, 404, "No such verification token", "Ask for another mail."),
     "api_key_not_found": Reason(_N, 404, "No such API key", "List the keys; it may be revoked."),
     "signing_key_not_found": Reason(_N, 404, "No such signing key", "See /.well-known/jwks.json."),
+    "event_not_found": Reason(_N, 404, "No such event", "Check the id; begin anew without it."),
+    "webhook_endpoint_not_found": Reason(_N, 404, "No such webhook endpoint", "List the endpoints."),
+    "webhook_delivery_not_found": Reason(_N, 404, "No such delivery", "List the deliveries; old ones are removed."),
+    "webhook_url_refused": Reason(
+        _B, 422, "Webhooks do not go to this address", "Use https:// and a public host, port 443 or 8443."
+    ),
+    "too_many_endpoints": Reason(_B, 422, "There are too many webhook endpoints", "Delete one that is not used."),
+    "replay_too_large": Reason(_B, 422, "Too many events for one replay", "Ask for a shorter time or fewer types."),
     "email_already_exists": Reason(_C, 409, "The e-mail address has a user", "Log in, or use another address."),
     "tenant_already_exists": Reason(_C, 409, "The tenant exists already", "Use it, or choose another id."),
     "tenant_selection_required": Reason(

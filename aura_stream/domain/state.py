@@ -46,6 +46,7 @@ class Account(msgspec.Struct, frozen=True, array_like=True):
     entries: int = 0
     opened_at: int = 0  # ms since 1970
     closed_at: int = 0
+    seq: int = 0  # its account.* events so far
 
 
 class Transaction(msgspec.Struct, frozen=True, array_like=True):

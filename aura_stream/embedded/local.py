@@ -98,7 +98,7 @@ class LocalStack:
     def role(
         self, role: str, slot: int = 0, *, env: Mapping[str, str] | None = None, module: str = "aura_stream.cli"
     ) -> Process:
-        """The process of a role: ``ledger`` or ``sink`` (ready when it has written its file), or ``api``.
+        """The process of a role: a worker's (ready when it has written its file), or ``api``.
 
         Its name, worker id and file names are ``<role>-<slot>``, for the API just ``api``.
         """
@@ -232,7 +232,7 @@ class LocalStack:
 
     def _web_port(self, role: str, slot: int) -> int:
         """A loopback port for a worker's own status page: near the set one if free."""
-        port = self.settings.faust_web_port + slot + (100 if role == "sink" else 0)
+        port = self.settings.faust_web_port + slot + {"sink": 100, "events": 200}.get(role, 0)
         return port if port_is_free(port) else free_port()
 
 

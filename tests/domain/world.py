@@ -17,7 +17,7 @@ import msgspec
 from agents.ledger import Ledger
 from aura_stream import journal
 from aura_stream.domain.events import DECODE as DECODE_EVENT
-from aura_stream.domain.events import TransactionEvent
+from aura_stream.domain.events import Event, TransactionEvent
 from aura_stream.domain.ids import derived_id, id_text, parse_account_id, record_key
 from aura_stream.domain.state import Account, Rules, Transaction, may_follow
 from aura_stream.engine.driver import Driver, LogRecord
@@ -35,7 +35,7 @@ from aura_stream.journal import (
 )
 from tables.balances import BALANCES, balance_key
 from tables.transactions import TRANSACTIONS
-from topics import commands, dead_letters, signals, transaction_events
+from topics import account_events, commands, dead_letters, signals, transaction_events
 from topics import journal as journal_topic
 from topics.changelog import CHANGELOG
 
@@ -47,6 +47,7 @@ NAMES = Names(
     changelog=CHANGELOG.name,
 )
 EVENTS = transaction_events.TRANSACTION_EVENTS.name
+ACCOUNT_EVENTS = account_events.ACCOUNT_EVENTS.name
 START = 1_800_000_000_000
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -169,6 +170,10 @@ class World:
     def events(self) -> list[TransactionEvent]:
         """All events, partition by partition."""
         return [DECODE_EVENT(value) for value in self.driver.values(EVENTS)]
+
+    def account_events(self) -> list[Event]:
+        """All events of accounts, partition by partition."""
+        return [msgspec.json.decode(value, type=Event) for value in self.driver.values(ACCOUNT_EVENTS)]
 
     def types(self, transaction_id: str, customer: str = "") -> list[str]:
         """The types of a transaction's events, in order."""
@@ -358,22 +363,35 @@ class World:
         assert told == asked
 
     def _check_events(self, lines: dict[str, Line]) -> None:
-        events = self.events()
-        assert len({e.id for e in events}) == len(events)
+        events, of_accounts = self.events(), self.account_events()
+        ids = [e.id for e in events] + [e.id for e in of_accounts]
+        assert len(set(ids)) == len(ids)
         expected = {
             place for place, line in lines.items() if not isinstance(line, AnswerLine) or line.kind == "refused"
         }
-        assert {e.id for e in events} == expected
+        assert set(ids) == expected
         seqs: dict[tuple[str, str], int] = defaultdict(int)
         for event in events:
             line = lines[event.id]
             assert event.id.startswith(f"{event.partition}-{event.journal_seq}-")
             assert event.type == ("command.refused" if isinstance(line, AnswerLine) else line.event)
             assert (event.tenant, event.customer) == (line.tenant, line.customer)
-            assert event.reason == ("" if isinstance(line, AccountLine | PauseLine) else line.reason)
+            assert not isinstance(line, AccountLine)
+            assert event.reason == ("" if isinstance(line, PauseLine) else line.reason)
             if event.seq:
                 seqs[event.transaction_id, event.customer] += 1
                 assert event.seq == seqs[event.transaction_id, event.customer]
+        for about in of_accounts:
+            line = lines[about.id]
+            assert isinstance(line, AccountLine | AnswerLine)
+            assert about.id.startswith(f"{about.partition}-{about.journal_seq}-")
+            assert about.type == ("command.refused" if isinstance(line, AnswerLine) else line.event)
+            assert (about.tenant_id, about.customer_id) == (line.tenant, line.customer)
+            assert about.data.get("reason", "") == (line.reason if isinstance(line, AnswerLine) else "")
+            assert about.causation_id == line.command_id
+            if about.seq:
+                seqs[about.data["account_id"], about.tenant_id] += 1
+                assert about.seq == seqs[about.data["account_id"], about.tenant_id]
 
     def check_rebuild(self) -> None:
         """The recorded inputs, fed into empty shards, give the same journal, events and signals, byte by byte."""

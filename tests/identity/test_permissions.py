@@ -47,6 +47,7 @@ EXPECTED = {
     "operations.check": (N, N, N, P, N),
     "audit.read": (N, N, T, P, P),
     "events.read": (O, T, T, P, P),
+    "webhooks.manage": (O, N, T, P, N),
 }
 
 
