@@ -191,7 +191,7 @@ class Ledger:
         done = IdempotencyKey(content, "done", "", "", asked.account_id, account.status, "", at + KEY_LIFE_MS)
         IDEMPOTENCY_KEYS.set(key, done)
         data = {"account_id": asked.account_id, "asset": asked.asset, "name": asked.name, "status": account.status}
-        send_account_event(unit, event, command, account.seq, data)
+        send_account_event(unit, event, command.tenant, command.customer, command.id, account.seq, data)
         unit.line(
             AccountLine(
                 command.tenant,

@@ -228,8 +228,9 @@ def _freeze(unit: Unit, decision: Decision) -> None:
     after = decision.transaction
     for account_id in decision.frozen:
         parts = parse_account_id(account_id)
-        data = EventData(asset=parts.asset, account_id=account_id, name=parts.name)
-        send_event(unit, "account.frozen", after.tenant, after.customer, "", 0, "frozen", "", "", "", data)
+        account = decision.accounts[account_id]
+        data = {"account_id": account_id, "asset": parts.asset, "name": parts.name, "status": account.status}
+        send_account_event(unit, "account.frozen", after.tenant, after.customer, "", account.seq, data)
         unit.line(
             AccountLine(
                 *(after.tenant, after.customer, account_id, parts.asset, "account.frozen", "frozen", unit.at, "", ""),
@@ -268,12 +269,12 @@ def tell_refused(
     unit: Unit, command: Command, refusal: Refused, transaction_id: str = "", account_id: str = ""
 ) -> None:
     """Tells that a command was refused."""
+    tenant, customer, reason = command.tenant, command.customer, refusal.reason
     if isinstance(command, AccountCommand):
-        said = {"command_type": command.type, "account_id": account_id, "reason": refusal.reason}
-        send_account_event(unit, "command.refused", command, 0, said | {"detail": refusal.detail})
+        said = {"command_type": command.type, "account_id": account_id, "reason": reason, "detail": refusal.detail}
+        send_account_event(unit, "command.refused", tenant, customer, command.id, 0, said)
     else:
         data = EventData(account_id=account_id, command_type=command.type, detail=refusal.detail)
-        tenant, customer, reason = command.tenant, command.customer, refusal.reason
         send_event(unit, "command.refused", tenant, customer, transaction_id, 0, "", "", reason, command.id, data)
     tell(
         unit,
@@ -366,23 +367,25 @@ def send_event(
     unit.send(EVENTS, record_key(tenant, customer), ENCODE(event))
 
 
-def send_account_event(unit: Unit, type_: str, command: Command, seq: int, data: dict[str, str]) -> None:
-    """Sends what became of a command about an account; as :func:`send_event`, before its line is added."""
+def send_account_event(
+    unit: Unit, type_: str, tenant: str, customer: str, command_id: str, seq: int, data: dict[str, str]
+) -> None:
+    """Sends what became of an account, or of a command about one; as :func:`send_event`, before its line is added."""
     event = Event(
         f"{unit.partition}-{unit.seq}-{unit.line_number}",
         type_,
         1,
-        command.tenant,
-        command.customer,
+        tenant,
+        customer,
         seq,
         format_time(unit.at),
         "",
-        command.id,
+        command_id,
         {name: value for name, value in data.items() if value},
         unit.partition,
         unit.seq,
     )
-    unit.send(ACCOUNT_EVENTS.name, record_key(command.tenant, command.customer), ENCODE(event))
+    unit.send(ACCOUNT_EVENTS.name, record_key(tenant, customer), ENCODE(event))
 
 
 def repeated(unit: Unit, command: Command, key: bytes, content: str) -> bool:

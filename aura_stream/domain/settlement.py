@@ -212,7 +212,7 @@ def step(
         if ends:
             account = accounts[name] = with_open_items(account, -1)
         if freezes and account.status == "open":
-            accounts[name] = msgspec.structs.replace(account, status="frozen")
+            accounts[name] = msgspec.structs.replace(account, status="frozen", seq=account.seq + 1)
             frozen += (name,)
     return Settled(
         event,
