@@ -12,30 +12,95 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
 
 import topics
 from aura_stream.engine.errors import DataLost
-from aura_stream.engine.kafka import Kafka
+from aura_stream.engine.kafka import RETRIABLE, Kafka
 from aura_stream.engine.partition import Fetch, Gone, Partition
-from aura_stream.engine.shard import RETRIABLE
 from aura_stream.engine.unit import Record
+from aura_stream.ledger.chain import Head, encode_head
 from aura_stream.ledger.writer import Diverged, Fenced, LedgerWriter, Unavailable
 
 log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 4
 PAUSE_MAX_S = 2.0
+HEADS_S = 1.0
+HEADS_TIMEOUT_S = 5.0
+
+
+class Heads:
+    """Publishes where the chains stand: at most once a second and partition, and never what is not committed.
+
+    A head that comes late, twice or after a newer one is as true as before, so nothing waits for it and nothing depends
+    on it. One that cannot be sent is tried again with the next.
+    """
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._waiting: dict[int, Head] = {}
+        self._producer: AIOKafkaProducer | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.failures = 0
+
+    def note(self, head: Head | None) -> None:
+        """A head that is committed."""
+        if head is None:
+            return
+        self._waiting[head.partition] = head
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="chain heads")
+
+    async def _run(self) -> None:
+        while self._waiting:
+            await self._publish()
+            await asyncio.sleep(HEADS_S)
+
+    async def _publish(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        try:
+            async with asyncio.timeout(HEADS_TIMEOUT_S):
+                if self._producer is None:
+                    producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, acks="all", client_id="aura-heads")
+                    await producer.start()
+                    self._producer = producer
+                for head in waiting.values():
+                    await self._producer.send_and_wait(
+                        topics.CHAIN_HEADS.name, encode_head(head), b"%d" % head.partition, partition=head.partition
+                    )
+        except (KafkaError, OSError, TimeoutError) as error:
+            self.failures += 1
+            log.warning("heads of the chain are not published yet: %r", error)
+            self._waiting = waiting | self._waiting
+
+    async def close(self) -> None:
+        """Publishes what is left, if Kafka answers."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._waiting:
+            await self._publish()
+        if self._producer is not None:
+            try:
+                async with asyncio.timeout(HEADS_TIMEOUT_S):
+                    await self._producer.stop()
+            except (KafkaError, OSError, TimeoutError) as error:
+                log.warning("heads: %r while stopping", error)
 
 
 class Sink:
     """What the partitions of one sink process share: the log, and the writer with its connections.
 
-    `connect_writer` is called at first use, and again until it succeeds.
+    `connect_writer` is called at first use, and again until it succeeds. Without `heads` none are published.
     """
 
-    def __init__(self, kafka: Kafka, connect_writer: Callable[[], Awaitable[LedgerWriter]]) -> None:
+    def __init__(
+        self, kafka: Kafka, connect_writer: Callable[[], Awaitable[LedgerWriter]], heads: Heads | None = None
+    ) -> None:
         self.kafka = kafka
+        self.heads = heads
         self._connect_writer = connect_writer
         self._writer: LedgerWriter | None = None
         self._connecting = asyncio.Lock()
@@ -51,8 +116,15 @@ class Sink:
                 self._writer = await self._connect_writer()
             return self._writer
 
+    def publish(self, number: int) -> None:
+        """Has the head of a partition published that has just been read from the database, or committed to it."""
+        if self.heads is not None and self._writer is not None:
+            self.heads.note(self._writer.head(number))
+
     async def close(self) -> None:
         """Disconnects."""
+        if self.heads is not None:
+            await self.heads.close()
         await self.kafka.stop()
         if self._writer is not None:
             await self._writer.close()
@@ -119,6 +191,7 @@ class SinkPartition(Partition):
                 continue
             self._claims += 1
             self._next_offset = claim.next_offset
+            self._sink.publish(self.number)
             log.info("sink %s: goes on at offset %s, epoch %s", self.number, claim.next_offset, claim.epoch)
             return
 
@@ -139,6 +212,7 @@ class SinkPartition(Partition):
             except Diverged as error:
                 return await self._stop_here(error)
             self._next_offset = rest[-1].offset + 1
+            self._sink.publish(self.number)
             self._batches += 1
             self._records += len(rest)
             self._rows_s += time.monotonic() - started

@@ -121,7 +121,7 @@ def ledger_app(settings: Settings) -> tuple[App, Feed]:
 
 def sink_app(settings: Settings) -> tuple[App, Feed]:
     """The app that writes the ledger to Postgres."""
-    from agents.sink import CONNECTIONS_MAX, Sink
+    from agents.sink import CONNECTIONS_MAX, Heads, Sink
     from aura_stream.ledger.writer import LedgerWriter
 
     app = _app("sink", settings)
@@ -129,6 +129,6 @@ def sink_app(settings: Settings) -> tuple[App, Feed]:
     async def connect_writer() -> LedgerWriter:
         return await LedgerWriter.connect(settings.postgres_write_dsn, connections_max=CONNECTIONS_MAX)
 
-    sink = Sink(RealKafka(settings.kafka_bootstrap), connect_writer)
+    sink = Sink(RealKafka(settings.kafka_bootstrap), connect_writer, Heads(settings.kafka_bootstrap))
     feed = Feed(app, (NAMES.journal,), sink.partition, on_ready=_ready(settings), on_closed=sink.close)
     return app, feed

@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "db": ("aura_stream.cli.db", "Create and migrate the database schema."),
     "worker": ("aura_stream.cli.worker", "Run one worker process: ledger or sink."),
     "api": ("aura_stream.cli.api", "Run the HTTP API."),
-    "rebuild": ("aura_stream.cli.rebuild", "Compute the state anew from the log and compare."),
+    "rebuild": ("aura_stream.cli.rebuild", "Make anew what was lost, or compute everything again and compare."),
     "bench": ("aura_stream.cli.bench", "Measure throughput and latency."),
 }
 """Command -> (module, one line of help). The module has a typer app ``app``, or a function named like the command."""

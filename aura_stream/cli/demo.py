@@ -47,8 +47,9 @@ def demo(
 ) -> None:
     """Show the whole product working, on ports and data of its own, and prove that no money was lost.
 
-    Starts Kafka, Postgres, the workers and the API, plays a mixed load over Kafka and HTTP, then compares everything
-    with a book of its own. Ctrl-C ends the load and goes on to the proof; a second one stops everything at once.
+    Starts Kafka and Postgres (or uses empty ones that AURA_KAFKA_BOOTSTRAP and AURA_POSTGRES_DSN name), the workers and
+    the API, plays a mixed load over Kafka and HTTP, then compares everything with a book of its own. Ctrl-C ends the
+    load and goes on to the proof; a second one stops everything at once.
 
     Exit codes: 0 all of it holds, 1 something differs, 3 it could not run.
     """

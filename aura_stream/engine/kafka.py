@@ -9,12 +9,19 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Protocol
 
+import aiokafka.errors
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from aura_stream.engine.producer import Batches, Message, TransactionalProducer
 from aura_stream.engine.unit import Record
 
 FETCH_BYTES = 8 << 20
+RETRIABLE: tuple[type[Exception], ...] = (
+    OSError,
+    TimeoutError,
+    *[e for e in vars(aiokafka.errors).values() if isinstance(e, type) and getattr(e, "retriable", False)],
+)
+"""What passes when Kafka comes back."""
 
 
 class Producer(Protocol):

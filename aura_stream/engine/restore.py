@@ -17,6 +17,7 @@ from aura_stream.engine.unit import STATE_KEY, ShardState
 
 POSITION_KEY = b"\xff"  # local only: where in the changelog this store stands
 HANGING_S = TRANSACTION_TIMEOUT_MS / 1000 + 15
+_TAIL = 8  # offsets at the end of the journal that are looked at first; more, when all are marks of transactions
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -24,6 +25,13 @@ class Position(msgspec.Struct, frozen=True):
 
     offset: int
     written_at: int
+
+
+class _Numbered(msgspec.Struct, frozen=True):
+    seq: int
+
+
+_numbered = msgspec.json.Decoder(_Numbered).decode
 
 
 def wall_clock() -> int:
@@ -86,7 +94,7 @@ async def restore(store: Store, changelog: TopicPartition, kafka: Kafka, now_ms:
     if start > at:
         raise DataLost(
             f"{changelog.topic}[{changelog.partition}] begins at {start}, but this store has read it only up to {at}: "
-            "records were deleted. Rebuild the partition from the commands and signals (aura rebuild)."
+            "records were deleted. Stop all workers, empty it and write it anew: aura rebuild changelog."
         )
     if at == end:
         return 0
@@ -104,6 +112,45 @@ async def restore(store: Store, changelog: TopicPartition, kafka: Kafka, now_ms:
             f"had ({before}): it is another topic of the same name."
         )
     return count
+
+
+async def journal_seq(journal: TopicPartition, kafka: Kafka) -> int:
+    """The seq of the last committed record of a partition's journal; 0 of an empty one."""
+    start = (await kafka.starts([journal]))[journal]
+    end = (await kafka.committed_ends([journal]))[journal]
+    back = _TAIL
+    while True:
+        last = 0
+        async for records in kafka.read(journal, max(start, end - back), end):
+            if records:
+                last = _numbered(records[-1].value or b"").seq
+        if last or end - back <= start:
+            return last
+        back *= 8
+
+
+async def check_journal(store: Store, before: int, journal: TopicPartition, kafka: Kafka) -> None:
+    """The restored state must be that of the journal's last record: one transaction writes both.
+
+    A changelog that was lost, or has lost its end, would let decided commands be decided anew. `before` is
+    :func:`journal_seq` from before the restore: what was in the journal then must be in the state, and what is in the
+    state must be in the journal now, whatever another owner has written meanwhile. Raises :class:`DataLost`.
+    """
+    restored = _seq(store)
+    if restored < before:
+        raise DataLost(
+            f"{journal.topic}[{journal.partition}] has a record with seq {before}, but the state restored from the "
+            f"changelog is that of seq {restored}: the changelog was lost, or has lost its end. Stop all workers, "
+            "empty it and write it anew: aura rebuild changelog."
+        )
+    if restored > before:
+        await settled_end(kafka, journal)
+        now = await journal_seq(journal, kafka)
+        if restored > now:
+            raise DataLost(
+                f"{journal.topic}[{journal.partition}] ends with seq {now}, but the state restored from the changelog "
+                f"is that of seq {restored}: the journal was lost, or has lost its end. Bring it back."
+            )
 
 
 def _seq(store: Store) -> int:

@@ -13,15 +13,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import aiokafka.errors
 from aiokafka import TopicPartition
 
 from aura_stream.engine.errors import CommitFailed, DataLost, EngineError, Fenced, StoreFailed
-from aura_stream.engine.kafka import Kafka, Producer
+from aura_stream.engine.kafka import RETRIABLE, Kafka, Producer
 from aura_stream.engine.partition import Fetch, Gone, Partition, wait_for
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.engine.producer import Message
-from aura_stream.engine.restore import POSITION_KEY, encode_position, read_position, restore, wall_clock
+from aura_stream.engine.restore import (
+    POSITION_KEY,
+    check_journal,
+    encode_position,
+    journal_seq,
+    read_position,
+    restore,
+    wall_clock,
+)
 from aura_stream.engine.store import Store, Stores
 from aura_stream.engine.unit import NEVER, NO_HEADERS, Actor, Finished, Memory, Names
 
@@ -32,12 +39,6 @@ STALE_MS = 7 * 24 * 3600 * 1000 // 2  # half of the changelog's delete.retention
 SETTLE_S = 0.2
 CLOCK_LOOK_S = 10.0  # a wall clock may jump while we sleep; a deadline is seen this late at most
 LOCK_WAIT_MS = 3_000
-RETRIABLE: tuple[type[Exception], ...] = (
-    OSError,
-    TimeoutError,
-    *[e for e in vars(aiokafka.errors).values() if isinstance(e, type) and getattr(e, "retriable", False)],
-)
-"""What passes when Kafka comes back."""
 PASSING: tuple[type[Exception], ...] = (CommitFailed, *RETRIABLE)
 
 
@@ -129,6 +130,8 @@ class Shard(Partition):
         if self._store is None:
             self._store = await self._open_store()
         changelog = TopicPartition(setup.names.changelog, self.number)
+        journal = TopicPartition(setup.names.journal, self.number)
+        before = await journal_seq(journal, setup.kafka)
         restored = await restore(self._store, changelog, setup.kafka, setup.clock)
         self._position = read_position(self._store).offset
         self._memory = Memory(
@@ -141,6 +144,7 @@ class Shard(Partition):
             rules_hash=setup.rules_hash,
         )
         await self._check_sources()
+        await check_journal(self._store, before, journal, setup.kafka)
         self.counters.restored += restored
         log.info("shard %s: open, %s records restored, applied %s", self.number, restored, self._memory.state.applied)
 

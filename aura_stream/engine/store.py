@@ -9,7 +9,7 @@ import shutil
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rocksdict import AccessType, BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
 
@@ -152,6 +152,22 @@ class RocksStore:
     def close(self) -> None:
         """Gives back files and the lock."""
         self._db.close()
+
+
+def read_beside(path: Path) -> dict[bytes, bytes]:
+    """All that a RocksDB directory held at one moment, read beside its owner, which goes on writing.
+
+    What one unit wrote is in it whole or not at all. Raises :class:`StoreFailed`.
+    """
+    try:
+        db = Rdict(str(path), options=Options(raw_mode=True), access_type=AccessType.read_only(False))
+        try:
+            items: Any = db.items()
+            return dict(items)
+        finally:
+            db.close()
+    except Exception as error:
+        raise StoreFailed(f"cannot read {path}: {error}") from error
 
 
 class RocksStores:

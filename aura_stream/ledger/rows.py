@@ -21,6 +21,7 @@ import msgspec
 from aura_stream import journal
 from aura_stream.domain.state import TERMINAL
 from aura_stream.ledger import copy
+from aura_stream.ledger.chain import GENESIS, seal, unit_line
 from aura_stream.ledger.errors import Diverged
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -145,7 +146,7 @@ class AccountRow:
 class Batch:
     """The rows of one write: `add` the records in order, then take :meth:`copy_texts` and the changes."""
 
-    def __init__(self, partition: int, last_seq: int, last_journal: int) -> None:
+    def __init__(self, partition: int, last_seq: int, last_journal: int, chain_hash: bytes = GENESIS) -> None:
         self.partition = partition
         self.first_seq = last_seq + 1
         self.last_seq = last_seq
@@ -165,6 +166,10 @@ class Batch:
         self.refusals: list[str] = []
         self.refusal_seqs: list[int] = []
         self.units: list[str] = []
+        self.unit_lines: list[bytes] = []
+        self.unit_offsets: list[int] = []
+        self.unit_hashes: list[bytes] = []
+        self.chain_hash = chain_hash
         self.touched: Counter[tuple[str, str]] = Counter()  # entries per tenant and account
         self._base = partition * journal.JOURNALS_PER_PARTITION
         self._seen_accounts: list[tuple[str, str]] = []
@@ -180,6 +185,7 @@ class Batch:
             found = f"offset {offset} holds seq {record.seq} of partition {record.partition}"
             raise Diverged(self.partition, seq, "units_dense", found)
         first_journal, entries_before, unasked = self.last_journal + 1, len(self.entries), 0
+        journals_before = len(self.journals)
         counts = [0, 0, 0, 0, 0, 0, 0]  # in the order of the counters below
         try:
             for number, line in enumerate(record.lines):
@@ -207,15 +213,23 @@ class Batch:
             at = timestamp(record.at)
         except (ValueError, OverflowError) as error:
             raise Diverged(self.partition, seq, "journal_value", str(error)) from error
-        self.units.append(
-            f"{self.partition}\t{seq}\t{escaped(msgspec.json.encode(record.inputs).decode())}\t"
+        inputs = msgspec.json.encode(record.inputs).decode()
+        counters = (
             f'{{"first_journal":{first_journal},"last_journal":{self.last_journal},'
             f'"entries":{len(self.entries) - entries_before},"transactions":{counts[0]},"changes":{counts[1]},'
             f'"received":{counts[2]},"accounts":{counts[3]},"repeats":{counts[4]},"refusals":{counts[5]},'
             # Every line answers a command, except what a signal or a deadline caused.
-            f'"dead_letters":{counts[6]},"answers":{len(record.lines) - unasked}}}\t'
-            f"{'t' if record.last else 'f'}\t{optional(record.rules)}\t{at}\t"
+            f'"dead_letters":{counts[6]},"answers":{len(record.lines) - unasked}}}'
         )
+        last = "t" if record.last else "f"
+        self.units.append(
+            f"{self.partition}\t{seq}\t{escaped(inputs)}\t{counters}\t{last}\t{optional(record.rules)}\t{at}\t"
+        )
+        sealed = unit_line(self.partition, seq, record.at, record.last, inputs, counters)
+        self.chain_hash = seal(self.chain_hash, sealed, self.journals[journals_before:], self.entries[entries_before:])
+        self.unit_lines.append(sealed)
+        self.unit_offsets.append(offset)
+        self.unit_hashes.append(self.chain_hash)
         self.last_seq = seq
         self.next_offset = offset + 1
         for read in record.inputs:

@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from aura_stream.journal import JOURNALS_PER_PARTITION
+from aura_stream.ledger import chain_walk
 
 if TYPE_CHECKING:
     import asyncpg
@@ -553,8 +554,26 @@ async def checkpoints_true(connection: Connection) -> Check:
     )
 
 
+@_check
+async def chain_holds(connection: Connection) -> Check:
+    """The rows of every unit have the hash of its block, each following the one before; none is missing or added."""
+    partitions = await chain_walk.partitions_of(connection)
+    walks = [await chain_walk.walk(connection, partition) for partition in partitions]
+    offender = next((walk.offender for walk in walks if walk.offender), None)
+    return Check(
+        chain_holds.__name__,
+        _holds(chain_holds),
+        sum(walk.units for walk in walks),
+        "units",
+        offender or await chain_walk.stray(connection, partitions),
+    )
+
+
 async def _ask(connection: Connection, check: CheckFunction, things: str, count: str, offender: str) -> Check:
     checked = await connection.fetchval(count)
     row = await connection.fetchrow(offender)
-    holds = (check.__doc__ or "").strip().splitlines()[0]
-    return Check(check.__name__, holds, checked, things, dict(row) if row else None)
+    return Check(check.__name__, _holds(check), checked, things, dict(row) if row else None)
+
+
+def _holds(check: CheckFunction) -> str:
+    return (check.__doc__ or "").strip().splitlines()[0]

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
 import asyncpg
 
-from aura_stream.ledger import checkpoints
+from aura_stream.ledger import chain_walk, checkpoints
+from aura_stream.ledger.chain import GENESIS, Head
 from aura_stream.ledger.connection import CONNECT_TIMEOUT_S, WRITER, connect
 from aura_stream.ledger.errors import Diverged, Fenced, LedgerError, NotMigrated, Unavailable
 from aura_stream.ledger.migrations import check_assets
@@ -53,13 +54,25 @@ FROM ledger.sink_offsets o
 JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = o.xmax AND l.granted
 WHERE o.partition = $1
 """
+# The blocks of the chain go with it: one statement less, and none without the fence.
 _FENCE: Final = """
-UPDATE ledger.sink_offsets
-SET next_offset = $5, last_seq = $6, last_journal = $7, committed_at = greatest(clock_timestamp(), committed_at),
-    commands_offset = coalesce($8, commands_offset), signals_offset = coalesce($9, signals_offset),
-    shard_time = coalesce($10, shard_time)
-WHERE partition = $1 AND next_offset = $2 AND epoch = $3 AND last_seq = $4
-RETURNING committed_at
+WITH fence AS (
+    UPDATE ledger.sink_offsets
+    SET next_offset = $5, last_seq = $6, last_journal = $7, committed_at = greatest(clock_timestamp(), committed_at),
+        commands_offset = coalesce($8, commands_offset), signals_offset = coalesce($9, signals_offset),
+        shard_time = coalesce($10, shard_time)
+    WHERE partition = $1 AND next_offset = $2 AND epoch = $3 AND last_seq = $4
+    RETURNING committed_at
+), sealed AS (
+    INSERT INTO ledger.chain_blocks (partition, seq, journal_offset, hash)
+    SELECT $1, b.seq, b.journal_offset, b.hash
+    FROM fence, unnest($11::bigint[], $12::bigint[], $13::bytea[]) AS b (seq, journal_offset, hash)
+)
+SELECT committed_at FROM fence
+"""
+# Asked after the claim: from then on nobody else can add one.
+_HEAD: Final = """
+SELECT partition, seq, hash FROM ledger.chain_blocks WHERE partition = $1 ORDER BY seq DESC LIMIT 1
 """
 _CHANGE: Final = """
 UPDATE ledger.transactions t
@@ -111,6 +124,7 @@ class _Position:
     last_seq: int
     epoch: int
     last_journal: int
+    chain_hash: bytes
 
 
 class LedgerWriter:
@@ -168,7 +182,10 @@ class LedgerWriter:
             await self._end_holder(partition)
             with _translated(partition):
                 row = await self._claimed(partition)
-        self._positions[partition] = _Position(row["next_offset"], row["last_seq"], row["epoch"], row["last_journal"])
+        head = await self._chain_head(partition, row["epoch"], row["last_seq"])
+        self._positions[partition] = _Position(
+            row["next_offset"], row["last_seq"], row["epoch"], row["last_journal"], head.hash if head else GENESIS
+        )
         return Claim(row["next_offset"], row["last_seq"], row["epoch"])
 
     async def write(self, partition: int, records: Sequence[tuple[int, bytes]]) -> None:
@@ -182,7 +199,7 @@ class LedgerWriter:
         position = self._positions.get(partition)
         if position is None:
             raise Fenced(f"partition {partition} is not claimed by this writer")
-        batch = Batch(partition, position.last_seq, position.last_journal)
+        batch = Batch(partition, position.last_seq, position.last_journal, position.chain_hash)
         batch.next_offset = position.next_offset
         for offset, value in records:
             if offset < batch.next_offset:
@@ -196,8 +213,15 @@ class LedgerWriter:
             self._positions.pop(partition, None)
             raise
         position.next_offset, position.last_seq = batch.next_offset, batch.last_seq
-        position.last_journal = batch.last_journal
+        position.last_journal, position.chain_hash = batch.last_journal, batch.chain_hash
         await self._write_checkpoints(batch)
+
+    def head(self, partition: int) -> Head | None:
+        """Where the chain of a claimed partition stands, committed; None before its first unit."""
+        position = self._positions.get(partition)
+        if position is None or not position.last_seq:
+            return None
+        return Head(partition, position.last_seq, position.chain_hash)
 
     def release(self, partition: int) -> None:
         """Forgets a partition: it can be written again only after a claim."""
@@ -222,6 +246,16 @@ class LedgerWriter:
             row = await connection.fetchrow(_CLAIM, partition)
             assert row is not None  # an upsert returns its row
             return row
+
+    async def _chain_head(self, partition: int, epoch: int, last_seq: int) -> Head | None:
+        """The last block of a partition just claimed; units that an older program left unsealed get theirs."""
+        async with self._connection() as connection:
+            row = await connection.fetchrow(_HEAD, partition)
+            head = Head(*row) if row else None
+            if (head.seq if head else 0) < last_seq:
+                _log.warning("partition %d: units without a block are sealed, up to seq %d", partition, last_seq)
+                head = await chain_walk.seal_missing(connection, partition, epoch, head)
+            return head
 
     async def _end_holder(self, partition: int) -> None:
         with _translated(partition):
@@ -317,6 +351,7 @@ async def _write(connection: Connection, position: _Position, batch: Batch) -> N
         *(batch.partition, position.next_offset, position.epoch, position.last_seq),
         *(batch.next_offset, batch.last_seq, batch.last_journal, batch.commands_offset, batch.signals_offset),
         None if batch.shard_time is None else _EPOCH + timedelta(milliseconds=batch.shard_time),
+        *(list(range(batch.first_seq, batch.last_seq + 1)), batch.unit_offsets, batch.unit_hashes),
     )
     if committed_at is None:
         raise Fenced(f"partition {batch.partition}: epoch {position.epoch} at seq {position.last_seq} is over")

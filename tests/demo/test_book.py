@@ -12,12 +12,13 @@ from aura_stream.demo.book import Book
 from aura_stream.demo.verdict import judge
 from aura_stream.ledger.verify import Check
 from tests.demo.play import Play, played
+from tests.rows import row
 
 GOOD = Check("sums_zero", "All entries sum to zero.", 100, "entries", None)
 BAD = Check("sums_zero", "All entries sum to zero.", 100, "entries", {"tenant_id": "demo", "asset": "EUR", "total": 1})
 
 
-@pytest.mark.row("A08", "S03", "S04", "S05", "S06")
+@row("A08", "S03", "S04", "S05", "S06")
 @pytest.mark.parametrize(("seed", "commands_last"), [(1, False), (2, True), (3, False)])
 def test_the_book_agrees_with_the_ledger(seed: int, commands_last: bool) -> None:
     play = played(seed, 4000, commands_last=commands_last)
@@ -101,7 +102,7 @@ def test_whatever_is_wrong_is_named(play: Play, plant: Callable[[Book], None], k
     assert verdict.sentence.split(": ")[1] == kind
 
 
-@pytest.mark.row("A10")
+@row("A10")
 def test_a_balance_that_is_a_cent_off_is_named(play: Play) -> None:
     play.book.settle()
     stored = play.stored()
@@ -113,7 +114,7 @@ def test_a_balance_that_is_a_cent_off_is_named(play: Play) -> None:
     assert finding.differences[0].startswith("default/alice:EUR: ")
 
 
-@pytest.mark.row("A11")
+@row("A11")
 def test_a_row_with_another_status_a_missing_and_a_strange_one_are_named(play: Play) -> None:
     play.book.settle()
     stored = play.stored()
@@ -127,7 +128,7 @@ def test_a_row_with_another_status_a_missing_and_a_strange_one_are_named(play: P
     assert "requires_attention/sent" in texts and "no row" in texts and "nobody asked" in texts
 
 
-@pytest.mark.row("A09")
+@row("A09")
 def test_a_failing_check_of_the_ledger_decides_the_verdict(play: Play) -> None:
     play.book.settle()
     verdict = judge(play.book, play.stored(), [GOOD, BAD])

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from aura_stream.embedded import KafkaServer, PostgresServer
+from tests.rows import row
+
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -56,7 +59,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
     assert demo.left() == []
 
 
-@pytest.mark.row("A05", "A08", "A09", "A10", "A11", "A20", "A21", "S03", "S11", "S19", "S20", "X20", "X22")
+@row("A05", "A08", "A09", "A10", "A11", "A20", "A21", "S03", "S11", "S19", "S20", "X20", "X22")
 def test_a_demo_of_eight_seconds_proves_that_nothing_was_lost(demo: Demo) -> None:
     running = demo.start("--rate", "30", "--seed", "5", "--json", AURA_DEMO_SECONDS="8")
     out, err = running.communicate()
@@ -97,6 +100,26 @@ def test_a_signal_in_the_load_ends_it_in_order(demo: Demo, number: signal.Signal
     else:
         assert running.returncode == 130, err
         assert out == ""
+
+
+def test_services_of_ones_own_are_used_if_they_are_empty(demo: Demo, tmp_path: Path) -> None:
+    with (
+        PostgresServer(tmp_path / "postgres", tied=True) as postgres,
+        KafkaServer(tmp_path / "kafka", tied=True) as kafka,
+    ):
+        yours = {"AURA_KAFKA_BOOTSTRAP": kafka.bootstrap, "AURA_POSTGRES_DSN": postgres.dsn()}
+        first = demo.start("--rate", "30", "--seconds", "3", "--json", **yours)
+        out, err = first.communicate()
+        assert first.returncode == 0, err
+        units = int(postgres.execute("SELECT count(*) FROM ledger.units"))
+        assert json.loads(out)["good"] and units > 0
+        assert re.search(r"^  is empty +ok", err, re.MULTILINE) and "^  kafka" not in err
+        assert "what it wrote stays in your kafka and postgres" in err
+        again = demo.start(**yours)
+        out, err = again.communicate()
+        assert again.returncode == 3 and out == ""
+        assert "The demo needs services that hold nothing yet" in err and "fix: unset" in err
+        assert int(postgres.execute("SELECT count(*) FROM ledger.units")) == units
 
 
 def test_what_cannot_start_says_why_and_leaves_nothing(demo: Demo, tmp_path: Path) -> None:

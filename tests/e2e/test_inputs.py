@@ -16,6 +16,7 @@ from aura_stream.ledger.verify import digest
 from tests.e2e.client import CUSTOMERS, Client, Malformed, partition_of
 from tests.e2e.stack import E2EStack
 from tests.invariants.coherent import assert_coherent
+from tests.rows import row
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -28,7 +29,7 @@ async def _digest(stack: E2EStack) -> str:
         await connection.close()
 
 
-@pytest.mark.row("A02", "S19")
+@row("A02", "S19")
 async def test_n21_malformed_bytes_are_dead_letters_and_the_partition_moves_on(stack: E2EStack, client: Client) -> None:
     bad = client.bad_bytes("default", "c1") + client.bad_bytes("demo", "c5")
     async with client.connected():
@@ -64,7 +65,7 @@ async def test_n21_what_is_too_large_is_refused_to_its_sender(stack: E2EStack, c
     await assert_coherent(stack, client)
 
 
-@pytest.mark.row("S05")
+@row("S05")
 async def test_n19_the_same_bytes_again_change_nothing(stack: E2EStack, client: Client) -> None:
     await client.load(120)
     await stack.quiet()
@@ -104,7 +105,7 @@ async def _rewind(stack: E2EStack, group: str) -> None:
     await consumer.stop()
 
 
-@pytest.mark.row("X24", "X20", "A10")
+@row("X24", "X20", "A10")
 async def test_n38_a_hot_receiver_has_the_exact_balance(stack: E2EStack, client: Client) -> None:
     hot = client.intent("account.open", "default", "hot", {"asset": "EUR"}, "done")
     async with client.connected():
@@ -180,7 +181,7 @@ async def test_n39_of_two_commands_for_the_last_unit_one_wins(stack: E2EStack, c
     assert won == dict.fromkeys(races, 1)
 
 
-@pytest.mark.row("S03", "S04", "S05", "S06")
+@row("S03", "S04", "S05", "S06")
 async def test_a_deposit_is_available_once_and_only_when_it_is_confirmed(stack: E2EStack, client: Client) -> None:
     async with client.connected():
         assert (await client.post(client.open("default", "dora"), wait="wait=20")).status == 201
@@ -216,7 +217,7 @@ async def test_a_deposit_is_available_once_and_only_when_it_is_confirmed(stack: 
     await assert_coherent(stack, client)
 
 
-@pytest.mark.row("S11", "S19", "S20", "A11")
+@row("S11", "S19", "S20", "A11")
 async def test_http_only_publishes_and_a_process_of_its_own_decides(stack: E2EStack, client: Client) -> None:
     """Without a ledger process HTTP still publishes; what it published is decided by the next one."""
     await stack.quiet()
@@ -241,7 +242,7 @@ async def test_http_only_publishes_and_a_process_of_its_own_decides(stack: E2ESt
     assert [tuple(row) for row in rows] == [("completed", "completed")]
 
 
-@pytest.mark.row("A09")
+@row("A09")
 async def test_the_ledgers_own_writer_cannot_change_what_is_written(stack: E2EStack, client: Client) -> None:
     await client.load(5, reading=False)
     await stack.quiet()

@@ -10,11 +10,12 @@ from aiokafka.admin import AIOKafkaAdminClient
 from tests.e2e.client import Client
 from tests.e2e.stack import E2EStack, eventually
 from tests.invariants.coherent import assert_coherent
+from tests.rows import row
 
 pytestmark = pytest.mark.timeout(240)
 
 
-@pytest.mark.row("X22", "A08", "A11")
+@row("X22", "A08", "A11")
 async def test_n01_a_killed_ledger_worker_loses_and_repeats_nothing(stack: E2EStack, client: Client) -> None:
     await stack.ensure("ledger", 1)
     async with client.loading():
@@ -25,7 +26,7 @@ async def test_n01_a_killed_ledger_worker_loses_and_repeats_nothing(stack: E2ESt
     await assert_coherent(stack, client)
 
 
-@pytest.mark.row("X22", "S20")
+@row("X22", "S20")
 async def test_n01_a_killed_sink_loses_and_repeats_nothing(stack: E2EStack, client: Client) -> None:
     async with client.loading():
         for _ in range(2):
@@ -98,7 +99,7 @@ async def test_n05_workers_that_join_and_leave_hold_nothing_up(stack: E2EStack, 
     assert "came without" not in stack.log_of("ledger-0") + stack.log_of("ledger-1")
 
 
-@pytest.mark.row("S20")
+@row("S20")
 async def test_n03_every_role_drains_on_sigterm(stack: E2EStack, client: Client) -> None:
     async with client.loading():
         for name in ("ledger-0", "sink-0", "api"):

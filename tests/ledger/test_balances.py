@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import asyncpg
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from aura_stream.ledger.connection import WRITER
 from aura_stream.ledger.writer import LedgerWriter
 from tests.ledger.builders import BANK, T0, Shard, a_deposit, transaction_id
 from tests.ledger.conftest import Connection, as_role, offences, write_all
+from tests.rows import row
 
 SECOND = 1000
 
@@ -71,7 +71,7 @@ def naive(
     return sums["available"] + sums["held"], sums["pending_in"], sums["available"]
 
 
-@pytest.mark.row("A10")
+@row("A10")
 @given(steps=STEPS, probes=st.lists(st.tuples(st.integers(-5, 90), st.integers(0, 30)), min_size=1, max_size=6))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_a10_the_balance_as_of_any_two_times_is_the_naive_sum(

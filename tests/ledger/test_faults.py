@@ -16,6 +16,7 @@ from aura_stream.ledger.writer import LedgerWriter, Unavailable
 from tests.ledger.builders import Shard, a_deposit
 from tests.ledger.conftest import Connection, as_role, offences
 from tests.ledger.proxy import Proxy
+from tests.rows import row
 
 
 def a_shard() -> Shard:
@@ -30,7 +31,7 @@ async def available(connection: Connection) -> int:
     return int(await connection.fetchval("SELECT available FROM ledger.balance_as_of('default', 'alice:EUR')"))
 
 
-@pytest.mark.row("X22")
+@row("X22")
 async def test_x22_a_lost_commit_reply_is_unavailable_and_the_claim_shows_it_committed(
     ledger: str, owner: Connection
 ) -> None:
@@ -49,7 +50,7 @@ async def test_x22_a_lost_commit_reply_is_unavailable_and_the_claim_shows_it_com
     assert await offences(owner) == {}
 
 
-@pytest.mark.row("X22")
+@row("X22")
 @pytest.mark.parametrize(
     "marker",
     [

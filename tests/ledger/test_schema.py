@@ -17,6 +17,7 @@ from aura_stream.ledger.errors import NotMigrated
 from aura_stream.ledger.writer import LedgerWriter
 from tests.ledger.builders import Shard, a_deposit, transaction_id
 from tests.ledger.conftest import Connection, as_role, offences, write_all
+from tests.rows import row
 
 IMMUTABLE = ("assets", "journals", "entries", "refusals", "units", "balance_checkpoints")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,7 +56,7 @@ async def test_the_ledger_is_not_rolled_back(owner: Connection) -> None:
     assert await owner.fetchval("SELECT count(*) FROM ledger.assets") == len(SCALES)
 
 
-@pytest.mark.row("A09", "X23")
+@row("A09", "X23")
 @pytest.mark.parametrize("who", [WRITER, READER, OWNER, "superuser", "replica"])
 @pytest.mark.parametrize("table", IMMUTABLE)
 async def test_a09_what_is_written_is_never_changed_or_removed(
@@ -87,7 +88,7 @@ async def test_a09_what_is_written_is_never_changed_or_removed(
     assert await owner.fetch(f"SELECT * FROM ledger.{table}") == before
 
 
-@pytest.mark.row("A09")
+@row("A09")
 @pytest.mark.parametrize("who", [WRITER, READER, OWNER, "replica"])
 async def test_a09_projections_lose_no_row_either(owner: Connection, who: str) -> None:
     await owner.execute("INSERT INTO ledger.sink_offsets (partition) VALUES (0)")
@@ -151,7 +152,7 @@ async def test_a_pool_keeps_its_role_when_connections_return(ledger: str) -> Non
     await pool.close()
 
 
-@pytest.mark.row("X20")
+@row("X20")
 async def test_x20_no_float_and_no_money_column_without_scale_zero(owner: Connection) -> None:
     types = await owner.fetch(
         """SELECT table_name, column_name, data_type, numeric_scale FROM information_schema.columns
@@ -165,7 +166,7 @@ async def test_x20_no_float_and_no_money_column_without_scale_zero(owner: Connec
     assert all(row["numeric_scale"] == 0 for row in amounts)
 
 
-@pytest.mark.row("A10")
+@row("A10")
 async def test_a10_no_table_has_a_balance_column(owner: Connection) -> None:
     columns = await owner.fetch(
         """SELECT c.table_name, c.column_name FROM information_schema.columns c
@@ -183,7 +184,7 @@ async def test_every_table_of_a_tenant_has_its_tenant(owner: Connection) -> None
             SELECT FROM information_schema.columns c
             WHERE c.table_schema = 'ledger' AND c.table_name = t.table_name AND c.column_name = 'tenant_id')"""
     )
-    assert {row["table_name"] for row in without} == {"assets", "units", "sink_offsets"}
+    assert {row["table_name"] for row in without} == {"assets", "units", "chain_blocks", "sink_offsets"}
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ async def insert(connection: Connection, table: str, *rows: tuple[Any, ...]) -> 
     await connection.copy_records_to_table(table, schema_name="ledger", records=list(rows))
 
 
-@pytest.mark.row("A09")
+@row("A09")
 @pytest.mark.parametrize(
     "entries",
     [
@@ -285,7 +286,7 @@ async def test_a_unit_seals_only_what_is_there(ledger: str, with_entries: bool) 
     await connection.close()
 
 
-@pytest.mark.row("A11")
+@row("A11")
 async def test_a11_a_status_never_leaves_its_end(ledger: str, owner: Connection, writer: LedgerWriter) -> None:
     shard = Shard()
     shard.unit(shard.account("alice:EUR"), a_deposit(shard, "alice:EUR", 5, "d"), commands=2)

@@ -16,13 +16,14 @@ from aura_stream import journal
 from aura_stream.ledger.writer import Diverged, Fenced, LedgerWriter
 from tests.ledger.builders import BANK, CLEARING, T0, Shard, a_deposit, a_town, a_transfer, transaction_id
 from tests.ledger.conftest import Connection, offences, write_all
+from tests.rows import row
 
 
 async def count(connection: Connection, table: str) -> int:
     return int(await connection.fetchval(f"SELECT count(*) FROM ledger.{table}"))
 
 
-@pytest.mark.row("A11", "A21")
+@row("A11", "A21")
 async def test_a21_every_state_and_entry_of_a_scenario_is_in_the_tables(
     owner: Connection, writer: LedgerWriter
 ) -> None:
@@ -62,7 +63,7 @@ async def test_a21_every_state_and_entry_of_a_scenario_is_in_the_tables(
     assert await offences(owner) == {}
 
 
-@pytest.mark.row("A05")
+@row("A05")
 async def test_a05_one_row_tells_a_transactions_whole_story(owner: Connection, writer: LedgerWriter) -> None:
     await write_all(writer, *a_town())
 
@@ -83,7 +84,7 @@ async def test_a05_one_row_tells_a_transactions_whole_story(owner: Connection, w
     assert [i >> 48 for i in row["journal_ids"]] == [0, 0, 1]
 
 
-@pytest.mark.row("A08")
+@row("A08")
 async def test_a08_batches_of_any_size_give_the_same_rows(owner: Connection, writer: LedgerWriter) -> None:
     """A transaction that begins and ends in one batch is one plain insert; the row is the same as in many steps."""
     alice, bob = a_town()
@@ -93,7 +94,16 @@ async def test_a08_batches_of_any_size_give_the_same_rows(owner: Connection, wri
     )
     wanted = await owner.fetch(f"SELECT {columns} FROM ledger.transactions ORDER BY 1")
     await owner.execute("SET session_replication_role = replica")
-    for table in ("transactions", "journals", "entries", "units", "refusals", "accounts", "sink_offsets"):
+    for table in (
+        "transactions",
+        "journals",
+        "entries",
+        "units",
+        "chain_blocks",
+        "refusals",
+        "accounts",
+        "sink_offsets",
+    ):
         await owner.execute(f"ALTER TABLE ledger.{table} DISABLE TRIGGER ALL")
         await owner.execute(f"TRUNCATE ledger.{table}")
         await owner.execute(f"ALTER TABLE ledger.{table} ENABLE TRIGGER ALL")
@@ -249,7 +259,7 @@ async def test_a_change_of_an_unknown_transaction_is_divergence(owner: Connectio
     assert "not there" in error.detail or "nothing" in error.detail
 
 
-@pytest.mark.row("A11")
+@row("A11")
 @pytest.mark.parametrize("together", [True, False])
 async def test_a11_a_status_that_leaves_its_end_is_divergence(
     owner: Connection, writer: LedgerWriter, together: bool
@@ -357,7 +367,7 @@ async def test_an_account_that_cannot_change_so_is_divergence(
     await diverges(writer, shard, 0 if together else len(events) - 1)
 
 
-@pytest.mark.row("X24")
+@row("X24")
 async def test_x24_two_sinks_that_race_write_every_unit_once(
     ledger: str, owner: Connection, writer: LedgerWriter
 ) -> None:
@@ -429,8 +439,8 @@ async def test_every_text_comes_back_as_it_was(ledger: str, keys: list[str], det
         owner.terminate()
 
     assert {r["idempotency_key"] for r in rows} == set(keys)
-    for row in rows:
-        key = row["idempotency_key"]
-        assert (row["state"], row["reason"]) == (key, key)
-        assert [e["command_id"] for e in json.loads(row["history"])] == [key, key]
+    for found in rows:
+        key = found["idempotency_key"]
+        assert (found["state"], found["reason"]) == (key, key)
+        assert [e["command_id"] for e in json.loads(found["history"])] == [key, key]
     assert [r["detail"] or "" for r in stored] == [detail.replace("\x00", "\ufffd") for detail in details]

@@ -47,6 +47,7 @@ class Offsets:
     last_seq: int = 0
     epoch: int = 1
     last_journal: int = 0
+    chain_hash: bytes = b""  # of the last block; the server keeps no others
 
 
 @dataclass(slots=True)
@@ -240,6 +241,9 @@ class SimulatedConnection:
         await self._step("fetchrow")
         if query is writer._CLAIM:
             return await self._claim(*arguments)
+        if query is writer._HEAD:
+            found = self.server.offsets[arguments[0]]
+            return (*arguments, found.last_seq, found.chain_hash) if found.last_seq else None
         assert query is writer._MISSED_CHANGE, query
         return None
 
@@ -305,7 +309,7 @@ class SimulatedConnection:
         ):
             if condition in where and not holds:
                 return None
-        self.session.offsets = Offsets(new_offset, new_seq, epoch, rest[0])
+        self.session.offsets = Offsets(new_offset, new_seq, epoch, rest[0], rest[-1][-1])
         return writer._EPOCH
 
     def _change(self, partition: int, *columns: list[Any]) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.rows import row
 from tests.simulation.faults import CLIMATES, climate
 from tests.simulation.loop import Loop, Stuck
 from tests.simulation.planted import PLANTED, planted
@@ -41,7 +42,7 @@ def told(results: list[Result]) -> str:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.row("N01", "N02", "N04", "N05", "N11", "N12", "N19", "N24", "N33")
+@row("N01", "N02", "N04", "N05", "N11", "N12", "N19", "N24", "N33")
 def test_sim_every_command_has_one_outcome_and_the_books_are_exact_whatever_fails() -> None:
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
         results = list(pool.imap_unordered(run, range(SEEDS), chunksize=10))
