@@ -26,6 +26,7 @@ SHUTDOWN_S = 10.0
 
 HANDLERS: dict[str, Handler] = {
     "openAccount": accounts.open_account,
+    "listAccounts": accounts.list_accounts,
     "getAccount": accounts.get_account,
     "getAccountBalances": accounts.get_account_balances,
     "listAccountEntries": accounts.list_account_entries,
@@ -58,6 +59,8 @@ HANDLERS: dict[str, Handler] = {
     "getMyMailbox": auth.get_my_mailbox,
     "getJwks": auth.get_jwks,
     "createUser": admin.create_user,
+    "listUsers": admin.list_users,
+    "countUsers": admin.count_users,
     "getUser": admin.get_user,
     "updateUser": admin.update_user,
     "deleteUser": admin.delete_user,
@@ -174,7 +177,7 @@ async def _answer(
     except Exception:
         # The last line: a client never sees a trace; the log has it with the request's id.
         log.exception("request %s: %s %s failed", request_id, request.method, request.path)
-        response = Problem("internal_error", "See the logs.").response(instance=request.path, request_id=request_id)
+        response = Problem("internal_server_error", "See the logs.").response(instance=request.path, request_id=request_id)
     response.headers["X-Request-Id"] = request_id
     metrics = request.app[SERVICES].metrics
     name = request.app[_OPERATION].get(_name(request.method, request.match_info.route.resource), "none")
@@ -188,7 +191,7 @@ def _name(method: str, resource: web.AbstractResource | None) -> str:
 
 
 def _from_aiohttp(error: web.HTTPException) -> Problem:
-    code = _NAME_OF_STATUS.get(error.status, "internal_error" if error.status >= 500 else "invalid_field")
+    code = _NAME_OF_STATUS.get(error.status, "internal_server_error" if error.status >= 500 else "invalid_field")
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
     return Problem(code, status=error.status, headers=headers)
 

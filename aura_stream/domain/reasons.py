@@ -1,11 +1,45 @@
 """The catalogue of reasons: why something was refused, what category that is, and what to do about it.
 
-Names are LedgerBank's where it has one; a reason outside the catalogue cannot be raised.
+One table from a reason to its category, HTTP status and hint, and one from a category to LedgerBank's spelling and
+retry matrix (L42, L51). Names are LedgerBank's 46 where it has one (L43 to L50); a reason outside the catalogue cannot
+be raised. A reason that nothing raises yet says in `waits_for` which feature will.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+
+Retry = Literal["never", "same_key", "new_key"]
+"""What becomes of the same request sent again.
+
+`never`: the same answer, until the request or what it meets is changed. `same_key`: it may succeed; send it with the
+same idempotency key, after Retry-After seconds where the answer has them. `new_key`: the refusal is an outcome that
+belongs to its key, so that the same key gets it again; a new attempt needs a new key.
+"""
+
+
+class Category(NamedTuple):
+    """What reasons have in common. `tries` and `base_ms` are for who calls others (LedgerBank's matrix): 0 is never."""
+
+    error_type: str
+    retry: Retry
+    tries: int = 0
+    base_ms: int = 0
+    has_breaker: bool = False
+
+
+CATEGORIES: Final[dict[str, Category]] = {
+    "validation": Category("validation_error", "never"),
+    "not_found": Category("not_found", "never"),
+    "authentication": Category("authentication_error", "never"),
+    "authorization": Category("authorization_error", "never"),
+    "conflict": Category("conflict", "never"),
+    "business_rule": Category("unprocessable_entity", "new_key"),
+    "external_dependency": Category("external_dependency_error", "same_key", 3, 1000, has_breaker=True),
+    "system": Category("system_error", "same_key", 2, 500, has_breaker=True),
+    "rate_limited": Category("rate_limited", "same_key"),
+}
 
 
 class Reason(NamedTuple):
@@ -15,10 +49,27 @@ class Reason(NamedTuple):
     status: int
     title: str
     hint: str
+    waits_for: str = ""
+    own_retry: Retry | None = None
+    field: str = ""
+    """The field that it is always about."""
+
+    @property
+    def error_type(self) -> str:
+        """The category in LedgerBank's spelling."""
+        return CATEGORIES[self.category].error_type
+
+    @property
+    def retry(self) -> Retry:
+        """What becomes of the same request sent again: the reason's own rule, or its category's."""
+        return self.own_retry or CATEGORIES[self.category].retry
 
 
 _V, _B, _N, _C = "validation", "business_rule", "not_found", "conflict"
-_A, _Z, _X = "authentication", "authorization", "external_dependency"
+_A, _Z, _X, _S, _R = "authentication", "authorization", "external_dependency", "system", "rate_limited"
+# Features that come later.
+_BANKS, _LIMITS, _EXCHANGE, _GOLD = "bank connections", "limits of amounts", "the exchange", "gold and quotes"
+_SCREENING, _CHAIN, _PAYOUT, _PAUSES = "screening and policies", "the chain", "withdrawals", "pauses"
 
 REASONS: Final[dict[str, Reason]] = {
     # What cannot be understood: a dead letter at the Kafka door, 400 over HTTP; burns no idempotency key.
@@ -60,7 +111,7 @@ REASONS: Final[dict[str, Reason]] = {
     ),
     "message_too_large": Reason(_V, 413, "Message too large", "Keep a command below 1 MiB."),
     "internal_error": Reason(
-        "system",
+        _S,
         500,
         "The command could not be handled",
         "Nothing was booked; the operator has it among the dead letters.",
@@ -89,7 +140,11 @@ REASONS: Final[dict[str, Reason]] = {
         _B, 422, "The idempotency key belongs to another request", "Use a new key for a new request."
     ),
     "idempotency_in_progress": Reason(
-        _C, 409, "The first request with this key is not answered yet", "Try again a little later with the same key."
+        _C,
+        409,
+        "The first request with this key is not answered yet",
+        "Try again a little later with the same key.",
+        own_retry="same_key",
     ),
     "forbidden": Reason(_Z, 403, "Not allowed", "Ask an operator."),
     "rejected": Reason(_B, 422, "The deposit was rejected", "Ask the payer; a new deposit needs a new key."),
@@ -123,7 +178,9 @@ REASONS: Final[dict[str, Reason]] = {
     "token_not_found": Reason(_N, 404, "No such verification token", "Ask for another mail."),
     "api_key_not_found": Reason(_N, 404, "No such API key", "List the keys; it may be revoked."),
     "signing_key_not_found": Reason(_N, 404, "No such signing key", "See /.well-known/jwks.json."),
-    "email_already_exists": Reason(_C, 409, "The e-mail address has a user", "Log in, or use another address."),
+    "email_already_exists": Reason(
+        _C, 409, "Email already exists", "Log in, or use another address.", field="email"
+    ),
     "tenant_already_exists": Reason(_C, 409, "The tenant exists already", "Use it, or choose another id."),
     "tenant_selection_required": Reason(
         _C, 409, "Multiple tenants found. Please select one.", "Log in again with tenant_code."
@@ -148,6 +205,61 @@ REASONS: Final[dict[str, Reason]] = {
         "Try again after Retry-After seconds with the same key.",
     ),
     "ledger_behind": Reason(_X, 503, "The ledger database is behind", "Try again after Retry-After seconds."),
+    # LedgerBank's that nothing raises yet, and those of features to come.
+    "invalid_direction": Reason(_V, 400, "Unknown direction", "Use CREDIT (money in) or DEBIT (money out)."),
+    "invalid_payment_type": Reason(_V, 400, "Unknown payment type", "Use TRANSFER, PAYMENT, DEPOSIT or WITHDRAWAL."),
+    "invalid_currency_format": Reason(_V, 400, "Not a currency", "Use an asset of the asset table."),
+    "invalid_account_type": Reason(
+        _V, 400, "Unknown account type", "Use CHECKING, SAVINGS, CREDIT or INVESTMENT.", waits_for=_BANKS
+    ),
+    "payment_not_found": Reason(_N, 404, "No such payment", "Check the id."),
+    "bank_not_found": Reason(_N, 404, "No such bank", "List the banks.", waits_for=_BANKS),
+    "order_not_found": Reason(_N, 404, "No such order", "Check the id.", waits_for=_EXCHANGE),
+    "mfa_required": Reason(_A, 401, "A second factor is needed", "Send it.", waits_for="a second factor at login"),
+    "signature_invalid": Reason(
+        _A, 401, "The signature is wrong", "Sign the bytes as they are sent.", waits_for="signed requests of banks"
+    ),
+    "unauthorized_access": Reason(
+        _Z, 403, "Not yours", "Use what belongs to you.", waits_for="linked bank accounts (else it answers as missing)"
+    ),
+    "consent_expired": Reason(_Z, 403, "The bank's consent has expired", "Consent again.", waits_for=_BANKS),
+    "duplicate_transaction": Reason(_C, 409, "The transaction exists already", "Use it.", waits_for=_BANKS),
+    "version_conflict": Reason(
+        _C, 409, "It was changed in between", "Read it again, then change it.", waits_for="versioned resources"
+    ),
+    "daily_limit_exceeded": Reason(_B, 422, "The day's limit is reached", "Try again tomorrow.", waits_for=_LIMITS),
+    "negative_balance": Reason(_B, 422, "The balance would be negative", "Lower the amount.", waits_for=_BANKS),
+    "velocity_exceeded": Reason(_B, 422, "Too much in a short time", "Wait, then use a new key.", waits_for=_LIMITS),
+    "quote_expired": Reason(_B, 422, "The quote has expired", "Ask for another quote.", waits_for=_GOLD),
+    "price_unavailable": Reason(_B, 422, "There is no fresh price", "Try again later.", waits_for=_GOLD),
+    "beneficiary_not_whitelisted": Reason(
+        _B, 422, "The beneficiary is not on the list", "Have it approved.", waits_for=_PAYOUT
+    ),
+    "screening_blocked": Reason(_B, 422, "Stopped by screening", "Ask support.", waits_for=_SCREENING),
+    "policy_denied": Reason(_B, 422, "Denied by a policy", "Ask an admin.", waits_for=_SCREENING),
+    "reserve_insufficient": Reason(
+        _B, 422, "The reserve does not cover it", "Wait until the operator has funded it.", waits_for=_CHAIN
+    ),
+    "rate_limited": Reason(_R, 429, "Too many requests", "Try again after Retry-After seconds with the same key.", waits_for="limits of rates"),
+    "timeout": Reason(_X, 503, "Another system did not answer in time", "Try again later.", waits_for=_BANKS),
+    "bank_api_error": Reason(_X, 503, "The bank's API fails", "Try again later.", waits_for=_BANKS),
+    "payment_provider_error": Reason(_X, 503, "The payment provider fails", "Try again later.", waits_for=_BANKS),
+    "circuit_open": Reason(_X, 503, "The other system is given a rest", "Try again later.", waits_for=_BANKS),
+    "rail_paused": Reason(_X, 503, "The rail is paused", "Try again later.", waits_for=_PAUSES),
+    "paused": Reason(_X, 503, "Paused by an operator", "Try again later with the same key.", waits_for=_PAUSES),
+    "chain_unavailable": Reason(_X, 503, "The chain does not answer", "Try again later.", waits_for=_CHAIN),
+    "unknown_outcome": Reason(
+        _X, 503, "Nobody knows yet what became of it", "Ask for its state; never send another.", waits_for=_BANKS
+    ),
+    "internal_server_error": Reason(
+        _S, 500, "Our fault", "The request id finds it in the logs; repeat with the same key."
+    ),
+    "database_error": Reason(
+        _S, 500, "The database failed", "Try again with the same key.", waits_for="LedgerBank's job table"
+    ),
+    "configuration_error": Reason(
+        _S, 500, "Wrongly set up", "Tell the operator.", waits_for="connectors that are set up while running"
+    ),
 }
 
 
