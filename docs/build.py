@@ -167,7 +167,7 @@ def permissions() -> str:
     words = {Reach.NONE: "-", Reach.OWN: "own", Reach.TENANT: "tenant", Reach.PLATFORM: "any tenant"}
     routes: dict[str, list[str]] = {action: [] for action in ACTIONS}
     for operation in load_contract().operations.values():
-        if operation.permission in routes:
+        if operation.permission in routes and not operation.alias_of:
             routes[operation.permission].append(f"`{operation.id}`")
     rows = []
     for action in ACTIONS:

@@ -13,7 +13,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from aura_stream.settings import Settings
 from web import accounts, batch, deposits, holds, system, transactions, transfers
-from web.call import BATCH_BODY_MAX, REQUEST_ID, Handler, dispatch, request_id_of
+from web.aliases.serve import BY_ID
+from web.call import BATCH_BODY_MAX, REQUEST_ID, Handler, dispatch, dispatch_alias, request_id_of
 from web.contract import load_contract
 from web.identity import admin, auth
 from web.problems import Problem
@@ -74,6 +75,7 @@ HANDLERS: dict[str, Handler] = {
     "rotateSigningKey": admin.rotate_signing_key,
     "revokeSigningKey": admin.revoke_signing_key,
     "getHealth": system.get_health,
+    "getDetailedHealth": system.get_detailed_health,
     "getReadiness": system.get_readiness,
     "getLiveness": system.get_liveness,
     "getMetrics": system.get_metrics,
@@ -99,7 +101,10 @@ def create_app(settings: Settings, services: Services | None = None) -> web.Appl
     app[_OPERATION] = {}
     paths = {operation.path for operation in contract.operations.values()}
     for operation in contract.operations.values():
-        handle = dispatch(operation, HANDLERS[operation.id])
+        if operation.alias_of:
+            handle = dispatch_alias(BY_ID[operation.id], operation, contract.operations, HANDLERS)
+        else:
+            handle = dispatch(operation, HANDLERS[operation.id])
         if operation.method == "GET":
             # No HEAD beside GET: the contract has none, and a 405 must say so.
             route = app.router.add_get(_route(operation.path, paths), handle, allow_head=False)
@@ -177,7 +182,9 @@ async def _answer(
     except Exception:
         # The last line: a client never sees a trace; the log has it with the request's id.
         log.exception("request %s: %s %s failed", request_id, request.method, request.path)
-        response = Problem("internal_server_error", "See the logs.").response(instance=request.path, request_id=request_id)
+        response = Problem("internal_server_error", "See the logs.").response(
+            instance=request.path, request_id=request_id
+        )
     response.headers["X-Request-Id"] = request_id
     metrics = request.app[SERVICES].metrics
     name = request.app[_OPERATION].get(_name(request.method, request.match_info.route.resource), "none")

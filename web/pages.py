@@ -1,16 +1,25 @@
-"""Pages over HTTP: `sort`, `limit` and `cursor`, or `page` and `page_size` (L13 to L15, X19). One way for all listings."""
+"""Pages over HTTP: `sort`, `limit` and `cursor`, or `page` and `page_size` (L13 to L15, X19), for all listings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from aura_stream.domain.commands import parse_time
 from aura_stream.domain.reasons import Invalid
 from aura_stream.ledger.listing import Listing, Page, cursor_after, order_of, read_cursor
 from web.problems import from_domain
+
+
+class Row(Protocol):
+    """A row of a database, or a mapping that stands for one."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 LIMIT = 50
 PAGE_SIZE = 20
@@ -34,9 +43,7 @@ class Asked:
         """Whether pages go by number, and all rows are counted."""
         return self.number > 0
 
-    def answer(
-        self, rows: Sequence[Mapping[str, Any]], total: int, view: Callable[[Mapping[str, Any]], dict[str, Any]]
-    ) -> dict[str, Any]:
+    def answer(self, rows: Sequence[AnyRow], total: int, view: Callable[[AnyRow], dict[str, Any]]) -> dict[str, Any]:
         """The body of the answer: `items`, `has_more`, `next_cursor`; with numbers also the page and the total."""
         shown, has_more = rows[: self.size], len(rows) > self.size
         cursor = cursor_after(self.listing, self.page.order, shown[-1]) if has_more else None
@@ -70,15 +77,14 @@ def asked(query: Mapping[str, Any], listing: Listing, filters: Mapping[str, Any]
             raise Invalid("invalid_field", f"no page begins beyond row {ROWS_MAX}; use a cursor or filters", "page")
     except Invalid as error:
         raise from_domain(error, where="query") from None
-    page = Page(
-        filters=own if filters is None else filters, order=order, limit=size + 1, after=after, offset=offset
-    )
+    page = Page(filters=own if filters is None else filters, order=order, limit=size + 1, after=after, offset=offset)
     return Asked(listing, page, number, size)
 
 
 def empty(asked: Asked) -> dict[str, Any]:
     """The page of a listing without rows."""
-    return asked.answer([], 0, dict)
+    rows: list[Mapping[str, Any]] = []
+    return asked.answer(rows, 0, dict)
 
 
 def time_of(name: str, text: str, *, where: str = "query") -> datetime:
@@ -98,4 +104,3 @@ def times_of(query: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in query.items()
         if name not in _OF_PAGES
     }
-

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple
 
-
 Retry = Literal["never", "same_key", "new_key"]
 """What becomes of the same request sent again.
 
@@ -178,9 +177,7 @@ REASONS: Final[dict[str, Reason]] = {
     "token_not_found": Reason(_N, 404, "No such verification token", "Ask for another mail."),
     "api_key_not_found": Reason(_N, 404, "No such API key", "List the keys; it may be revoked."),
     "signing_key_not_found": Reason(_N, 404, "No such signing key", "See /.well-known/jwks.json."),
-    "email_already_exists": Reason(
-        _C, 409, "Email already exists", "Log in, or use another address.", field="email"
-    ),
+    "email_already_exists": Reason(_C, 409, "Email already exists", "Log in, or use another address.", field="email"),
     "tenant_already_exists": Reason(_C, 409, "The tenant exists already", "Use it, or choose another id."),
     "tenant_selection_required": Reason(
         _C, 409, "Multiple tenants found. Please select one.", "Log in again with tenant_code."
@@ -240,7 +237,13 @@ REASONS: Final[dict[str, Reason]] = {
     "reserve_insufficient": Reason(
         _B, 422, "The reserve does not cover it", "Wait until the operator has funded it.", waits_for=_CHAIN
     ),
-    "rate_limited": Reason(_R, 429, "Too many requests", "Try again after Retry-After seconds with the same key.", waits_for="limits of rates"),
+    "rate_limited": Reason(
+        _R,
+        429,
+        "Too many requests",
+        "Try again after Retry-After seconds with the same key.",
+        waits_for="limits of rates",
+    ),
     "timeout": Reason(_X, 503, "Another system did not answer in time", "Try again later.", waits_for=_BANKS),
     "bank_api_error": Reason(_X, 503, "The bank's API fails", "Try again later.", waits_for=_BANKS),
     "payment_provider_error": Reason(_X, 503, "The payment provider fails", "Try again later.", waits_for=_BANKS),

@@ -96,9 +96,7 @@ def select(listing: Listing, query: str, page: Page, arguments: Sequence[Any] = 
     query, given = filtered(listing, query, page, arguments)
     if page.after is not None:
         query += f" AND ({_beyond(listing, page, given)})"
-    by = ", ".join(
-        f"{listing.columns[one.name].sql} {'DESC' if one.is_descending else 'ASC'}" for one in page.order
-    )
+    by = ", ".join(f"{listing.columns[one.name].sql} {'DESC' if one.is_descending else 'ASC'}" for one in page.order)
     given += [page.limit, page.offset]
     return f"{query} ORDER BY {by} LIMIT ${len(given) - 1} OFFSET ${len(given)}", given
 
@@ -132,7 +130,7 @@ def _beyond(listing: Listing, page: Page, given: list[Any]) -> str:
 # --- cursors: the sort and the last row's values, so that a cursor of another sort is told --------------------------
 
 
-def cursor_after(listing: Listing, order: tuple[Order, ...], row: Mapping[str, Any]) -> str:
+def cursor_after(listing: Listing, order: tuple[Order, ...], row: Any) -> str:
     """The cursor of the page that follows `row`."""
     return make_cursor(order, [row[listing.columns[one.name].row] for one in order])
 
@@ -149,9 +147,7 @@ def read_cursor(listing: Listing, order: tuple[Order, ...], text: str) -> tuple[
         sort, *values = orjson.loads(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
         if sort != sort_text(order):
             raise Invalid("invalid_field", f"this cursor belongs to another sort than {sort_text(order)}", "cursor")
-        return tuple(
-            _load(listing.columns[one.name].kind, value) for one, value in zip(order, values, strict=True)
-        )
+        return tuple(_load(listing.columns[one.name].kind, value) for one, value in zip(order, values, strict=True))
     except (binascii.Error, ValueError, TypeError, ArithmeticError):
         raise Invalid("invalid_field", "not a cursor of this listing", "cursor") from None
 
@@ -182,4 +178,3 @@ def _load(kind: Kind, value: Any) -> Any:
             if number.is_finite() and abs(number.adjusted()) < 64:
                 return number
     raise ValueError(value)
-

@@ -85,7 +85,8 @@ TRANSACTIONS = Listing(
         "state": "t.state = ANY({}::text[])",
         "asset": "t.asset = {}",
         "account_id": "{} IN (t.from_account_id, t.to_account_id)",
-        "into": "split_part(t.to_account_id, ':', 1) = {0} AND split_part(t.from_account_id, ':', 1) IS DISTINCT FROM {0}",
+        "into": "split_part(t.to_account_id, ':', 1) = {0}"
+        " AND split_part(t.from_account_id, ':', 1) IS DISTINCT FROM {0}",
         "out_of": "split_part(t.from_account_id, ':', 1) = {}",
         "idempotency_key": "t.idempotency_key = {}",
         "from": "t.created_at >= {}",
@@ -229,7 +230,9 @@ class LedgerReads:
         self, tenant: str, account_id: str, page: Page, *, counted: bool
     ) -> tuple[list[dict[str, Any]], int]:
         """A page of an account's entries (:data:`ENTRIES`), and how many there are if they are to be counted."""
-        rows, total = await self._page(ENTRIES, _ENTRIES_OF_ACCOUNT, _COUNT_ENTRIES, (tenant, account_id), page, counted)
+        rows, total = await self._page(
+            ENTRIES, _ENTRIES_OF_ACCOUNT, _COUNT_ENTRIES, (tenant, account_id), page, counted
+        )
         return [_entry(row) for row in rows], total
 
     async def transactions(self, tenant: str, page: Page, *, counted: bool) -> tuple[list[dict[str, Any]], int]:
