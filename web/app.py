@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from aura_stream.settings import Settings
-from web import accounts, batch, deposits, holds, system, transactions, transfers
+from web import accounts, batch, deposits, documentation, holds, system, transactions, transfers
 from web.aliases.serve import BY_ID
 from web.call import BATCH_BODY_MAX, REQUEST_ID, Handler, dispatch, dispatch_alias, request_id_of
 from web.contract import load_contract
@@ -80,6 +80,11 @@ HANDLERS: dict[str, Handler] = {
     "getLiveness": system.get_liveness,
     "getMetrics": system.get_metrics,
     "getContract": system.get_contract,
+    "getDocs": documentation.get_page,
+    "getSwagger": documentation.get_page,
+    "getDocsFile": documentation.get_page_file,
+    "listProblems": documentation.list_problems,
+    "getProblem": documentation.get_problem,
 }
 """One handler per operation of the contract; a difference stops the start."""
 

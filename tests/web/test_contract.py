@@ -132,7 +132,7 @@ async def test_a02_write_without_a_usable_key_is_refused(client: Client, headers
     ("method", "path", "status", "code"),
     [
         ("GET", "/v2/nothing", 404, "route_not_found"),
-        ("DELETE", "/v1/accounts", 405, "method_not_allowed"),
+        ("DELETE", "/v1/holds", 405, "method_not_allowed"),
         ("GET", "/v1/transactions?limit=0", 400, "invalid_field"),
         ("GET", "/v1/transactions?limit=1&limit=2", 400, "invalid_field"),
         ("GET", "/v1/transactions?color=red", 400, "unknown_field"),

@@ -21,7 +21,7 @@ _RECEIPT = 202
 def taken(alias: Alias, given: Given) -> Taken:
     """The request in the operation's shape, with the operation's names of what stands in the path."""
     made = alias.take(given)
-    if made.path:
+    if alias.has_ids_in_body:
         return made
     path = {alias.path.get(name, name): value for name, value in given.path.items()}
     return Taken(path=path, query=made.query, body=made.body, key=made.key, operation=made.operation)
