@@ -170,7 +170,7 @@ REASONS: Final[dict[str, Reason]] = {
     "insufficient_permissions": Reason(_Z, 403, "Your role does not allow this", "Ask someone who has the role."),
     "maker_is_checker": Reason(_Z, 403, "Maker and checker are the same", "Someone else has to approve it."),
     "tenant_inactive": Reason(_Z, 403, "The tenant is deactivated", "Ask an operator."),
-    "account_suspended": Reason(_Z, 403, "The user is suspended", "Ask an admin of the tenant."),
+    "account_suspended": Reason(_B, 422, "The user is suspended", "Ask an admin of the tenant.", own_retry="never"),
     "email_not_verified": Reason(_Z, 403, "The e-mail address is not verified", "Use the token of the mail first."),
     "user_not_found": Reason(_N, 404, "No such user", "Check the id."),
     "session_not_found": Reason(_N, 404, "No such session", "List the sessions; it may have ended."),

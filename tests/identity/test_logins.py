@@ -108,7 +108,7 @@ async def test_l12_what_is_wrong_with_a_user_is_said_only_after_the_password(nod
     ada = await register(node)
     status, _, _ = await node.call("PUT", f"/v1/users/{ada.id}", {"status": "SUSPENDED"}, token=OPERATOR)
     assert status == 200
-    for password, expected in (("wrong one", (401, "invalid_credentials")), (PASSWORD, (403, "account_suspended"))):
+    for password, expected in (("wrong one", (401, "invalid_credentials")), (PASSWORD, (422, "account_suspended"))):
         assert await node.code("POST", "/v1/auth/login", {"email": ada.email, "password": password}) == expected
 
 
