@@ -470,7 +470,7 @@ async def test_a02_a03_an_alias_takes_a_key_but_no_malformed_one(node: Node, ali
 async def test_u26_l86_an_alias_refuses_what_its_schema_does_not_know(node: Node, alias: Alias) -> None:
     schema = CONTRACT.document["components"]["schemas"][alias.body]
     path = alias.url.replace("{id}", str(uuid.uuid4()))
-    body = dict(schema.get("example", {}))
+    body: dict[str, Any] = dict(schema.get("example", {}))
     admin = await staff(node, "admin")
     status, answer, _ = await node.call(alias.method, path, body | {"x\0y": 1}, token=admin.access)
     assert (status, answer["code"], answer["errors"][0]["pointer"]) == (400, "unknown_field", "/x\0y")

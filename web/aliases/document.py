@@ -107,16 +107,16 @@ def _response(document: Json, alias: Alias, code: str, response: Json) -> Json:
     if alias.answer and code != "202":
         schema = {"$ref": f"#/components/schemas/{alias.answer}"}
     if alias.has_envelope:
-        schema = _enveloped(schema, is_list=alias.has_list and code != "202")
+        is_list = alias.has_list and code != "202"
+        schema = _enveloped(_resolved(document, schema) if is_list else {"properties": {"data": schema}})
     return found | {"content": {"application/json": {"schema": schema}}}
 
 
-def _enveloped(schema: Json, *, is_list: bool) -> Json:
+def _enveloped(schema: Json) -> Json:
+    """The members of `schema` with those of the envelope beside them."""
     own: Json = {"success": {"const": True}, "timestamp": {"type": "string", "format": "date-time"}}
-    envelope: Json = {"type": "object", "required": ["success", "timestamp"], "properties": own}
-    if is_list:
-        return {"allOf": [schema, envelope]}
-    return {"type": "object", "required": ["data", "success", "timestamp"], "properties": {"data": schema} | own}
+    members = schema["properties"] | own
+    return {"type": "object", "required": list(members), "properties": members}
 
 
 def _resolved(document: Json, value: Json) -> Json:
