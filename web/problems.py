@@ -51,6 +51,8 @@ class Problem(Exception):
         if retry_after_s is not None:
             self.headers["Retry-After"] = str(retry_after_s)
         self.members = {name: value for name, value in (members or {}).items() if value}
+        self.details: dict[str, str] = {}
+        """What stands in `error.details` only."""
         self.is_coded_by_reason = False
         """Whether `error.code` is the reason, as Aurix has it, not the status."""
 
@@ -79,7 +81,7 @@ class Problem(Exception):
         return document | self.members
 
     def _error(self, reason: Reason) -> dict[str, Any]:
-        details = {name: value for name, value in self.members.items() if not isinstance(value, list)}
+        details = {name: value for name, value in self.members.items() if not isinstance(value, list)} | self.details
         field = reason.field or next((error["pointer"].lstrip("/") for error in self.errors), "")
         return {
             "type": reason.error_type,

@@ -419,7 +419,7 @@ async def test_s07_u26_numbers_that_are_no_amounts_are_refused(node: Node, numbe
 # --- UPOP -------------------------------------------------------------------------------------------------------------
 
 
-async def test_u14_u15_a_core_account_and_a_core_transfer(node: Node) -> None:
+async def test_u14_u15_l52_a_core_account_and_a_core_transfer(node: Node) -> None:
     ada, bob = await register(node), await register(node)
     for who in (ada, bob):
         status, account = await _bare(node, "POST", "/core/accounts", {"currency": "USD"}, who.access)
@@ -436,6 +436,10 @@ async def test_u14_u15_a_core_account_and_a_core_transfer(node: Node) -> None:
     assert (status, again["id"]) == (201, sent["id"])
     status, other = await _bare(node, "POST", "/core/transactions/transfer", body | {"amount": 99}, ada.access)
     assert (status, other["code"]) == (422, "idempotency_key_reused")
+    much = body | {"amount": 999.5, "idempotency_key": str(uuid.uuid4())}
+    status, poor = await _bare(node, "POST", "/core/transactions/transfer", much, ada.access)
+    assert (status, poor["error"]["reason"]) == (422, "insufficient_funds")
+    assert poor["error"]["details"].items() >= {"account_id": f"{ada.customer}:USD", "requested": "999.50"}.items()
     wrong = body | {"from_account_id": ada.account, "idempotency_key": str(uuid.uuid4())}
     status, refused = await _bare(node, "POST", "/core/transactions/transfer", wrong, ada.access)
     assert (status, refused["code"]) == (422, "currency_mismatch")
@@ -461,7 +465,7 @@ def test_l90_x47_an_alias_has_the_permission_of_its_operation(alias: Alias) -> N
 async def test_a02_a03_an_alias_takes_a_key_but_no_malformed_one(node: Node, alias: Alias) -> None:
     operation = CONTRACT.operations[alias.id]
     path = operation.path.replace("{id}", str(uuid.uuid4())).replace("{tenant_id}", "nosuchtenant")
-    body = {} if operation.body else None
+    body: dict[str, Any] | None = {} if operation.body else None
     answer = await node.code(alias.method, path, body, token=OPERATOR, key="not a uuid")
     assert answer == (400, "idempotency_key_invalid")
 

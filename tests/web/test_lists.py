@@ -146,9 +146,8 @@ async def test_l15_a_keyset_page_is_stable_while_rows_come(api: Api, customer: s
 @pytest.mark.parametrize("path", LISTS)
 async def test_u26_l86_lists_refuse_what_they_do_not_know(api: Api, customer: str, path: str) -> None:
     path = path.replace("{account}", f"{customer}:EUR")
-    forged: list[bytes] = [
-        orjson.dumps(one) for one in (["created_at:desc"], ["x", 1], {}, 1, ["created_at:desc,id:desc", "a", "b"])
-    ]
+    wrong: list[Any] = [["created_at:desc"], ["x", 1], {}, 1, ["created_at:desc,id:desc", "a", "b"]]
+    forged = [orjson.dumps(one) for one in wrong]
     cursors = [base64.urlsafe_b64encode(one).decode().rstrip("=") for one in forged]
     for query, pointer in (
         ("sort=password_hash:asc", "sort"),
