@@ -52,7 +52,7 @@ class Feed:
         self._acked: int | None = None
         self._heard_at = float("-inf")
         self._wake = asyncio.Event()
-        self._is_broken = False
+        self._is_broken = self._is_stopping = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -73,13 +73,14 @@ class Feed:
         """Stops; the process need not be waited for any more."""
         if self._task is None:
             return
+        # Not cut off in the middle of a beat: Postgres might still run it, and others would wait for who is gone.
+        self._is_stopping = True
+        self._wake.set()
+        await asyncio.wait([self._task], timeout=2)
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         self._heard_at = float("-inf")
-        with contextlib.suppress(IdentityUnavailable, TimeoutError):
-            async with asyncio.timeout(1), self._database.nobody() as connection:
-                await connection.execute("DELETE FROM identity.nodes WHERE node_id = $1", self._node)
 
     async def confirmed(self, seq: int) -> None:
         """Returns when every process that lives has forgotten everything up to `seq`.
@@ -103,14 +104,15 @@ class Feed:
             await asyncio.sleep(_POLL_S)
 
     async def _run(self) -> None:
-        while True:
+        while not self._is_stopping:
             try:
                 await self._listen()
             except (IdentityUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                 if not self._is_broken:
                     log.warning("identity: the feed of revocations is broken, trying again: %s", error)
                 self._is_broken = True
-            await asyncio.sleep(BEAT_S)
+            if not self._is_stopping:
+                await asyncio.sleep(BEAT_S)
 
     async def _listen(self) -> None:
         connection = await self._database.session()
@@ -122,7 +124,7 @@ class Feed:
                 # The keys are loaded after the position was taken, so that no change falls in between.
                 await self._forget(Revocation(head, "signing_keys", "", None))
                 self._acked = head
-            while True:
+            while not self._is_stopping:
                 self._wake.clear()
                 began = asyncio.get_running_loop().time()
                 rows = await connection.fetch("SELECT * FROM identity.beat($1, $2)", self._node, self._acked)
@@ -137,6 +139,8 @@ class Feed:
                     continue  # says at once that it has forgotten
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(BEAT_S):
-                        await self._wake.wait()
+                        if not self._is_stopping:
+                            await self._wake.wait()
+            await connection.execute("DELETE FROM identity.nodes WHERE node_id = $1", self._node)
         finally:
             connection.terminate()

@@ -384,6 +384,15 @@ async def test_sec56_u03_nobody_is_let_in_while_the_database_of_logins_is_away(
     assert (await alone.code("GET", f"/v1/accounts/{ada.account}", token=OPERATOR))[0] == 200
 
 
+async def test_x66_a_node_that_was_stopped_is_not_waited_for(node: Node, start_node: StartNode, owner: Owner) -> None:
+    ada = await register(node)
+    for _ in range(5):
+        leaving = await start_node()
+        await leaving.client.close()
+        assert await owner.fetchval("SELECT count(*) FROM identity.nodes WHERE seen_at > now() - interval '5 s'") == 1
+    assert await node.code("POST", "/v1/auth/logout", {}, token=ada.access) == (200, "")
+
+
 async def test_x07_a_node_that_does_not_answer_is_waited_for_then_said(
     node: Node, owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
