@@ -131,8 +131,8 @@ def aliases() -> str:
     for alias in ALIASES:
         target = operations[alias.operation]
         shape = f"`{alias.answer}`" if alias.answer else "as the operation"
-        rows.append((alias.system, f"`{alias.route}`", f"`{target.method} {target.path}`", shape, alias.rows))
-    return table(("system", "path", "operation", "answer", "rows"), rows)
+        rows.append((alias.system, f"`{alias.route}`", f"`{target.method} {target.path}`", shape))
+    return table(("system", "path", "operation", "answer"), rows)
 
 
 def settings() -> str:

@@ -167,12 +167,20 @@ async def test_l10_l17_anyone_registers_and_is_a_user_whatever_the_body_says(nod
     assert await node.code("POST", "/api/users", body) == (400, "missing_fields")
 
 
-async def test_l16_l18_l19_l20_l21_admins_make_change_count_and_delete_users(node: Node) -> None:
+async def test_l16_l18_l19_l20_l21_x17_admins_make_change_count_and_delete_users(node: Node) -> None:
     admin = await staff(node, "admin")
     _, before, _ = await node.call("GET", "/api/users/stats", token=admin.access)
     body = {"email": address(), "full_name": "Grace", "password": PASSWORD, "password_confirmation": PASSWORD}
     status, made = await _bare(node, "POST", "/api/users/admin", body | {"role": "support"}, admin.access)
     assert (status, made["data"]["role"], made["success"]) == (201, "support", True)
+    key = str(uuid.uuid4())
+    twice = body | {"email": address(), "role": "user"}
+    _, first, _ = await node.call("POST", "/api/users/admin", twice, token=admin.access, key=key)
+    status, again, headers = await node.call("POST", "/api/users/admin", twice, token=admin.access, key=key)
+    assert (status, again["data"], headers["Idempotent-Replayed"]) == (201, first["data"], "true")
+    ours = {name: twice[name] for name in ("email", "full_name", "password")} | {"roles": ["user"]}
+    status, same, headers = await node.call("POST", "/v1/users/admin", ours, token=admin.access, key=key)
+    assert (status, same["id"], headers["Idempotent-Replayed"]) == (201, first["data"]["id"], "true")
     path = f"/api/users/{made['data']['id']}"
 
     status, changed = await _bare(node, "PUT", path, {"full_name": "Grace H.", "status": "SUSPENDED"}, admin.access)

@@ -54,7 +54,6 @@ def _operation(document: Json, alias: Alias, path: str, item: Json, method: str)
     made: Json = {
         "operationId": alias.id,
         "x-alias-of": alias.operation,
-        "x-rows": alias.rows,
         "x-permission": original["x-permission"],
         "tags": [f"alias: {_WORDS[alias.system]}"],
         "summary": f"{original['summary']} ({_WORDS[alias.system]})",
