@@ -13,7 +13,7 @@ from aura_stream.embedded import Process
 from aura_stream.embedded.local import http_ok
 from aura_stream.embedded.processes import free_port
 from tests.web.conftest import Backend, environment
-from web.contract import load_contract
+from web.contract import CONTRACT_FILE
 
 KEY = "a-key-for-the-fuzzer-only"
 HERE = Path(__file__).parent
@@ -37,12 +37,10 @@ def test_a20_contract_holds_under_fuzzing(backend: Backend, tmp_path: Path) -> N
     api.start()
     try:
         api.wait_ready(30)
-        contract = tmp_path / "openapi.json"
-        contract.write_bytes(load_contract().json)
         command = [Path(sys.executable).with_name("schemathesis"), "--config-file", HERE / "schemathesis.toml"]
         options = ["--url", url, "--header", f"Authorization: Bearer {KEY}", "--phases", "examples,coverage,fuzzing"]
         fuzzer = subprocess.run(
-            [str(one) for one in (*command, "run", contract, *options, "--warnings", "off")],
+            [str(one) for one in (*command, "run", CONTRACT_FILE, *options, "--warnings", "off")],
             capture_output=True,
             text=True,
             timeout=150,
