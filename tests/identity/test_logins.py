@@ -101,7 +101,7 @@ async def test_l12_sec11_unknown_and_known_address_cost_the_same_and_say_the_sam
         status, answer, headers = await node.call("POST", "/v1/auth/login", {"email": email, "password": "wrong one"})
         assert passwords.verified == before + 1
         del answer["request_id"], answer["error"]["timestamp"]
-            seen.append((status, answer, headers["WWW-Authenticate"]))
+        seen.append((status, answer, headers["WWW-Authenticate"]))
     assert seen[0] == seen[1] and seen[0][0] == 401
 
 
