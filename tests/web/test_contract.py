@@ -74,8 +74,9 @@ PARTS = [
 
 @pytest.mark.parametrize("part", [part for _, part in PARTS], ids=[name for name, _ in PARTS])
 def test_u26_l86_every_field_refuses_nul_bytes_excess_and_other_types(part: Part) -> None:
+    values: list[Any] = ["\0", "a\0b", "x" * 200_000, {"a": 1}, [[]], "\ud7ff" * 70_000]
     for name in part.names:
-        for value in ("\0", "a\0b", "x" * 200_000, {"a": 1}, [[]], "\ud7ff" * 70_000):
+        for value in values:
             with pytest.raises(Problem) as caught:
                 part.check({name: value})
             pointer = f"/{name}" if part.where == "body" else name
