@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format up down sim bench lock clean
+.PHONY: help setup demo test check format up down sim torture bench lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,8 +33,9 @@ $(STAMP): requirements.lock
 demo: setup ## Show the whole product working, on ports and data of its own
 	@$(BIN)/aura demo $(ARGS)
 
+# Much of a test is waiting for processes, so two run at a time; a file's tests stay together and share its services.
 test: check ## Check the code, then run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: setup ## Formatting, lint, types, direction of imports
 	@$(BIN)/ruff format --check .
@@ -54,6 +55,9 @@ down: setup ## Stop it; the data stays (ARGS=--wipe removes it)
 
 sim: setup ## Run simulated worlds (ARGS="--seeds 0:1000", --forever, --seed N --trace)
 	@$(BIN)/python -m tests.simulation $(ARGS)
+
+torture: setup ## Hurt a whole system at random and check its books (SECONDS=120 SEED=42 ARGS="--row N01,N11")
+	@$(BIN)/python -m tests.torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: setup ## Measure throughput and latency
 	@$(BIN)/aura bench $(ARGS)

@@ -104,7 +104,7 @@ def ledger_app(settings: Settings) -> tuple[App, Feed]:
         app_id=f"{settings.app_id}-ledger",
         kafka=kafka,
         names=NAMES,
-        outputs=(topics.TRANSACTION_EVENTS.name,),
+        outputs=(topics.TRANSACTION_EVENTS.name, topics.BANK_REQUESTS.name, topics.CHAIN_REQUESTS.name),
         actor=Ledger(rules),
         rules=encoded,
         rules_hash=rules_hash,

@@ -117,10 +117,23 @@ class Settings(BaseSettings):
         description="What a new wallet starts with in the sandbox, in cents; nothing in live mode.",
     )
     api_wait_s: float = Field(2.0, ge=0, le=30, description="How long a request waits for its outcome, in seconds.")
+    mock_bank_port: int = Field(8090, ge=1, le=65535, description="Loopback port of the mock bank (sandbox only).")
+    mock_bank_secret: SecretStr | None = Field(
+        None, description="From which the mock bank derives its secrets; default: made once and kept with its data."
+    )
     partitions: int = Field(
         8, ge=1, le=1024, description="Partitions of every topic that moves money; fixed once the topics exist."
     )
     replication_factor: int = Field(1, ge=1, le=9, description="Replicas of every topic; 3 in production.")
+    chain_rpc_url: str = Field("", description="JSON-RPC of the chain's node; default: the embedded one.")
+    chain_port: int = Field(8545, ge=1, le=65535, description="Port of the embedded chain.")
+    chain_confirmations: int = Field(
+        3, ge=1, le=1000, description="Blocks, its own among them, after which a transaction on the chain counts."
+    )
+    chain_key: SecretStr | None = Field(None, description="Key that signs for the chain, 64 hexadecimal digits.")
+    chain_key_file: Path | None = Field(
+        None, description="File with that key, mode 600; default: <home>/chain/key, made once, in the sandbox only."
+    )
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
         ("default", "demo"), description="Known tenants, comma separated."
     )
@@ -191,6 +204,13 @@ class Settings(BaseSettings):
             raise ValueError("a DSN must begin with postgresql://")
         return value
 
+    @field_validator("chain_rpc_url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("the address of a node must begin with http:// or https://")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _derive(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -201,6 +221,7 @@ class Settings(BaseSettings):
         for name in ("postgres_write_dsn", "postgres_read_dsn", "postgres_identity_dsn"):
             filled[name] = have[name] or have["postgres_dsn"]
         filled["api_url"] = (have["api_url"] or f"http://{have['api_host']}:{have['api_port']}").rstrip("/")
+        filled["chain_rpc_url"] = have["chain_rpc_url"] or f"http://127.0.0.1:{have['chain_port']}"
         filled["state_dir"] = have["state_dir"] or Path(have["home"]) / "state"
         filled["worker_id"] = have["worker_id"] or f"{have['role']}-{have['slot']}"
         return filled

@@ -32,6 +32,8 @@ from aura_stream.engine.topics import KEEP
 from aura_stream.engine.unit import DEADLINES, STATE_KEY
 from aura_stream.identity.permissions import ACTIONS, ROLES, SERVICE, Principal, Reach, reach
 from aura_stream.ledger.verify import CHECKS
+from aura_stream.mock_bank import faults
+from aura_stream.mock_bank.contract import load_contract as load_bank_contract
 from aura_stream.settings import Settings
 from web.aliases.table import ALIASES
 from web.contract import load_contract
@@ -43,6 +45,7 @@ PAGES: Final = (
     "docs/adr/README.md",
     "docs/guide/identity.md",
     "docs/guide/kafka-door.md",
+    "docs/guide/mock-bank.md",
     "docs/operating/runbook.md",
     "docs/reference/aliases.md",
     "docs/reference/errors.md",
@@ -181,6 +184,39 @@ def _setting(name: str) -> tuple[str, str, str, str]:
 def commands_of_the_shell() -> str:
     """The subcommands of `aura`."""
     return table(("command", "what it does"), ((f"`aura {name}`", text) for name, (_, text) in COMMANDS.items()))
+
+
+def bank_routes() -> str:
+    """The routes of the mock bank."""
+    return table(
+        ("route", "token", "what it does"),
+        (
+            (
+                f"`{one.method} {one.path}`",
+                (f"{one.caller}: {one.scope}" if one.scope != one.caller else one.caller).rstrip(": ") or "-",
+                _escaped(one.summary),
+            )
+            for one in load_bank_contract().operations.values()
+        ),
+    )
+
+
+def bank_faults() -> str:
+    """What the mock bank can do wrong, and how often in which profile."""
+    names = ("flaky", "hostile")
+    rows = (
+        (f"`{fault}`", text, *(f"{faults.PROFILES[name].get(fault, 0) / 100:g} %" for name in names))
+        for fault, text in faults.ALL.items()
+    )
+    return table(("fault", "what happens", *names), rows)
+
+
+def bank_magic() -> str:
+    """Magic amounts of the mock bank."""
+    rows = [(f"`.{cents:02d}`", "all", f"`{fault}`") for cents, fault in faults.MAGIC_ANY.items()]
+    for (currency, cents), (kind, code) in faults.MAGIC_RETURN.items():
+        rows.append((f"`.{cents:02d}`", currency, f"{kind} {code}"))
+    return table(("cents", "currency", "fault, or what comes later"), sorted(rows))
 
 
 def declared_topics() -> str:
@@ -456,6 +492,9 @@ BLOCKS: Final[dict[str, Callable[[], str]]] = {
     "shell": commands_of_the_shell,
     "topics": declared_topics,
     "decisions": decisions,
+    "bank_routes": bank_routes,
+    "bank_faults": bank_faults,
+    "bank_magic": bank_magic,
     "assets": assets,
     "permissions": permissions,
     "checks": checks,

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from aura_stream.engine.partitioner import Partitioner
+from aura_stream.engine.producer import METADATA_MAX_AGE_MS
 from web.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ class CommandLog:
                 enable_idempotence=True,
                 request_timeout_ms=3_000,
                 retry_backoff_ms=100,
-                metadata_max_age_ms=30_000,
+                metadata_max_age_ms=METADATA_MAX_AGE_MS,
                 max_batch_size=_BATCH_BYTES,
                 max_request_size=MAX_REQUEST_BYTES,
             )

@@ -118,8 +118,10 @@ class Recent:
                         self._tell(line)
                 case ReceivedLine():
                     self._keep(partition, offset, line.id, line)
-                case AccountLine() | AnswerLine():
+                case AccountLine() | AnswerLine() if line.command_id:
                     self._answer(line.command_id, line)
+                case _:  # an account that a transaction froze, a pause: nobody waits for them here
+                    pass
         for kind, *numbers in unit.inputs:
             if kind == "commands":
                 progress.commands_next = max(progress.commands_next, int(numbers[1]) + 1)
@@ -145,14 +147,12 @@ class Recent:
         while order and order[0][0] < before:
             offset, transaction_id = order.popleft()
             self._kept -= 1
-            recent = self._transactions[transaction_id]
+            recent = self._transactions.get(transaction_id)
+            if recent is None:
+                continue  # another line of the same record took this one along
             recent.lines = [one for one in recent.lines if one[0] != partition or one[1] > offset]
             if not recent.lines:
                 del self._transactions[transaction_id]
-            # Several lines of one record about one transaction stand several times in the order.
-            while order and order[0] == (offset, transaction_id):
-                order.popleft()
-                self._kept -= 1
         progress = self.partitions[partition]
         progress.complete_from = max(progress.complete_from, min(before, progress.position))
 

@@ -16,6 +16,8 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from aura_stream.engine import leaders  # noqa: F401 - only leaders are asked for records
+from aura_stream.engine.producer import METADATA_MAX_AGE_MS
 from aura_stream.journal import DECODE
 from aura_stream.ledger.reads import LedgerReads, ReadsUnavailable, Stored
 from web.coalesced import Coalesced
@@ -93,6 +95,7 @@ class Tail:
             bootstrap_servers=self._bootstrap,
             client_id="aura-api-markers",
             group_id=None,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_committed",
@@ -151,6 +154,7 @@ class Tail:
             bootstrap_servers=self._bootstrap,
             client_id="aura-api-tail",
             group_id=None,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             enable_auto_commit=False,
             # Where to begin is decided here, never by a default: a reset would skip or repeat in silence.
             auto_offset_reset="none",
@@ -228,6 +232,7 @@ class Tail:
                         bootstrap_servers=self._bootstrap,
                         client_id="aura-api-ends",
                         group_id=None,
+                        metadata_max_age_ms=METADATA_MAX_AGE_MS,
                         isolation_level="read_committed",
                         request_timeout_ms=3_000,
                     )

@@ -17,7 +17,7 @@ from web.pages import asked, empty, times_of
 from web.problems import FieldError, Problem
 from web.views import transaction_of_row
 
-_LISTS = frozenset({"type", "status", "state"})
+_LISTS = frozenset({"type", "status", "state", "not_state"})
 """Filters that take several values, with commas between them."""
 
 
@@ -38,6 +38,8 @@ async def cancel_transaction(call: Call) -> web.Response:
 async def list_transactions(call: Call) -> web.Response:
     """GET /v1/transactions, newest first unless another sort is asked for."""
     filters = times_of(call.query)
+    if filters.get("state", "").startswith("!"):
+        filters["not_state"] = filters.pop("state")[1:]
     for name in _LISTS & filters.keys():
         filters[name] = filters[name].split(",")
     only = call.only_customer

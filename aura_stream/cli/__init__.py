@@ -36,6 +36,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("aura_stream.cli.worker", "Run one worker process: ledger or sink."),
     "api": ("aura_stream.cli.api", "Run the HTTP API."),
     "rebuild": ("aura_stream.cli.rebuild", "Make anew what was lost, or compute everything again and compare."),
+    "mock-bank": ("aura_stream.cli.mock_bank", "Run the mock bank (sandbox only): banks that misbehave."),
+    "trigger": ("aura_stream.cli.trigger", "Make something happen outside: at the mock bank, or on the local chain."),
     "bench": ("aura_stream.cli.bench", "Measure throughput and latency."),
 }
 """Command -> (module, one line of help). The module has a typer app ``app``, or a function named like the command."""
@@ -88,7 +90,7 @@ def _listed_only() -> None:
 
 def _register(app: typer.Typer, name: str, module_name: str, help_text: str) -> None:
     module = import_module(module_name)
-    target = getattr(module, name, None)
+    target = getattr(module, name.replace("-", "_"), None)
     sub = getattr(module, "app", None)
     if isinstance(sub, typer.Typer) and not callable(target):
         app.add_typer(sub, name=name, help=help_text)

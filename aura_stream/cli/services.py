@@ -22,6 +22,7 @@ from aura_stream.cli.pipeline import look
 from aura_stream.embedded.jars import KAFKA_VERSION, cache_dir, ensure_jars, read_lock
 from aura_stream.embedded.kafka import broker_is_ready
 from aura_stream.embedded.local import (
+    MOCK_BANK,
     ROLE_GRACE_S,
     ROLE_TIMEOUT_S,
     SERVICES,
@@ -34,7 +35,7 @@ from aura_stream.settings import Settings, SettingsError, SetupError, load_setti
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-DATA = ("kafka", "postgres", "state", "log", "run", "api_key")
+DATA = ("kafka", "postgres", "state", "log", "run", "api_key", "mock-bank")
 """What `down --wipe` removes from the home directory; anything else there is not ours."""
 
 
@@ -130,7 +131,11 @@ def status(as_json: JsonOption = False) -> None:
             }
         )
     # Of services alone, without a worker, nothing can be asked: there are no topics and no tables yet.
-    roles = [process for process in stack.known_processes() if process.pid is not None and process.name not in SERVICES]
+    roles = [
+        process
+        for process in stack.known_processes()
+        if process.pid is not None and process.name not in (*SERVICES, MOCK_BANK)
+    ]
     ready_files = [process.ready_file for process in roles if process.ready_file.exists()]
     pipeline = asyncio.run(look(stack.settings, ready_files)) if roles else None
     good = bool(rows) and all(row["state"] == "ready" for row in rows) and not (pipeline and pipeline.troubles)

@@ -8,6 +8,32 @@ from __future__ import annotations
 import msgspec
 
 
+class ByBank(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The part of banks and chain in a transaction, as it stands after a step. Only what applies is present."""
+
+    rail: str = ""
+    bank: str = ""
+    mint_to: str = ""  # account or address
+    fee: str = ""  # minor units
+    parent_id: str = ""  # the transaction whose money this one uses again
+    approved_by: str = ""
+    parked_by: str = ""  # id of the pause
+    bank_reference: str = ""  # the bank's
+    hash: str = ""  # of the chain's transaction
+    code: str = ""  # of a reject, return or notice: a row of bank_codes
+    action: str = ""  # what that row asks for
+    suspense: str = ""  # minor units that do not fit and wait for a person
+
+
+class PauseData(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A pause, as far as an event tells it."""
+
+    id: str
+    by: str
+    note: str = ""
+    scope: dict[str, str] = {}
+
+
 class EventData(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an event is about; only what applies is present."""
 
@@ -21,6 +47,8 @@ class EventData(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str = ""
     command_type: str = ""
     detail: str = ""
+    by_bank: ByBank | None = None
+    pause: PauseData | None = None
 
 
 class TransactionEvent(msgspec.Struct, frozen=True):

@@ -68,7 +68,7 @@ _V, _B, _N, _C = "validation", "business_rule", "not_found", "conflict"
 _A, _Z, _X, _S, _R = "authentication", "authorization", "external_dependency", "system", "rate_limited"
 # Features that come later.
 _BANKS, _LIMITS, _EXCHANGE, _GOLD = "bank connections", "limits of amounts", "the exchange", "gold and quotes"
-_SCREENING, _CHAIN, _PAYOUT, _PAUSES = "screening and policies", "the chain", "withdrawals", "pauses"
+_POLICIES, _CHAIN, _PAYOUT, _PAUSES = "policies", "the chain", "withdrawals", "pauses by rail"
 
 REASONS: Final[dict[str, Reason]] = {
     # What cannot be understood: a dead letter at the Kafka door, 400 over HTTP; burns no idempotency key.
@@ -188,6 +188,29 @@ REASONS: Final[dict[str, Reason]] = {
         "Revoked, but not every API process has confirmed it",
         "One that does not answer stops by itself within 5 s; repeat after Retry-After seconds to be sure.",
     ),
+    # Banks, chain, approvals, pauses.
+    "paused": Reason(_X, 503, "New work of this kind is paused", "Try again later with the same key."),
+    "screening_blocked": Reason(_B, 422, "The other side is not allowed", "Ask an operator."),
+    "amount_below_fee": Reason(_B, 422, "The fee would take it all", "Raise the amount."),
+    "four_eyes": Reason(_Z, 403, "Another person must do this", "Ask a second operator."),
+    "denied": Reason(_B, 422, "A second person did not approve", "Ask the operator; a new request needs a new key."),
+    "retry_not_allowed": Reason(_B, 422, "It may not be tried again", "Read the code that came back."),
+    "pause_not_found": Reason(_N, 404, "No such pause", "Read the pauses that stand."),
+    "unknown_outcome": Reason(
+        _X, 503, "The bank has not said what became of it", "Wait: it is asked, never sent again."
+    ),
+    "no_answer": Reason(_X, 503, "No answer in time", "An operator looks at it."),
+    "bank_rejected": Reason(_B, 422, "The bank did not process it", "Read the code; a new request needs a new key."),
+    "bank_returned": Reason(_B, 422, "The bank took it back", "Read the code; a new request needs a new key."),
+    "unknown_code": Reason(_X, 503, "The bank's code needs a person", "An operator looks at it."),
+    "amount_mismatch": Reason(_X, 503, "Another amount has moved", "An operator looks at it; nothing is lost."),
+    "currency_mismatch_at_bank": Reason(
+        _X, 503, "Another currency has moved", "An operator looks at it; nothing is lost."
+    ),
+    "chain_stuck": Reason(_X, 503, "The chain does not take it in", "An operator looks at it."),
+    "chain_failed": Reason(_X, 503, "The chain has refused it for good", "An operator looks at it."),
+    "mint_lost": Reason(_X, 503, "The mint was lost with its block", "Read the transaction."),
+    "refunded": Reason(_B, 422, "The money was given back", "It is in the account."),
     # What HTTP adds.
     "route_not_found": Reason(_N, 404, "No such route", "See /openapi.json for the routes."),
     "method_not_allowed": Reason(_V, 405, "The route does not have this method", "See the Allow header."),
@@ -232,11 +255,8 @@ REASONS: Final[dict[str, Reason]] = {
     "beneficiary_not_whitelisted": Reason(
         _B, 422, "The beneficiary is not on the list", "Have it approved.", waits_for=_PAYOUT
     ),
-    "screening_blocked": Reason(_B, 422, "Stopped by screening", "Ask support.", waits_for=_SCREENING),
-    "policy_denied": Reason(_B, 422, "Denied by a policy", "Ask an admin.", waits_for=_SCREENING),
-    "reserve_insufficient": Reason(
-        _B, 422, "The reserve does not cover it", "Wait until the operator has funded it.", waits_for=_CHAIN
-    ),
+    "policy_denied": Reason(_B, 422, "Denied by a policy", "Ask an admin.", waits_for=_POLICIES),
+    "reserve_insufficient": Reason(_B, 422, "The reserve does not cover it", "Wait until the operator has funded it."),
     "rate_limited": Reason(
         _R,
         429,
@@ -249,11 +269,7 @@ REASONS: Final[dict[str, Reason]] = {
     "payment_provider_error": Reason(_X, 503, "The payment provider fails", "Try again later.", waits_for=_BANKS),
     "circuit_open": Reason(_X, 503, "The other system is given a rest", "Try again later.", waits_for=_BANKS),
     "rail_paused": Reason(_X, 503, "The rail is paused", "Try again later.", waits_for=_PAUSES),
-    "paused": Reason(_X, 503, "Paused by an operator", "Try again later with the same key.", waits_for=_PAUSES),
     "chain_unavailable": Reason(_X, 503, "The chain does not answer", "Try again later.", waits_for=_CHAIN),
-    "unknown_outcome": Reason(
-        _X, 503, "Nobody knows yet what became of it", "Ask for its state; never send another.", waits_for=_BANKS
-    ),
     "internal_server_error": Reason(
         _S, 500, "Our fault", "The request id finds it in the logs; repeat with the same key."
     ),

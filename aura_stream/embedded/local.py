@@ -21,6 +21,7 @@ from aura_stream.embedded.processes import Process, Stack, free_port, port_is_fr
 from aura_stream.settings import ENV_FILE, Settings, SetupError, read_env_file
 
 SERVICES = ("kafka", "postgres")
+MOCK_BANK = "mock-bank"
 ROLE_TIMEOUT_S = 60.0
 ROLE_GRACE_S = 20.0
 
@@ -130,6 +131,33 @@ class LocalStack:
             tied=self.tied,
             ready=ready,
         )
+
+    def mock_bank(self, *options: str) -> Process:
+        """The process of the mock bank; ``options`` are those of `aura mock-bank`. Its data is in `<home>/mock-bank`.
+
+        Not a part of :meth:`start_role`: it is an outside program that happens to run here. Whoever starts it adds it
+        to ``roles``, so that :meth:`stop` ends it.
+        """
+        return Process(
+            MOCK_BANK,
+            [sys.executable, "-m", "aura_stream.cli", MOCK_BANK, *options],
+            run_dir=self.run_dir,
+            log_dir=self.log_dir,
+            env={
+                "AURA_HOME": str(self.home),
+                "AURA_MODE": self.settings.mode,
+                "AURA_MOCK_BANK_PORT": str(self.settings.mock_bank_port),
+                "PYTHONUNBUFFERED": "1",
+            },
+            tied=self.tied,
+        )
+
+    def start_mock_bank(self, *options: str) -> Process:
+        """Start the mock bank and wait until it is ready; :meth:`stop` ends it."""
+        process = self.mock_bank(*options)
+        if not process.alive:
+            require_port(self.settings.mock_bank_port, "The mock bank", "AURA_MOCK_BANK_PORT")
+        return self.roles.add(process, ROLE_TIMEOUT_S)
 
     def start_role(self, role: str, slot: int = 0, *, env: Mapping[str, str] | None = None) -> Process:
         """Start a role's process and wait until it is ready; :meth:`stop` ends it."""

@@ -3,6 +3,7 @@
 EngineError                 the engine itself failed: the process stops loudly
 ├── OutsideUnit             a table was touched outside a unit of work (a programmer's error)
 ├── StoreFailed             the local store cannot be read or written
+│   └── StoreLocked         another process has it open
 ├── SignalGap               a signal is missing between two shards: money under way would be lost
 ├── SignalUndecodable       a signal cannot be read
 └── DataLost                Kafka holds less than was read from it (truncated, recreated, out of range)
@@ -25,6 +26,10 @@ class OutsideUnit(EngineError):
 
 class StoreFailed(EngineError):
     """The local store cannot be read or written."""
+
+
+class StoreLocked(StoreFailed):
+    """The local store is open in another process, or in this one."""
 
 
 class SignalGap(EngineError):

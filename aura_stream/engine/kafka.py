@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import aiokafka.errors
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from aura_stream.engine.producer import Batches, Message, TransactionalProducer
+from aura_stream.engine import leaders  # noqa: F401 - only leaders are asked for records
+from aura_stream.engine.producer import METADATA_MAX_AGE_MS, Batches, Message, TransactionalProducer
 from aura_stream.engine.unit import Record
 
 FETCH_BYTES = 8 << 20
@@ -76,7 +77,8 @@ class RealKafka:
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
         self._common: dict[str, Any] = {
-            "bootstrap_servers": bootstrap, "enable_auto_commit": False, "auto_offset_reset": "none"
+            "bootstrap_servers": bootstrap, "enable_auto_commit": False, "auto_offset_reset": "none",
+            "metadata_max_age_ms": METADATA_MAX_AGE_MS,
         }  # fmt: skip
         self._starting = asyncio.Lock()
         self._committed: AIOKafkaConsumer | None = None

@@ -31,6 +31,9 @@ REQUEST_TIMEOUT_MS = 3_000
 COMMIT_TIMEOUT_S = 5.0
 TRANSACTION_TIMEOUT_MS = 10_000
 START_TIMEOUT_S = 15.0
+# aiokafka never goes back to its bootstrap servers. While a majority is away the last broker names only itself, and who
+# has asked it then knows no other until the next refresh: if that broker goes too, it is lost although all else is up.
+METADATA_MAX_AGE_MS = 10_000
 BATCH_BYTES = 1 << 20
 
 Message = tuple[str, int, bytes | None, bytes | None, list[tuple[str, bytes]]]
@@ -51,6 +54,7 @@ class TransactionalProducer:
             transactional_id=transactional_id,
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             max_batch_size=BATCH_BYTES,
             linger_ms=0,
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from aura_stream.engine.errors import CommitFailed, DataLost, EngineError, Fenced, StoreFailed
+from aura_stream.engine.errors import CommitFailed, DataLost, EngineError, Fenced, StoreFailed, StoreLocked
 from aura_stream.engine.kafka import RETRIABLE, Kafka, Producer
 from aura_stream.engine.partition import Fetch, Gone, Partition, wait_for
 from aura_stream.engine.partitioner import Partitioner
@@ -80,6 +80,7 @@ class Shard(Partition):
         self._memory: Memory | None = None
         self._producer: Producer | None = None
         self._store: Store | None = None
+        self._store_name = ""
         self._position = 0  # of the store, in the changelog
         super().__init__(number, fetch, generation)
 
@@ -105,6 +106,7 @@ class Shard(Partition):
             "restored": counters.restored,
             "compute_s": round(counters.compute_s, 3),
             "commit_s": round(counters.commit_s, 3),
+            "store_bytes": self._store.memory_bytes() if self._store is not None else {},
         }
 
     # --- opening ---------------------------------------------------------------------------------------------------
@@ -112,10 +114,17 @@ class Shard(Partition):
     async def open(self) -> None:
         """Fences, restores, and reads what is applied; goes on trying while Kafka is away."""
         pause = 0.1
+        discarded = False
         while True:
             try:
                 await self._open_once()
                 break
+            except StoreFailed as error:
+                await self._drop_producer(gently=False)
+                if discarded:
+                    raise  # it is not the store, it is the disk
+                discarded = True
+                self._discard_store(error)
             except PASSING as error:
                 await self._drop_producer(gently=False)
                 log.warning("shard %s: cannot open yet: %r", self.number, error)
@@ -150,28 +159,37 @@ class Shard(Partition):
 
     async def _open_store(self) -> Store:
         stores, clock = self.setup.stores, self.setup.clock
-        name = f"{self.setup.app_id}-{self.number}"
+        self._store_name = name = f"{self.setup.app_id}-{self.number}"
         give_up = clock() + LOCK_WAIT_MS
         store: Store | None = None
         while store is None:
             try:
                 store = stores.open(name)
-            except StoreFailed as error:
-                # Locked by an owner that has not gone yet, or damaged. The changelog has everything.
+            except StoreLocked as error:
+                # By an owner that has not gone yet. The changelog has everything.
                 if clock() < give_up:
                     await asyncio.sleep(0.1)
                     continue
                 log.warning("shard %s: %s; a fresh store is restored from the changelog", self.number, error)
-                name = f"{name}.{clock()}"
+                self._store_name = name = f"{name}.{clock()}"
                 store = stores.open(name)
+        self._store = store
         position = read_position(store)
         if position.offset and position.written_at < clock() - STALE_MS:
             # The changelog may have forgotten tombstones that this store has not seen.
             log.warning("shard %s: the local store was away for too long and is restored from zero", self.number)
             store.close()
             stores.remove(name)
-            store = stores.open(name)
+            self._store = store = stores.open(name)
         return store
+
+    def _discard_store(self, error: StoreFailed) -> None:
+        """Removes a store that cannot be read: it is a copy, and kept it would fail again after every start."""
+        log.warning("shard %s: %s; it is removed and restored from the changelog", self.number, error)
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+        self.setup.stores.remove(self._store_name)
 
     async def _check_sources(self) -> None:
         """The log must still hold what comes next, and may not end before what was applied."""
@@ -249,6 +267,8 @@ class Shard(Partition):
                 log.warning("shard %s: %s; it looks at the log again before it believes that", self.number, error)
                 if not await self.fetch.owns(self.number):
                     raise Gone from error
+                if isinstance(error, StoreFailed):
+                    self._discard_store(error)
                 await self._reopen()
                 continue
             if not unit.inputs:

@@ -13,10 +13,18 @@ from typing import Any, Protocol
 
 from rocksdict import AccessType, BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
 
-from aura_stream.engine.errors import StoreFailed
+from aura_stream.engine.errors import StoreFailed, StoreLocked
 
+_LOCKED = ("lock hold by current process", "While lock file")  # RocksDB's words
 Changes = Iterable[tuple[bytes, bytes | None]]
 """Keys with their new values; None deletes."""
+
+
+_MEMORY = {
+    "memtables": "cur-size-all-mem-tables",
+    "readers": "estimate-table-readers-mem",
+    "cache": "block-cache-usage",
+}
 
 
 class Store(Protocol):
@@ -31,6 +39,9 @@ class Store(Protocol):
     def write(self, changes: Changes) -> None:
         """All changes or none, visible at once."""
 
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes of memory it takes outside of Python, by what for; empty when it takes none."""
+
     def close(self) -> None:
         """Gives back files and locks."""
 
@@ -39,7 +50,7 @@ class Stores(Protocol):
     """Where a worker's stores are kept, by name."""
 
     def open(self, name: str) -> Store:
-        """Opens or makes a store. Raises :class:`StoreFailed` when it is locked or damaged."""
+        """Opens or makes a store. Raises :class:`StoreLocked`, or :class:`StoreFailed` when it is damaged."""
 
     def remove(self, name: str) -> None:
         """Removes a closed store."""
@@ -75,6 +86,10 @@ class MemoryStore:
                     self._sorted = None
                 self._data[key] = value
 
+    def memory_bytes(self) -> dict[str, int]:
+        """All of it is Python's."""
+        return {}
+
     def close(self) -> None:
         """Nothing to give back."""
 
@@ -109,7 +124,8 @@ class RocksStore:
         try:
             self._db = Rdict(str(path), options=options, access_type=AccessType.read_write())
         except Exception as error:
-            raise StoreFailed(f"cannot open {path}: {error}") from error
+            locked = any(words in str(error) for words in _LOCKED)
+            raise (StoreLocked if locked else StoreFailed)(f"cannot open {path}: {error}") from error
         self._read = ReadOptions()
 
     def get(self, key: bytes) -> bytes | None:
@@ -149,6 +165,10 @@ class RocksStore:
         except Exception as error:
             raise StoreFailed(f"cannot write {self.path}: {error}") from error
 
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes by RocksDB's own count; `cache` is the process' one block cache, the same number for all its shards."""
+        return {name: self._db.property_int_value(f"rocksdb.{key}") or 0 for name, key in _MEMORY.items()}
+
     def close(self) -> None:
         """Gives back files and the lock."""
         self._db.close()
@@ -177,7 +197,7 @@ class RocksStores:
         self._directory = directory
 
     def open(self, name: str) -> Store:
-        """Opens or makes a store. Raises :class:`StoreFailed` when it is locked or damaged."""
+        """Opens or makes a store. Raises :class:`StoreLocked`, or :class:`StoreFailed` when it is damaged."""
         return RocksStore(self._directory / name)
 
     def remove(self, name: str) -> None:

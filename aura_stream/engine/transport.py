@@ -10,6 +10,7 @@ These are the only touch points with Faust's internals; `check_faust` refuses to
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -18,12 +19,15 @@ from typing import Any, Protocol
 import aiokafka
 import faust
 from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.errors import CommitFailedError, IllegalStateError
+from aiokafka.errors import CommitFailedError, IllegalStateError, NoOffsetForPartitionError
 from aiokafka.structs import OffsetAndMetadata
 from faust.events import Event
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
+
+from aura_stream.engine import leaders  # noqa: F401 - only leaders are asked for records
+from aura_stream.engine.producer import METADATA_MAX_AGE_MS
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +108,11 @@ class Consumer(driver.Consumer):
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 - Faust's signature
         """One message per partition and fetch; its value is the list of records, its offset that of the last one."""
-        records, active = await self._wait_next_records(timeout)
+        try:
+            records, active = await self._wait_next_records(timeout)
+        except NoOffsetForPartitionError as error:
+            await self._begin_where_owners_say(error)
+            return
         generation = self.app.consumer_generation_id
         if records is None or self.should_stop:
             return
@@ -122,6 +130,16 @@ class Consumer(driver.Consumer):
                     tp.topic, tp.partition, last.offset, last.timestamp / 1000, last.timestamp_type, last.headers,
                     None, whole, None, 0, 0, tp, generation_id=generation,
                 )  # fmt: skip
+
+    async def _begin_where_owners_say(self, error: NoOffsetForPartitionError) -> None:
+        """A young group knows no offset, and the fetcher has asked it before :meth:`perform_seek` came to speak."""
+        for place in error.args:
+            tp = TP(place.topic, place.partition)
+            owner = self.app.owner_of(tp)
+            log.info("%s[%s]: the group does not know where to begin; its owner does", *tp)
+            if owner is not None and owner.ready:
+                await self.seek(tp, owner.applied(tp.topic) + 1)
+        await asyncio.sleep(FETCH_WAIT_MS / 1000)  # one that is not ready is asked for again until it is
 
 
 class Transport(driver.Transport):
@@ -195,6 +213,7 @@ def make_app(
         broker_rebalance_timeout=max(20.0, session_timeout_s),
         broker_request_timeout=max(30.0, session_timeout_s + 5),
         consumer_auto_offset_reset="none",
+        consumer_metadata_max_age_ms=METADATA_MAX_AGE_MS,
         consumer_group_instance_id=instance_id,
         consumer_max_fetch_size=4 << 20,
         cython_optimizations=True,

@@ -170,12 +170,27 @@ class Unit:
             raise Oversize(f"a message to {topic}", len(value), OUTPUT_MAX)
         self.outputs.append(Output(topic, self.partition, key, value, headers))
 
+    def ask(self, topic: str, key: bytes, value: bytes) -> None:
+        """Sends a message to the partition of `key` of a topic, with the unit. Raises :class:`Oversize`."""
+        if len(value) > OUTPUT_MAX:
+            raise Oversize(f"a message to {topic}", len(value), OUTPUT_MAX)
+        self.outputs.append(Output(topic, self._shard.partitioner(key), key, value))
+
     def signal(self, key: bytes, signal: msgspec.Struct) -> None:
         """Sends a signal to the shard of `key`; it is handled there once and in order. Raises :class:`Oversize`."""
         encoded = _encode(signal)
         if len(encoded) > SIGNALS_BYTES_MAX:
             raise Oversize("a signal", len(encoded), SIGNALS_BYTES_MAX)
         self._outgoing.append((self._shard.partitioner(key), encoded))
+
+    def signal_partition(self, partition: int, signal: msgspec.Struct) -> None:
+        """Sends a signal to the shard of a partition, this one's too, like :meth:`signal`."""
+        self._outgoing.append((partition, _encode(signal)))
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions there are."""
+        return self._shard.partitioner.partitions
 
     def deadline(self, key: bytes, due: int) -> None:
         """Asks for a call of the actor's `deadline` with `key` once the shard's time has reached `due` (ms)."""
@@ -265,8 +280,8 @@ class Unit:
         self._undo_values.clear()
         try:
             work(self, *arguments)
-        except EngineError:
-            raise
+        except (EngineError, MemoryError):
+            raise  # want of memory says nothing about the record
         except Exception as error:  # noqa: BLE001 - any error of an agent is this record's, never the unit's
             for target, undo in ((self.dirty, self._undo), (self._shard.young, self._undo_values)):
                 for full, value in reversed(undo):

@@ -80,6 +80,15 @@ COMMAND_ACTIONS: Final = {
     "hold.capture": "money.process",
     "hold.release": "money.process",
     "transaction.cancel": "money.cancel",
+    "withdrawal.submit": "money.create",
+    "deposit.retry": "money.create",
+    "withdrawal.retry": "money.create",
+    "withdrawal.remint": "money.create",
+    "transaction.approve": "operations.check",
+    "transaction.reject": "operations.check",
+    "transaction.resolve": "operations.make",
+    "pause.set": "operations.make",
+    "pause.lift": "operations.check",
 }
 """What sending a command of a type is, as an action."""
 

@@ -83,6 +83,7 @@ TRANSACTIONS = Listing(
         "type": "t.type = ANY({}::text[])",
         "status": "t.status = ANY({}::text[])",
         "state": "t.state = ANY({}::text[])",
+        "not_state": "t.state <> ALL({}::text[])",
         "asset": "t.asset = {}",
         "account_id": "{} IN (t.from_account_id, t.to_account_id)",
         "into": "split_part(t.to_account_id, ':', 1) = {0}"

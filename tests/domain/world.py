@@ -19,11 +19,20 @@ from aura_stream import journal
 from aura_stream.domain.events import DECODE as DECODE_EVENT
 from aura_stream.domain.events import TransactionEvent
 from aura_stream.domain.ids import derived_id, id_text, parse_account_id, record_key
-from aura_stream.domain.state import TERMINAL, Account, Rules, Transaction
+from aura_stream.domain.state import Account, Rules, Transaction, may_follow
 from aura_stream.engine.driver import Driver, LogRecord
 from aura_stream.engine.store import MemoryStore
 from aura_stream.engine.unit import Memory, Names
-from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, Line, ReceivedLine, TransactionLine, UnitRecord
+from aura_stream.journal import (
+    AccountLine,
+    AnswerLine,
+    ChangeLine,
+    Line,
+    PauseLine,
+    ReceivedLine,
+    TransactionLine,
+    UnitRecord,
+)
 from tables.balances import BALANCES, balance_key
 from tables.transactions import TRANSACTIONS
 from topics import commands, dead_letters, signals, transaction_events
@@ -41,6 +50,10 @@ EVENTS = transaction_events.TRANSACTION_EVENTS.name
 START = 1_800_000_000_000
 HOUR = 3_600_000
 DAY = 24 * HOUR
+
+
+_NO_OUTCOME = ("idempotency_key_reused", "paused")
+"""Refusals that leave the key as it is."""
 
 
 @dataclass(frozen=True)
@@ -227,14 +240,14 @@ class World:
                     elif isinstance(line, ChangeLine):
                         seq, status, _ = states[line.id]
                         assert line.seq == seq + 1
-                        assert status not in TERMINAL, "a terminal status changed"
+                        assert may_follow(status, line.status), "a terminal status changed"
                         states[line.id] = (line.seq, line.status, line.state)
                     elif isinstance(line, ReceivedLine):
                         assert line.id not in received, "a credit was handled twice"
                         received[line.id] = line
                     elif isinstance(line, AccountLine):
                         statuses[line.tenant, line.account_id] = line.status
-                    if isinstance(line, AccountLine | AnswerLine):
+                    if isinstance(line, AccountLine | AnswerLine | PauseLine):
                         continue
                     for booking in line.journals:
                         number += 1
@@ -322,11 +335,11 @@ class World:
                 if key is not None:
                     keys[command_id] = key
         for partition, line in self.lines():
-            if isinstance(line, ReceivedLine) or (isinstance(line, ChangeLine) and not line.command_id):
+            if isinstance(line, ReceivedLine) or (not isinstance(line, AnswerLine) and not line.command_id):
                 continue
             answered[partition] += 1
             told[line.command_id] += 1
-            if isinstance(line, AnswerLine) and (line.kind == "dead_letter" or line.reason == "idempotency_key_reused"):
+            if isinstance(line, AnswerLine) and (line.kind == "dead_letter" or line.reason in _NO_OUTCOME):
                 continue
             key = keys[line.command_id]
             if isinstance(line, AnswerLine) and line.kind == "repeat":
@@ -335,7 +348,7 @@ class World:
                     assert line.transaction_id == then
                 else:
                     assert (line.reason, line.transaction_id, line.account_id, line.status, line.state) == then
-            elif key not in first or isinstance(line, AccountLine):
+            elif key not in first or isinstance(line, AccountLine | PauseLine):
                 first[key] = _outcome(line)
             else:
                 # Only the key of a command that moves no money may be used again, after a day.
@@ -357,7 +370,7 @@ class World:
             assert event.id.startswith(f"{event.partition}-{event.journal_seq}-")
             assert event.type == ("command.refused" if isinstance(line, AnswerLine) else line.event)
             assert (event.tenant, event.customer) == (line.tenant, line.customer)
-            assert event.reason == ("" if isinstance(line, AccountLine) else line.reason)
+            assert event.reason == ("" if isinstance(line, AccountLine | PauseLine) else line.reason)
             if event.seq:
                 seqs[event.transaction_id, event.customer] += 1
                 assert event.seq == seqs[event.transaction_id, event.customer]
@@ -410,7 +423,9 @@ def _outcome(line: Any) -> tuple[str, Any]:
         return "action", ("", line.id, "", line.status, line.state)
     if isinstance(line, AccountLine):
         return "account", ("", "", line.account_id, line.status, "")
-    kind = "account" if line.command_type.startswith("account.") else "action"
+    if isinstance(line, PauseLine):
+        return "account", ("", line.id, "", line.status, "")
+    kind = "account" if line.command_type.startswith(("account.", "pause.")) else "action"
     return kind, (line.reason, line.transaction_id, line.account_id, "", "")
 
 

@@ -7,14 +7,17 @@ seed; what an intent may lead to (`may`) and what it moves is known here, comput
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import os
 import random
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
@@ -153,10 +156,53 @@ def major(units: int, asset: str) -> str:
 Story = list[Intent | Malformed]
 
 
-class Client:
-    """Sends stories (a few intents that belong together) and remembers everything."""
+class History:
+    """What a client wants, asks and is told, on disk before it goes on: its witness, should the client itself die."""
 
-    def __init__(self, bootstrap: str, api_url: str, api_key: str, *, seed: int, http_share: float = 0.25) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("ab", buffering=0)
+
+    def note(self, kind: str, *values: Any, sync: bool = True) -> None:
+        """One line."""
+        self._file.write(json.dumps([kind, *values], default=_plain).encode() + b"\n")
+        if sync:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Ends it."""
+        self._file.close()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    raise TypeError(f"{value!r} has no place in a history")
+
+
+def _object(value: dict[str, Any]) -> Any:
+    return base64.b64decode(value["base64"]) if value.keys() == {"base64"} else value
+
+
+class Client:
+    """Sends stories (a few intents that belong together) and remembers everything, in a history on disk if one is set.
+
+    :meth:`recall` makes a client anew from such a history: it knows all that the first one did.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        api_url: str,
+        api_key: str,
+        *,
+        seed: int,
+        http_share: float = 0.25,
+        history: History | None = None,
+    ) -> None:
+        self.history = history
         self.bootstrap, self.api_url, self.seed, self.http_share = bootstrap, api_url, seed, http_share
         self._headers = {"Authorization": f"Bearer {api_key}"}
         self.random = random.Random(seed)
@@ -169,6 +215,35 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(6)
         self._load: asyncio.Task[None] | None = None
+        self._numbers: dict[int, int] = {}  # where an intent or malformed bytes stand in their list, by identity
+
+    # --- the history -----------------------------------------------------------------------------------------------
+
+    def recall(self, path: Path) -> None:
+        """Takes over what another client has noted."""
+        for line in path.read_bytes().splitlines():
+            kind, *values = json.loads(line, object_hook=_object)
+            if kind == "intent":
+                self.intents.append(Intent(**(values[0] | {"may": frozenset(values[0]["may"]), "attempts": []})))
+            elif kind == "attempt":
+                number, place, attempt = values
+                attempts = self.intents[number].attempts
+                attempts[place : place + 1] = [Attempt(**attempt)]
+            elif kind == "malformed":
+                number, malformed = values
+                attempt = Attempt(**malformed.pop("attempt"))
+                self.malformed[number : number + 1] = [Malformed(**malformed, attempt=attempt)]
+            else:
+                self.reads.append(Read(**values[0]))
+
+    def _remember(self, intent: Intent, attempt: Attempt) -> None:
+        if self.history is not None:
+            number = self._numbers[id(intent)]
+            self.history.note("attempt", number, intent.attempts.index(attempt), asdict(attempt))
+
+    def _remember_malformed(self, one: Malformed) -> None:
+        if self.history is not None:
+            self.history.note("malformed", self._numbers[id(one)], asdict(one))
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
@@ -184,6 +259,7 @@ class Client:
             linger_ms=2,
             # Patient: the steps of a story must arrive in their order, all of them, however long a broker is away.
             request_timeout_ms=120_000,
+            metadata_max_age_ms=5_000,
             # So that what is too large is refused by the broker and not here.
             max_request_size=32 << 20,
         )
@@ -275,16 +351,31 @@ class Client:
         value = envelope(intent, command_id)
         attempt = Attempt("kafka", time.monotonic(), command_id, value=value)
         intent.attempts.append(attempt)
-        await self._send(attempt, f"{intent.tenant}/{intent.customer}".encode(), value, None)
+        self._remember(intent, attempt)
+        key = f"{intent.tenant}/{intent.customer}".encode()
+        await self._send(attempt, key, value, None, lambda: self._remember(intent, attempt))
         return attempt
 
     async def put_raw(self, bytes_: Malformed) -> None:
         """Sends bytes to a partition as they are."""
+        self._numbers[id(bytes_)] = len(self.malformed)
         self.malformed.append(bytes_)
         bytes_.attempt = Attempt("kafka", time.monotonic(), value=bytes_.value)
-        await self._send(bytes_.attempt, bytes_.key, bytes_.value, bytes_.partition)
+        self._remember_malformed(bytes_)
 
-    async def _send(self, attempt: Attempt, key: bytes | None, value: bytes | None, partition: int | None) -> None:
+        def remember() -> None:
+            self._remember_malformed(bytes_)
+
+        await self._send(bytes_.attempt, bytes_.key, bytes_.value, bytes_.partition, remember)
+
+    async def _send(
+        self,
+        attempt: Attempt,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        remember: Callable[[], None],
+    ) -> None:
         assert self._producer is not None, "inside `connected` only"
         try:
             future = await self._producer.send(COMMANDS, value, key, partition)
@@ -295,6 +386,7 @@ class Client:
             if not done.cancelled() and done.exception() is None:
                 attempt.ended = time.monotonic()
                 attempt.partition, attempt.offset = done.result().partition, done.result().offset
+                remember()
                 self.acknowledged += 1
 
         future.add_done_callback(acknowledged)
@@ -311,6 +403,7 @@ class Client:
         while True:
             attempt = Attempt("http", time.monotonic())
             intent.attempts.append(attempt)
+            self._remember(intent, attempt)
             try:
                 async with self._session.post(self.api_url + path, json=body, headers=headers) as answer:
                     attempt.body = await answer.json(content_type=None)
@@ -321,6 +414,7 @@ class Client:
             except (aiohttp.ClientError, TimeoutError, OSError):
                 attempt.status, attempt.body = 0, {}
             attempt.ended = time.monotonic()
+            self._remember(intent, attempt)
             self.answers[attempt.status] += 1
             if attempt.acknowledged:
                 self.acknowledged += 1
@@ -352,6 +446,8 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
         self.reads.append(found)
+        if self.history is not None:
+            self.history.note("read", asdict(found), sync=False)
         return found
 
     async def get(self, path: str, tenant: str = "default") -> tuple[int, dict[str, Any], dict[str, str]]:
@@ -417,7 +513,10 @@ class Client:
 
     def _note(self, intent: Intent) -> None:
         if not intent.attempts:
+            self._numbers[id(intent)] = len(self.intents)
             self.intents.append(intent)
+            if self.history is not None:
+                self.history.note("intent", asdict(intent), sync=False)  # its first attempt syncs
 
     def _uuid(self) -> str:
         return str(uuid.UUID(int=self.random.getrandbits(128), version=4))

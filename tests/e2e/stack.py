@@ -38,26 +38,29 @@ QUIET_S = 90.0
 
 
 class E2EStack:
-    """Kafka, Postgres and any number of ledger workers, sinks and one API, all tied to this process."""
+    """Kafka, Postgres and any number of ledger workers, sinks and one API, all tied to this process.
 
-    def __init__(self, home: Path) -> None:
+    `kafka` names brokers that somebody else has started; without, there is one of its own.
+    """
+
+    def __init__(self, home: Path, *, kafka: str = "", session_s: float = SESSION_S) -> None:
         kafka_port, postgres_port, api_port = free_port(), free_port(), free_port()
         self.settings = load_settings(
             home=home,
             kafka_port=kafka_port,
-            kafka_bootstrap=f"127.0.0.1:{kafka_port}",
+            kafka_bootstrap=kafka or f"127.0.0.1:{kafka_port}",
             postgres_port=postgres_port,
             api_port=api_port,
             api_host="127.0.0.1",
             api_url=f"http://127.0.0.1:{api_port}",
             faust_web_port=free_port(),
             partitions=PARTITIONS,
-            session_timeout_s=SESSION_S,
+            session_timeout_s=session_s,
             app_id="aura",
             tenants="default,demo",
             mode="sandbox",
         )
-        self.local = LocalStack(self.settings, tied=True)
+        self.local = LocalStack(self.settings, external=frozenset({"kafka"} if kafka else ()), tied=True)
         self.processes: dict[str, Process] = {}
         self.history: list[Process] = []
         self._threads = ThreadPoolExecutor(8, "stack")
@@ -93,7 +96,7 @@ class E2EStack:
 
     @property
     def bootstrap(self) -> str:
-        return self.local.kafka.bootstrap
+        return self.local.environment()["AURA_KAFKA_BOOTSTRAP"]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -104,22 +107,31 @@ class E2EStack:
             "AURA_KAFKA_PORT": str(self.settings.kafka_port),
             "AURA_POSTGRES_PORT": str(self.settings.postgres_port),
             "AURA_API_PORT": str(self.settings.api_port),
-            "AURA_SESSION_TIMEOUT_S": str(SESSION_S),
+            "AURA_SESSION_TIMEOUT_S": str(self.settings.session_timeout_s),
         }
 
     # --- the roles -------------------------------------------------------------------------------------------------
 
-    def launch(self, role: str, slot: int = 0, **env: str) -> Process:
-        """Starts a role without waiting for it."""
-        process = self.local.role(role, slot, env={"AURA_SESSION_TIMEOUT_S": str(SESSION_S), **env})
+    def launch(
+        self, role: str, slot: int = 0, *, module: str = "aura_stream.cli", cwd: Path | None = None, **env: str
+    ) -> Process:
+        """Starts a role without waiting for it.
+
+        `module` is the command line's, or a test's that ends up there; `cwd` a checkout whose code is to be run.
+        """
+        session = {"AURA_SESSION_TIMEOUT_S": str(self.settings.session_timeout_s)}
+        process = self.local.role(role, slot, env={**session, **env}, module=module)
+        process.cwd = cwd
         process.start()
         self.processes[process.name] = process
         self.history.append(process)
         return process
 
-    async def start(self, role: str, slot: int = 0, **env: str) -> Process:
+    async def start(
+        self, role: str, slot: int = 0, *, module: str = "aura_stream.cli", cwd: Path | None = None, **env: str
+    ) -> Process:
         """Starts a role and waits until it works."""
-        process = await self.call(self.launch, role, slot, **env)
+        process = await self.call(lambda: self.launch(role, slot, module=module, cwd=cwd, **env))
         await self.call(process.wait_ready, START_S)
         return process
 

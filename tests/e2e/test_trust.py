@@ -28,6 +28,7 @@ from tables.balances import BALANCES
 from tests.e2e.client import Client, partition_of
 from tests.e2e.stack import PARTITIONS, E2EStack, eventually
 from tests.invariants.coherent import assert_coherent
+from tests.rows import row
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -80,7 +81,7 @@ async def put(stack: E2EStack, topic: str, partition: int, key: bytes, value: by
         await producer.stop()
 
 
-@pytest.mark.row("X20", "A08")
+@row("X20", "A08")
 async def test_trust_all_copies_agree_at_the_same_unit_while_traffic_runs(stack: E2EStack, client: Client) -> None:
     units = "SELECT sum(last_seq)::bigint AS units FROM ledger.sink_offsets"
     async with client.loading():
@@ -305,7 +306,7 @@ async def test_n27_a_lost_changelog_is_written_anew_from_commands_signals_and_jo
     assert (await verify(stack, "--deep"))[0] == 0
 
 
-@pytest.mark.row("S20")
+@row("S20")
 async def test_n33_postgres_is_written_anew_from_the_journal_with_the_same_digest_and_chain(
     stack: E2EStack, client: Client
 ) -> None:
@@ -339,7 +340,7 @@ async def test_n33_postgres_is_written_anew_from_the_journal_with_the_same_diges
     await assert_coherent(stack, client)
 
 
-@pytest.mark.row("S20")
+@row("S20")
 async def test_trust_everything_is_computed_again_while_traffic_runs(stack: E2EStack, client: Client) -> None:
     async with client.loading(per_second=60.0):
         await client.reached(60, stack.logs)

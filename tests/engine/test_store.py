@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aura_stream.engine.errors import StoreFailed
+from aura_stream.engine.errors import StoreLocked
 from aura_stream.engine.store import MemoryStore, RocksStore
 
 keys = st.binary(min_size=1, max_size=3)
@@ -44,6 +44,6 @@ def test_a_store_is_warm_after_a_restart(tmp_path: Path) -> None:
 
 def test_a_second_opener_is_told_so(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s")
-    with pytest.raises(StoreFailed, match="cannot open"):
+    with pytest.raises(StoreLocked, match="cannot open"):
         RocksStore(tmp_path / "s")
     store.close()

@@ -147,6 +147,17 @@ def test_an_engine_error_in_an_agent_is_not_a_dead_letter() -> None:
     assert driver.values("dead-letters") == []
 
 
+def test_n36_want_of_memory_is_not_a_record_s_fault() -> None:
+    def broken(unit: Unit, _: str) -> None:
+        raise MemoryError
+
+    driver = Driver(Script(broken=broken), NAMES)
+    driver.send(b"key", b"broken", 1000)
+    with pytest.raises(MemoryError):
+        driver.run()
+    assert driver.values("dead-letters") == []
+
+
 def test_values_expire_and_are_deleted() -> None:
     seen: list[Note | None] = []
     driver = Driver(

@@ -330,7 +330,7 @@ async def test_l32_l28_l36_a_pending_payment_is_cancelled_and_lists_are_filtered
     assert await listed("status=CANCELLED") == [gone["data"]["id"]]
     assert await listed("direction=DEBIT") == [sent["data"]["id"]]
     assert gone["data"]["id"] in await listed("direction=CREDIT&max=7.00&min=7.00")
-    assert await listed("status=PENDING") == []
+    assert await listed("status=PENDING") == [] == await listed("status=PROCESSING")
     assert sent["data"]["id"] not in await listed("to=2020-01-01T00:00:00Z")
     for change, code in (
         ({"direction": "SIDEWAYS"}, "invalid_direction"),

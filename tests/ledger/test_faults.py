@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -15,8 +15,8 @@ from aura_stream.ledger.migrations import migrate
 from aura_stream.ledger.writer import LedgerWriter, Unavailable
 from tests.ledger.builders import Shard, a_deposit
 from tests.ledger.conftest import Connection, as_role, offences
-from tests.ledger.proxy import Proxy
 from tests.rows import row
+from tests.torture.proxies import Net, PostgresProxy
 
 
 def a_shard() -> Shard:
@@ -27,19 +27,28 @@ def a_shard() -> Shard:
     return shard
 
 
+@pytest.fixture
+def proxy(ledger: str) -> Iterator[PostgresProxy]:
+    """A wire to the ledger's server that can be cut at a message."""
+    with Net() as net:
+        found = PostgresProxy(net, ledger)
+        found.start()
+        yield found
+
+
 async def available(connection: Connection) -> int:
     return int(await connection.fetchval("SELECT available FROM ledger.balance_as_of('default', 'alice:EUR')"))
 
 
 @row("X22")
 async def test_x22_a_lost_commit_reply_is_unavailable_and_the_claim_shows_it_committed(
-    ledger: str, owner: Connection
+    ledger: str, owner: Connection, proxy: PostgresProxy
 ) -> None:
     shard = a_shard()
-    async with Proxy(ledger) as proxy, await LedgerWriter.connect(proxy.dsn) as writer:
+    async with await LedgerWriter.connect(proxy.through(ledger)) as writer:
         await writer.claim(0)
         await writer.write(0, shard.records[:1])
-        proxy.cut(b"COMMIT", deliver=True)
+        proxy.lose(b"COMMIT", answer=True)
 
         with pytest.raises(Unavailable):
             await writer.write(0, shard.records[1:])
@@ -60,13 +69,13 @@ async def test_x22_a_lost_commit_reply_is_unavailable_and_the_claim_shows_it_com
 )
 @pytest.mark.parametrize("deliver", [True, False])
 async def test_x22_a_cut_at_any_step_leaves_all_of_the_batch_or_nothing(
-    ledger: str, owner: Connection, marker: bytes, deliver: bool
+    ledger: str, owner: Connection, proxy: PostgresProxy, marker: bytes, deliver: bool
 ) -> None:
     """Whatever was lost, the next claim says where to go on, and going on there gives every unit once."""
     shard = a_shard()
-    async with Proxy(ledger) as proxy, await LedgerWriter.connect(proxy.dsn) as writer:
+    async with await LedgerWriter.connect(proxy.through(ledger)) as writer:
         await writer.claim(0)
-        proxy.cut(marker, deliver=deliver)
+        proxy.lose(marker, answer=deliver)
 
         with pytest.raises(Unavailable):
             await writer.write(0, shard.records)
@@ -81,19 +90,17 @@ async def test_x22_a_cut_at_any_step_leaves_all_of_the_batch_or_nothing(
     assert await offences(owner) == {}
 
 
-async def test_a_cut_while_claiming_is_unavailable(ledger: str) -> None:
-    async with Proxy(ledger) as proxy, await LedgerWriter.connect(proxy.dsn) as writer:
-        proxy.cut(b"INSERT INTO ledger.sink_offsets", deliver=True)
+async def test_a_cut_while_claiming_is_unavailable(ledger: str, proxy: PostgresProxy) -> None:
+    async with await LedgerWriter.connect(proxy.through(ledger)) as writer:
+        proxy.lose(b"INSERT INTO ledger.sink_offsets", answer=True)
         with pytest.raises(Unavailable):
             await writer.claim(0)
         assert (await writer.claim(0))[:2] == (0, 0)
 
 
 async def test_a_server_that_cannot_be_reached_is_unavailable(ledger: str) -> None:
-    async with Proxy(ledger) as proxy:
-        dsn = proxy.dsn
     with pytest.raises(Unavailable):
-        await LedgerWriter.connect(dsn)
+        await LedgerWriter.connect(f"{ledger.rpartition('@')[0]}@127.0.0.1:1/nothing")
 
 
 async def test_a_batch_that_takes_too_long_is_unavailable_and_not_written(ledger: str, owner: Connection) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from aura_stream.engine.errors import StoreFailed
+from aura_stream.engine.errors import StoreLocked
 from aura_stream.engine.store import Changes, MemoryStore
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class DiskStore:
             self._disk.older[self.name] = self.memory._data.copy()
         self.memory.write(changes)
 
+    def memory_bytes(self) -> dict[str, int]:
+        """Nothing outside of Python."""
+        return {}
+
     def close(self) -> None:
         """Gives back the lock."""
         if not self.closed and not self._process.dead:
@@ -74,10 +78,10 @@ class DiskStores:
         self._disk, self._process = disk, process
 
     def open(self, name: str) -> DiskStore:
-        """Opens or makes one. Raises StoreFailed when it is locked."""
+        """Opens or makes one. Raises StoreLocked."""
         holder = self._disk.locks.get(name)
         if holder is not None and not holder.dead:
-            raise StoreFailed(f"{name}: lock hold by current process")
+            raise StoreLocked(f"{name}: lock hold by current process")
         self._disk.locks[name] = self._process
         return DiskStore(self._disk, name, self._process)
 

@@ -87,6 +87,7 @@ async def test_l36_l105_transactions_are_filtered_by_what_the_rows_name(api: Api
     assert await found("direction=credit") == ["0.50000000", "100.00"]
     assert await found("direction=debit&min=3") == ["3.00", "5000.00"]
     assert await found("asset=BTC&state=awaiting_funds") == []
+    assert await found("asset=BTC&state=!awaiting_funds,held") == ["0.50000000"]
     assert await found("to=2020-01-01T00:00:00Z") == []
     assert len(await found("from=2020-01-01T00:00:00Z")) == 7
     assert await found(f"account_id={customer}:BTC") == ["0.50000000"]

@@ -114,6 +114,19 @@ def test_lines_are_dropped_once_postgres_has_them_and_not_before() -> None:
     assert (recent.transaction(ID), len(recent)) == (None, 0)
 
 
+def test_lines_of_two_transactions_that_alternate_in_one_record_are_dropped_together() -> None:
+    """A hold that is placed and captured in one unit, with something else between: batches grow behind an outage."""
+    recent = Recent(1)
+    recent.apply(0, 5, a_unit(1, a_transfer(), a_transfer(id="other"), a_change(2, "completed", "completed")))
+    recent.apply(0, 7, a_unit(2, a_transfer(id="later")))
+
+    recent.forget(0, 6)
+    assert (recent.transaction(ID), recent.transaction("other"), len(recent)) == (None, None, 1)
+    assert recent.partitions[0].complete_from == 6
+    recent.forget(0, 8)
+    assert len(recent) == 0
+
+
 def test_memory_is_bounded_and_says_from_where_it_is_complete() -> None:
     recent = Recent(1, lines_max=3)
     for number in range(1, 6):

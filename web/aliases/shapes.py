@@ -31,13 +31,13 @@ _PAYMENT_STATUS: Final = {
     "canceled": "CANCELLED",
 }
 _PAYMENT_FILTER: Final[dict[str, dict[str, str]]] = {
-    "PENDING": {"state": "awaiting_funds"},
-    "PROCESSING": {"status": "processing,requires_attention", "state": "sent,held"},
+    "PENDING": {"state": "awaiting_funds,requires_approval"},
+    "PROCESSING": {"status": "processing,requires_attention", "state": "!awaiting_funds"},
     "COMPLETED": {"status": "completed"},
     "FAILED": {"status": "failed,returned"},
     "CANCELLED": {"status": "canceled"},
 }
-_PAYMENT_TYPE: Final = {"deposit": "DEPOSIT", "transfer": "TRANSFER", "hold": "PAYMENT"}
+_PAYMENT_TYPE: Final = {"deposit": "DEPOSIT", "transfer": "TRANSFER", "hold": "PAYMENT", "withdrawal": "WITHDRAWAL"}
 
 
 # --- Aurix, and UPOP where both own a path --------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 -- Identity: tenants, users, sessions, keys and the audit log, one tenant per transaction.
--- depends: 0001_ledger
+-- depends: 0002_chain
 
 -- migrate: apply
 
