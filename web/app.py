@@ -12,8 +12,21 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from aura_stream.settings import Settings
-from web import accounts, batch, deposits, events, events_stream, holds, system, transactions, transfers, webhooks
-from web.call import BATCH_BODY_MAX, REQUEST_ID, Handler, dispatch, request_id_of
+from web import (
+    accounts,
+    batch,
+    deposits,
+    documentation,
+    events,
+    events_stream,
+    holds,
+    system,
+    transactions,
+    transfers,
+    webhooks,
+)
+from web.aliases.serve import BY_ID
+from web.call import BATCH_BODY_MAX, REQUEST_ID, Handler, dispatch, dispatch_alias, request_id_of
 from web.contract import load_contract
 from web.identity import admin, auth
 from web.problems import Problem
@@ -26,6 +39,7 @@ SHUTDOWN_S = 10.0
 
 HANDLERS: dict[str, Handler] = {
     "openAccount": accounts.open_account,
+    "listAccounts": accounts.list_accounts,
     "getAccount": accounts.get_account,
     "getAccountBalances": accounts.get_account_balances,
     "listAccountEntries": accounts.list_account_entries,
@@ -58,6 +72,8 @@ HANDLERS: dict[str, Handler] = {
     "getMyMailbox": auth.get_my_mailbox,
     "getJwks": auth.get_jwks,
     "createUser": admin.create_user,
+    "listUsers": admin.list_users,
+    "countUsers": admin.count_users,
     "getUser": admin.get_user,
     "updateUser": admin.update_user,
     "deleteUser": admin.delete_user,
@@ -87,10 +103,16 @@ HANDLERS: dict[str, Handler] = {
     "getWebhookDelivery": webhooks.get_delivery,
     "retryWebhookDelivery": webhooks.retry_delivery,
     "getHealth": system.get_health,
+    "getDetailedHealth": system.get_detailed_health,
     "getReadiness": system.get_readiness,
     "getLiveness": system.get_liveness,
     "getMetrics": system.get_metrics,
     "getContract": system.get_contract,
+    "getDocs": documentation.get_page,
+    "getSwagger": documentation.get_page,
+    "getDocsFile": documentation.get_page_file,
+    "listProblems": documentation.list_problems,
+    "getProblem": documentation.get_problem,
 }
 """One handler per operation of the contract; a difference stops the start."""
 
@@ -112,7 +134,10 @@ def create_app(settings: Settings, services: Services | None = None) -> web.Appl
     app[_OPERATION] = {}
     paths = {operation.path for operation in contract.operations.values()}
     for operation in contract.operations.values():
-        handle = dispatch(operation, HANDLERS[operation.id])
+        if operation.alias_of:
+            handle = dispatch_alias(BY_ID[operation.id], operation, contract.operations, HANDLERS)
+        else:
+            handle = dispatch(operation, HANDLERS[operation.id])
         if operation.method == "GET":
             # No HEAD beside GET: the contract has none, and a 405 must say so.
             route = app.router.add_get(_route(operation.path, paths), handle, allow_head=False)
@@ -196,7 +221,9 @@ async def _answer(
     except Exception:
         # The last line: a client never sees a trace; the log has it with the request's id.
         log.exception("request %s: %s %s failed", request_id, request.method, request.path)
-        response = Problem("internal_error", "See the logs.").response(instance=request.path, request_id=request_id)
+        response = Problem("internal_server_error", "See the logs.").response(
+            instance=request.path, request_id=request_id
+        )
     response.headers["X-Request-Id"] = request_id
     metrics = request.app[SERVICES].metrics
     name = request.app[_OPERATION].get(_name(request.method, request.match_info.route.resource), "none")
@@ -210,7 +237,7 @@ def _name(method: str, resource: web.AbstractResource | None) -> str:
 
 
 def _from_aiohttp(error: web.HTTPException) -> Problem:
-    code = _NAME_OF_STATUS.get(error.status, "internal_error" if error.status >= 500 else "invalid_field")
+    code = _NAME_OF_STATUS.get(error.status, "internal_server_error" if error.status >= 500 else "invalid_field")
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
     return Problem(code, status=error.status, headers=headers)
 

@@ -21,6 +21,7 @@ from aura_stream.identity.passwords import Passwords, check_password
 from aura_stream.identity.permissions import Principal, Reach, check_grant, reach
 from aura_stream.identity.sealing import Sealer, Unsealable
 from aura_stream.identity.tokens import KeyRing, SigningKey
+from aura_stream.ledger.listing import Page
 
 log = logging.getLogger(__name__)
 Row = repository.Row
@@ -45,6 +46,16 @@ class Users:
         async with self._database.tenant(tenant) as connection:
             row = await repository.user(connection, user_id)
         return _found(row)
+
+    async def list(self, tenant: str, page: Page, *, counted: bool) -> tuple[Sequence[Row], int]:
+        """A page of a tenant's users, and how many there are if they are to be counted."""
+        async with self._database.tenant(tenant) as connection:
+            return await repository.users(connection, page, counted=counted)
+
+    async def counts(self, tenant: str) -> Row:
+        """How many users a tenant has, and of which kind."""
+        async with self._database.tenant(tenant) as connection:
+            return await repository.user_counts(connection)
 
     async def create(self, principal: Principal, wanted: Registration, origin: Origin) -> Row:
         """A user with any roles that the principal may give. Raises :class:`Refused`, :class:`Busy`."""
@@ -179,12 +190,10 @@ class ApiKeys:
             await self._audit.done(connection, tenant, principal.actor, "api_key.create", key_id, origin)
         return key, row
 
-    async def list(
-        self, principal: Principal, tenant: str, after: tuple[datetime, str] | None, limit: int
-    ) -> Sequence[Row]:
-        """Keys, newest first: one's own, or with the reach for it all of the tenant."""
+    async def list(self, principal: Principal, tenant: str, page: Page) -> Sequence[Row]:
+        """A page of keys: one's own, or with the reach for it all of the tenant."""
         async with self._database.tenant(tenant) as connection:
-            return await repository.api_keys(connection, self._owner(principal), after, limit)
+            return await repository.api_keys(connection, self._owner(principal), page)
 
     async def revoke(self, principal: Principal, tenant: str, key_id: str, origin: Origin) -> None:
         """Revokes a key; answered when every API process knows. Raises :class:`Refused` ``api_key_not_found``."""

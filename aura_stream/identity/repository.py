@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
 
 from aura_stream.domain.reasons import Refused
+from aura_stream.ledger.listing import Column, Listing, Page, filtered, select
 
 if TYPE_CHECKING:
     from aura_stream.ledger.connection import Connection
@@ -104,6 +105,53 @@ async def user(connection: Connection, user_id: str) -> Row | None:
     return await connection.fetchrow(
         f"SELECT {_USER} FROM identity.users WHERE user_id = $1",  # noqa: S608 - constants
         uuid.UUID(user_id),
+    )
+
+
+_SORTED = "lower(coalesce(email, ''))", "lower(coalesce(full_name, ''))"
+USERS = Listing(
+    columns={
+        "created_at": Column("created_at", "created_at", "time"),
+        "updated_at": Column("updated_at", "updated_at", "time"),
+        "email": Column("sort_email", _SORTED[0], "text"),
+        "full_name": Column("sort_name", _SORTED[1], "text"),
+        "status": Column("status", "status", "text"),
+        "id": Column("user_id", "user_id", "uuid"),
+    },
+    key=("id",),
+    filters={
+        "status": "status = {}",
+        "role": "{} = ANY(roles)",
+        "email": "lower(email) = lower({})",
+        "from": "created_at >= {}",
+        "to": "created_at < {}",
+    },
+    default="created_at:asc",
+)
+"""Users of one tenant."""
+
+
+async def users(connection: Connection, page: Page, *, counted: bool) -> tuple[Sequence[Row], int]:
+    """A page of users (:data:`USERS`), and how many there are if they are to be counted."""
+    query = f"SELECT {_USER}, {_SORTED[0]} AS sort_email, {_SORTED[1]} AS sort_name FROM identity.users WHERE true"  # noqa: S608 - constants
+    text, arguments = select(USERS, query, page)
+    total = 0
+    if counted:
+        how_many, given = filtered(USERS, "SELECT count(*) FROM identity.users WHERE true", page)
+        total = await connection.fetchval(how_many, *given)
+    return await connection.fetch(text, *arguments), total
+
+
+async def user_counts(connection: Connection) -> Row:
+    """How many users there are, and of which kind."""
+    return cast(
+        "Row",
+        await connection.fetchrow(
+            """SELECT count(*) AS total_users, count(*) FILTER (WHERE status = 'ACTIVE') AS active_users,
+                count(*) FILTER (WHERE 'admin' = ANY(roles) AND status <> 'DELETED') AS admin_users,
+                count(*) FILTER (WHERE status = 'SUSPENDED') AS suspended_users
+            FROM identity.users"""
+        ),
     )
 
 
@@ -378,19 +426,23 @@ async def live_api_key(connection: Connection, key_id: str) -> Row | None:
     )
 
 
-async def api_keys(
-    connection: Connection, user_id: str | None, after: tuple[datetime, str] | None, limit: int
-) -> Sequence[Row]:
-    """API keys, newest first: of a user, or all of the tenant."""
-    return await connection.fetch(
-        f"""SELECT {_API_KEY} FROM identity.api_keys
-        WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::timestamptz IS NULL OR (created_at, key_id) < ($2, $3))
-        ORDER BY created_at DESC, key_id DESC LIMIT $4""",  # noqa: S608 - constants
-        uuid.UUID(user_id) if user_id else None,
-        after[0] if after else None,
-        after[1] if after else "",
-        limit,
-    )
+API_KEYS = Listing(
+    columns={
+        "created_at": Column("created_at", "created_at", "time"),
+        "id": Column("key_id", "key_id", "text"),
+    },
+    key=("id",),
+    filters={},
+    default="created_at:desc",
+)
+"""API keys of one tenant."""
+
+
+async def api_keys(connection: Connection, user_id: str | None, page: Page) -> Sequence[Row]:
+    """A page of API keys (:data:`API_KEYS`): of a user, or all of the tenant."""
+    query = f"SELECT {_API_KEY} FROM identity.api_keys WHERE ($1::uuid IS NULL OR user_id = $1)"  # noqa: S608 - constants
+    text, arguments = select(API_KEYS, query, page, (uuid.UUID(user_id) if user_id else None,))
+    return await connection.fetch(text, *arguments)
 
 
 async def revoke_api_key(connection: Connection, key_id: str, user_id: str | None) -> bool:

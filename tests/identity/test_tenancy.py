@@ -16,6 +16,7 @@ from aura_stream.identity.permissions import ACTIONS
 from aura_stream.ledger.connection import EVENTS, IDENTITY, PLATFORM, TENANT, connect
 from tests.identity.conftest import OPERATOR, PASSWORD, Node, Person, StartNode, address, register, staff
 from tests.web.conftest import Backend
+from web.aliases.serve import BY_ID
 from web.contract import CONTRACT_FILE, METHODS, Contract, ContractMismatch, Operation, _operation, load_contract
 
 if TYPE_CHECKING:
@@ -36,6 +37,22 @@ BODIES: dict[str, dict[str, Any]] = {
     "updateUser": {"full_name": "Owned"},
     "updateWebhookEndpoint": {"status": "disabled"},
     "replayWebhookEndpoint": {"from": "2020-01-01T00:00:00Z", "to": "2999-01-01T00:00:00Z"},
+    "ledgerbank_put_api_users_id": {"full_name": "Owned"},
+    "ledgerbank_post_api_payments": {
+        "user_bank_account_id": "{account}",
+        "to_account_id": "{own}",
+        "amount": "1.00",
+        "direction": "DEBIT",
+        "payment_type": "TRANSFER",
+    },
+    "upop_post_core_transactions_transfer": {
+        "from_account_id": "{account}",
+        "to_account_id": "{own}",
+        "amount": 1,
+        "currency": "EUR",
+        "idempotency_key": "{key}",
+    },
+    "settlement_post_wallet_deposit_confirm": {"user_id": "{customer}", "transaction_id": "{transaction}"},
 }
 
 
@@ -102,21 +119,22 @@ _MISSING = {
 
 async def _attack(node: Node, operation: Operation, who: Person, ids: dict[str, str]) -> tuple[int, str]:
     """What `who` gets for these ids: the status and the whole body, with the ids themselves taken out."""
-    path = re.sub(r"\{(\w+)\}", lambda match: ids[match[1]], operation.path)
-    body = None
+    path, key, body = _path(operation, ids), str(uuid.uuid4()), None
     if operation.body is not None:
-        given = BODIES.get(operation.id, {})
-        body = {name: _filled(value, ids["account_id"], who.account) for name, value in given.items()}
-    key = str(uuid.uuid4())
+        words = {"{account}": ids["account_id"], "{own}": who.account, "{key}": key}
+        words |= {"{customer}": ids["account_id"].partition(":")[0], "{transaction}": ids["transaction_id"]}
+        body = {name: words.get(value, value) for name, value in BODIES.get(operation.id, {}).items()}
     status, answer, headers = await node.call(operation.method, path, body, token=who.access, key=key)
     shown = str(dict(sorted(answer.items())))
     for one in (*ids.values(), headers["X-Request-Id"], key):
         shown = shown.replace(one, "?")
-    return status, re.sub(r"'(command_id|request_id)': '[^']*'", "", shown)
+    return status, re.sub(r"'(command_id|request_id|timestamp)': '[^']*'", "", shown)
 
 
-def _filled(value: Any, account: str, own: str) -> Any:
-    return value.replace("{account}", account).replace("{own}", own) if isinstance(value, str) else value
+def _path(operation: Operation, ids: dict[str, str]) -> str:
+    """The operation's path with these ids; an alias may have a name of its own for one."""
+    own = BY_ID[operation.id].path if operation.alias_of else {}
+    return re.sub(r"\{(\w+)\}", lambda match: ids[own.get(match[1], match[1])], operation.path)
 
 
 @pytest.fixture
@@ -190,7 +208,7 @@ async def test_sec15_the_same_key_in_two_tenants_is_two_keys(node: Node) -> None
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=name_of)
 async def test_x68_l108_every_route_that_is_not_open_asks_for_a_login(node: Node, operation: Operation) -> None:
-    path = re.sub(r"\{(\w+)\}", lambda match: _MISSING[match[1]], operation.path)
+    path = _path(operation, _MISSING)
     for headers in ({}, {"Authorization": "Basic abc"}, {"Authorization": "Bearer"}, {"Authorization": "Bearer x.y.z"}):
         status, answer, got = await node.call(operation.method, path, {} if operation.body else None, **headers)
         assert (status, answer["code"]) == (401, "invalid_token")
@@ -204,7 +222,7 @@ async def test_sec19_x47_every_role_gets_403_exactly_where_the_table_says_none(n
     for operation in OPERATIONS:
         if operation.id in ("revokeSigningKey", "rotateSigningKey"):
             continue  # would end everybody's tokens; their permission is the same as in the table
-        path = re.sub(r"\{(\w+)\}", lambda match: _MISSING[match[1]], operation.path)
+        path = _path(operation, _MISSING)
         if "ticket" in operation.query.names:
             path += "?unknown=1"  # a stream that is let in has no end
         for role, who in people.items():

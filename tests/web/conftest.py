@@ -21,6 +21,7 @@ from aura_stream.embedded.processes import free_port
 from aura_stream.engine.topics import apply_topics
 from aura_stream.ledger.migrations import migrate
 from aura_stream.settings import Settings, load_settings
+from tests.web.shapes import only_what_is_allowed
 from web.app import create_app
 from web.services import SERVICES, Services
 
@@ -118,6 +119,7 @@ class Api:
 async def client_of(settings: Settings) -> tuple[TestClient[Any, Any], Services]:
     """A started client of an app with these settings; its journal tail is reading."""
     app = create_app(settings)
+    app.middlewares.insert(0, only_what_is_allowed)
     client = TestClient(TestServer(app), timeout=aiohttp.ClientTimeout(total=40))
     await client.start_server()
     return client, app[SERVICES]
