@@ -14,8 +14,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aura_stream.settings import Settings
 from web import accounts, batch, deposits, holds, system, transactions, transfers
 from web.call import BATCH_BODY_MAX, REQUEST_ID, Handler, dispatch, request_id_of
+from web.connections import Watch
 from web.contract import load_contract
+from web.cors import cors_headers, preflight
 from web.identity import admin, auth
+from web.limits import limit_headers
 from web.problems import Problem
 from web.services import SERVICES, Services, make_services
 
@@ -64,6 +67,7 @@ HANDLERS: dict[str, Handler] = {
     "listTenants": admin.list_tenants,
     "createTenant": admin.create_tenant,
     "deactivateTenant": admin.deactivate_tenant,
+    "setTenantLimits": admin.set_tenant_limits,
     "activateTenant": admin.activate_tenant,
     "listApiKeys": admin.list_api_keys,
     "createApiKey": admin.create_api_key,
@@ -78,8 +82,19 @@ HANDLERS: dict[str, Handler] = {
 }
 """One handler per operation of the contract; a difference stops the start."""
 
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "X-XSS-Protection": "1; mode=block",
+    "Referrer-Policy": "strict-origin-when-cross-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+"""On every answer; a page that needs more sets its own policy."""
+HSTS = "max-age=31536000; includeSubDomains"
+
 _OPERATION: web.AppKey[dict[str, str]] = web.AppKey("operations", dict)
 _NAME_OF_STATUS = {
+    408: "request_timeout",
     404: "route_not_found",
     405: "method_not_allowed",
     413: "message_too_large",
@@ -135,6 +150,9 @@ async def serve(settings: Settings, *, ready: Callable[[], None] = lambda: None)
         create_app(settings), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=75
     )
     await runner.setup()
+    assert runner.server is not None
+    watch = Watch(runner.server, settings.header_timeout_s, settings.stall_timeout_s)
+    watch.start()
     logging.getLogger("aiohttp.server").addFilter(_NotHttp())
     try:
         await web.TCPSite(runner, settings.api_host, settings.api_port, backlog=1024).start()
@@ -145,6 +163,7 @@ async def serve(settings: Settings, *, ready: Callable[[], None] = lambda: None)
             loop.add_signal_handler(number, stopped.set)
         await stopped.wait()
     finally:
+        await watch.stop()
         await runner.cleanup()
 
 
@@ -162,7 +181,7 @@ async def _answer(
     began = time.perf_counter()
     request_id = request[REQUEST_ID] = request_id_of(request)
     try:
-        response = await handler(request)
+        response = preflight(request) or await handler(request)
     except Problem as problem:
         response = problem.response(instance=request.path, request_id=request_id)
     except web.HTTPException as error:
@@ -194,6 +213,14 @@ def _from_aiohttp(error: web.HTTPException) -> Problem:
 
 
 async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "aura"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.setdefault("Cache-Control", "no-store")
+    headers = response.headers
+    headers["Server"] = "aura"
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    headers.setdefault("Cache-Control", "no-store")
+    settings = request.app[SERVICES].settings
+    if settings.mode == "live":
+        headers["Strict-Transport-Security"] = HSTS
+    headers.update(limit_headers(request))
+    if settings.cors_origins:
+        headers.update(cors_headers(request, settings.cors_origins))

@@ -31,6 +31,7 @@ class Metrics:
         self.outcomes = Counter(
             "aura_http_outcomes", "Answers to commands.", ("type", "outcome"), registry=self._registry
         )
+        self.limited = Counter("aura_http_limited", "Requests above a limit.", ("kind",), registry=self._registry)
         gauges = {
             "aura_http_tail_kept_lines": ("Journal lines kept until Postgres has them.", lambda: len(tail.recent)),
             "aura_http_tail_units_read": ("Journal records read since the start.", lambda: tail.recent.units),

@@ -140,6 +140,12 @@ REASONS: Final[dict[str, Reason]] = {
     "unsupported_media_type": Reason(
         _V, 415, "Content type not supported", "Send application/json (batch: application/x-ndjson)."
     ),
+    "request_timeout": Reason(
+        _V, 408, "The request did not arrive in time", "Send it again, with the same key, without pauses."
+    ),
+    "rate_limited": Reason(
+        "rate_limited", 429, "Too many requests", "Try again after Retry-After seconds with the same key."
+    ),
     "api_key_invalid": Reason(_A, 401, "API key wrong, expired or revoked", "Send Authorization: Bearer <key>."),
     "service_unavailable": Reason(
         _X,

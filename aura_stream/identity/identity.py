@@ -15,6 +15,7 @@ from aura_stream.identity.audit import AuditLog
 from aura_stream.identity.authentication import Authentication
 from aura_stream.identity.database import Database, IdentityUnavailable
 from aura_stream.identity.feed import Feed, Revocation
+from aura_stream.identity.limits import Limits
 from aura_stream.identity.logins import Logins
 from aura_stream.identity.passwords import Passwords
 from aura_stream.identity.sealing import Sealer
@@ -44,6 +45,7 @@ class Identity:
         self.feed = Feed(self.database, self._forget)
         self.authentication.trust(self.feed)
         self.audit = AuditLog(self.database, sealer)
+        self.limits = Limits(self.database, sealer)
         self.logins = Logins(
             self.database, tokens, self.passwords, self.feed, self.audit, sealer, session_s=settings.session_s
         )
