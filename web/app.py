@@ -7,13 +7,15 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from aura_stream.logs import ACCESS
 from aura_stream.settings import Settings
 from web import accounts, batch, deposits, holds, system, transactions, transfers
-from web.call import BATCH_BODY_MAX, REQUEST_ID, Handler, dispatch, request_id_of
+from web.call import BATCH_BODY_MAX, COMMAND_ID, PRINCIPAL, REQUEST_ID, Handler, dispatch, request_id_of
 from web.connections import Watch
 from web.contract import load_contract
 from web.cors import cors_headers, preflight
@@ -23,6 +25,7 @@ from web.problems import Problem
 from web.services import SERVICES, Services, make_services
 
 log = logging.getLogger(__name__)
+_access = logging.getLogger(ACCESS)
 
 SHUTDOWN_S = 10.0
 """How long requests under way may take to end after SIGTERM."""
@@ -139,7 +142,8 @@ class _NotHttp(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
-            record.msg, record.args = f"refused what is no HTTP: {record.exc_info[1].message!r:.200}", None
+            # Not what it says: that is a piece of the request.
+            record.msg, record.args = f"refused what is no HTTP: {type(record.exc_info[1]).__name__}", None
             record.exc_info = None
         return True
 
@@ -198,8 +202,28 @@ async def _answer(
     metrics = request.app[SERVICES].metrics
     name = request.app[_OPERATION].get(_name(request.method, request.match_info.route.resource), "none")
     metrics.requests.labels(name, request.method, str(response.status)).inc()
-    metrics.seconds.labels(name).observe(time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    metrics.seconds.labels(name).observe(seconds)
+    if _access.isEnabledFor(logging.INFO):
+        _access.info("request", _access_line(request, name, response.status, seconds))
     return response
+
+
+def _access_line(request: web.Request, operation: str, status: int, seconds: float) -> dict[str, Any]:
+    """What is logged of a request: ids and numbers, nothing that it carries: no path, query, body or address."""
+    line: dict[str, Any] = {
+        "request_id": request[REQUEST_ID],
+        "operation": operation,
+        "method": request.method,
+        "status": status,
+        "ms": round(seconds * 1000, 1),
+    }
+    principal = request.get(PRINCIPAL)
+    if principal is not None:
+        line |= {"tenant": principal.tenant, "actor": principal.actor}
+    if COMMAND_ID in request:
+        line["command_id"] = request[COMMAND_ID]
+    return line
 
 
 def _name(method: str, resource: web.AbstractResource | None) -> str:

@@ -29,6 +29,10 @@ BATCH_BODY_MAX = 32 * 1024 * 1024
 WAIT_MAX_S = 30.0
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+COMMAND_ID: web.RequestKey[str] = web.RequestKey("command_id", str)
+"""The command that a request has sent: the id that the journal, the tables and dead letters have."""
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
+"""Who asks, once that is known."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}.*")
 _WAIT = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
@@ -116,6 +120,7 @@ def dispatch(operation: Operation, handler: Handler) -> Callable[[web.Request], 
                     if problem.status == 401:
                         await spend_failure(request, services, origin)
                     raise
+                request[PRINCIPAL] = principal
                 await spend_request(request, services, principal, operation, origin)
                 furthest = authorize(principal, operation, services, origin)
         except IdentityUnavailable as error:

@@ -42,6 +42,10 @@ class Metrics:
                 lambda: identity.authentication.remembered,
             ),
             "aura_http_audit_lost": ("Refusals that the audit log had no room for.", lambda: identity.audit.lost),
+            "aura_http_cleaned_rows": (
+                "Rows removed because they have served their time.",
+                lambda: sum(identity.cleanup.removed.values()),
+            ),
             "aura_http_kafka_writable": ("1 while commands would be taken.", lambda: int(commands.is_up)),
         }
         for name, (help_text, read) in gauges.items():

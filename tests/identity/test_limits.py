@@ -146,12 +146,10 @@ async def test_sec10_bad_tokens_spend_of_their_address(node: Node, start_node: S
     assert (await small.call("GET", "/v1/users/me", token=ada.access, X_Forwarded_For=place))[0] == 200
 
 
-async def test_sec10_one_account_from_many_places_and_the_owner_is_not_locked_out(
-    node: Node, start_node: StartNode
-) -> None:
+async def test_sec10_one_account_from_many_places_and_the_owner_is_not_locked_out(start_node: StartNode) -> None:
     small = await start_node(login_limit=3, **BEHIND_A_PROXY)
     other = await start_node(login_limit=3, **BEHIND_A_PROXY)
-    ada, home = await register(node), somewhere()
+    ada, home = await register(small), somewhere()
     right = {"email": ada.email, "password": PASSWORD, "tenant_code": "default"}
     for _ in range(5):
         assert (await small.call("POST", "/v1/auth/login", right, X_Forwarded_For=home))[0] == 200
@@ -164,9 +162,9 @@ async def test_sec10_one_account_from_many_places_and_the_owner_is_not_locked_ou
     assert (await other.call("POST", "/v1/auth/login", right, X_Forwarded_For=home))[0] == 200
 
 
-async def test_sec10_sec11_nobody_is_limited_like_somebody(node: Node, start_node: StartNode) -> None:
+async def test_sec10_sec11_nobody_is_limited_like_somebody(start_node: StartNode) -> None:
     small = await start_node(login_limit=2, **BEHIND_A_PROXY)
-    ada, nobody = await register(node), address()
+    ada, nobody = await register(small), address()
 
     for email in (ada.email, nobody):
         assert [await _fail(small, email, somewhere()) for _ in range(3)] == [401, 401, 429]

@@ -95,7 +95,7 @@ BEGIN
     kind := 'sessions';
     DELETE FROM identity.sessions s WHERE s.ctid = ANY (ARRAY(
         SELECT o.ctid FROM identity.sessions o
-        WHERE least(o.expires_at, o.ended_at) < ended_before
+        WHERE o.expires_at < ended_before
             AND NOT EXISTS (SELECT FROM identity.refresh_tokens r WHERE r.tenant_id = o.tenant_id AND r.session_id = o.session_id)
         LIMIT count_max FOR UPDATE SKIP LOCKED));
     GET DIAGNOSTICS removed = ROW_COUNT;
