@@ -38,7 +38,6 @@ async def test_sec43_l87_a_secret_that_goes_through_every_door_is_in_no_log(
     env = environment("api", backend.settings) | {
         "AURA_API_PORT": str(port),
         "AURA_API_KEY": f"{CANARY}-operator",
-        "AURA_IDENTITY_SECRET": f"{CANARY}-sealing-what-is-secret-at-rest",
         "AURA_LOG_LEVEL": "DEBUG",
     }
     argv = [sys.executable, "-m", "aura_stream.cli", "api"]
@@ -97,7 +96,8 @@ async def test_sec43_l87_a_secret_that_goes_through_every_door_is_in_no_log(
 
     api_log = process.log_path.read_text()
     assert CANARY not in api_log
-    for secret in (grant["access_token"], grant["refresh_token"], made["key"], email):
+    sealing = backend.settings.identity_secret.get_secret_value()
+    for secret in (grant["access_token"], grant["refresh_token"], made["key"], email, sealing):
         assert secret not in api_log
     assert "refused what is no HTTP" in api_log and "refused: session.login" in api_log
     for name in ("ledger-0", "sink-0"):
@@ -119,7 +119,8 @@ async def test_l53_one_id_from_the_request_to_the_record_the_command_and_the_lin
         )
 
     assert (status, headers["X-Request-Id"]) == (201, request_id)
-    (line,) = [one.args for one in caplog.records if one.args and one.args.get("request_id") == request_id]
+    lines = [one.args for one in caplog.records if isinstance(one.args, dict)]
+    (line,) = [one for one in lines if one.get("request_id") == request_id]
     record = await _find(backend, topics.COMMANDS.name, request_id)
     command = json.loads(record.value)
     assert line["command_id"] == command["id"] == made["command_id"]
