@@ -304,8 +304,8 @@ class Settings(BaseSettings):
 
 
 def _is_weak(secret: str) -> bool:
-    """Whether it reads like a placeholder, or has too few different characters to be random."""
-    return bool(_TELLTALE.search(secret)) or len(set(secret)) < 12
+    """Whether it reads like a placeholder, or has too few different characters to be random (hex has 16 at most)."""
+    return bool(_TELLTALE.search(secret)) or len(set(secret)) < min(12, len(secret) // 3)
 
 
 def read_env_file(path: Path) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Limits of rates that all API processes share, without a round trip per request (ADR 21).
 
-What was spent of a bucket in its window stands in Postgres. A process takes some of what is left in advance, a lease,
-and spends it from memory; so no more than the limit is ever spent in a window, and at most what the leases hold is left
-unspent: a twentieth of the limit per process. What is known to be used up is refused without asking again.
+What was spent of a bucket in its window stands in Postgres. A process takes what its requests need and a twentieth of
+what is then left (1000 at most) in advance, a lease, and spends it from memory; so no more than the limit is ever spent
+in a window, and at most what the leases hold is left unspent. What is known to be used up is refused without asking.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from aura_stream.identity import repository
 from aura_stream.identity.database import Database
 from aura_stream.identity.sealing import Sealer
 
-LEASE_SHARE: Final = 20
-"""A lease is this part of the limit, or more when more requests wait for it."""
 _REMEMBERED_MAX: Final = 20_000
 
 
@@ -106,7 +104,7 @@ class Limits:
                     return
                 began = _now()
                 held = lease.held if began < lease.ends_at else 0
-                wanted = max(lease.wanted - held, (lease.limit or bucket.limit) // LEASE_SHARE, 1)
+                wanted = max(lease.wanted - held, 1)
                 async with self._database.nobody() as connection:
                     name = self._sealer.pseudonym(f"{bucket.tenant}/{bucket.name}")
                     row = await repository.lease(connection, bucket, f"{bucket.kind}/{name}", wanted, count - held)

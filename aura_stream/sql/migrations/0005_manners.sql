@@ -30,7 +30,8 @@ CREATE TABLE identity.login_places (
     PRIMARY KEY (target, place)
 );
 
--- Takes up to wanted from a bucket, nothing if fewer than at_least are left. A window begins with its first request.
+-- Takes up to wanted from a bucket, nothing if fewer than at_least are left, and in advance a twentieth of what is then left.
+-- A window begins with its first request.
 CREATE FUNCTION identity.lease(bucket text, kind text, tenant text, wanted bigint, at_least bigint, default_limit bigint, default_window_s integer)
 RETURNS TABLE (granted bigint, left_over bigint, allowed bigint, window_s integer, left_s double precision)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -62,6 +63,7 @@ BEGIN
     IF granted < at_least THEN
         granted := 0;
     END IF;
+    granted := granted + least(1000, (allowed - had - granted) / 20);
     UPDATE identity.rate_buckets b SET spent = had + granted, ends_at = ends WHERE b.bucket = bucket;
     left_over := greatest(0, allowed - had - granted);
     left_s := extract(epoch FROM ends - at);
