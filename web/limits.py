@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address, ip_network
 from typing import Final
 
@@ -18,6 +18,7 @@ from aiohttp import web
 from aura_stream.domain.reasons import Refused
 from aura_stream.identity import repository
 from aura_stream.identity.audit import Origin
+from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.limits import Bucket, Standing
 from aura_stream.identity.permissions import Principal
 from web.contract import Operation
@@ -76,7 +77,9 @@ async def spend_request(
 
 async def spend_failure(request: web.Request, services: Services, origin: Origin) -> None:
     """Spends of an address that came with a bad token or key. Raises :class:`Problem` ``rate_limited``."""
-    await _spend(request, services, _address_bucket(services, origin), 1, None, origin)
+    # Who is not let in anyway is told why, counted or not.
+    with suppress(IdentityUnavailable):
+        await _spend(request, services, _address_bucket(services, origin), 1, None, origin)
 
 
 async def spend_commands(
