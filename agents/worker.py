@@ -15,6 +15,7 @@ import msgspec
 import uvloop
 
 import topics
+from aura_stream import logs
 from aura_stream.domain.state import Rules
 from aura_stream.engine.feed import Feed
 from aura_stream.engine.kafka import RealKafka
@@ -56,7 +57,14 @@ def run(role: str, settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
-    worker = faust.Worker(app, loglevel=settings.log_level, redirect_stdouts=False, quiet=True, console_port=0)
+    worker = faust.Worker(
+        app,
+        loglevel=settings.log_level,
+        logging_config=logs.config(settings),
+        redirect_stdouts=False,
+        quiet=True,
+        console_port=0,
+    )
     worker.execute_from_commandline()
 
 

@@ -7,10 +7,12 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from aura_stream.logs import ACCESS
 from aura_stream.settings import Settings
 from web import (
     accounts,
@@ -26,13 +28,26 @@ from web import (
     webhooks,
 )
 from web.aliases.serve import BY_ID
-from web.call import BATCH_BODY_MAX, REQUEST_ID, Handler, dispatch, dispatch_alias, request_id_of
+from web.call import (
+    BATCH_BODY_MAX,
+    COMMAND_ID,
+    PRINCIPAL,
+    REQUEST_ID,
+    Handler,
+    dispatch,
+    dispatch_alias,
+    request_id_of,
+)
+from web.connections import Watch
 from web.contract import load_contract
+from web.cors import cors_headers, preflight
 from web.identity import admin, auth
+from web.limits import limit_headers
 from web.problems import Problem
 from web.services import SERVICES, Services, make_services
 
 log = logging.getLogger(__name__)
+_access = logging.getLogger(ACCESS)
 
 SHUTDOWN_S = 10.0
 """How long requests under way may take to end after SIGTERM."""
@@ -80,6 +95,7 @@ HANDLERS: dict[str, Handler] = {
     "listTenants": admin.list_tenants,
     "createTenant": admin.create_tenant,
     "deactivateTenant": admin.deactivate_tenant,
+    "setTenantLimits": admin.set_tenant_limits,
     "activateTenant": admin.activate_tenant,
     "listApiKeys": admin.list_api_keys,
     "createApiKey": admin.create_api_key,
@@ -116,8 +132,19 @@ HANDLERS: dict[str, Handler] = {
 }
 """One handler per operation of the contract; a difference stops the start."""
 
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "X-XSS-Protection": "1; mode=block",
+    "Referrer-Policy": "strict-origin-when-cross-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+"""On every answer; a page that needs more sets its own policy."""
+HSTS = "max-age=31536000; includeSubDomains"
+
 _OPERATION: web.AppKey[dict[str, str]] = web.AppKey("operations", dict)
 _NAME_OF_STATUS = {
+    408: "request_timeout",
     404: "route_not_found",
     405: "method_not_allowed",
     413: "message_too_large",
@@ -166,7 +193,8 @@ class _NotHttp(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
-            record.msg, record.args = f"refused what is no HTTP: {record.exc_info[1].message!r:.200}", None
+            # Not what it says: that is a piece of the request.
+            record.msg, record.args = f"refused what is no HTTP: {type(record.exc_info[1]).__name__}", None
             record.exc_info = None
         return True
 
@@ -177,6 +205,9 @@ async def serve(settings: Settings, *, ready: Callable[[], None] = lambda: None)
         create_app(settings), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=75
     )
     await runner.setup()
+    assert runner.server is not None
+    watch = Watch(runner.server, settings.header_timeout_s, settings.stall_timeout_s)
+    watch.start()
     logging.getLogger("aiohttp.server").addFilter(_NotHttp())
     try:
         await web.TCPSite(runner, settings.api_host, settings.api_port, backlog=1024).start()
@@ -187,6 +218,7 @@ async def serve(settings: Settings, *, ready: Callable[[], None] = lambda: None)
             loop.add_signal_handler(number, stopped.set)
         await stopped.wait()
     finally:
+        await watch.stop()
         await runner.cleanup()
 
 
@@ -209,7 +241,7 @@ async def _answer(
     began = time.perf_counter()
     request_id = request[REQUEST_ID] = request_id_of(request)
     try:
-        response = await handler(request)
+        response = preflight(request) or await handler(request)
     except Problem as problem:
         response = problem.response(instance=request.path, request_id=request_id)
     except web.HTTPException as error:
@@ -228,8 +260,28 @@ async def _answer(
     metrics = request.app[SERVICES].metrics
     name = request.app[_OPERATION].get(_name(request.method, request.match_info.route.resource), "none")
     metrics.requests.labels(name, request.method, str(response.status)).inc()
-    metrics.seconds.labels(name).observe(time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    metrics.seconds.labels(name).observe(seconds)
+    if _access.isEnabledFor(logging.INFO):
+        _access.info("request", _access_line(request, name, response.status, seconds))
     return response
+
+
+def _access_line(request: web.Request, operation: str, status: int, seconds: float) -> dict[str, Any]:
+    """What is logged of a request: ids and numbers, nothing that it carries: no path, query, body or address."""
+    line: dict[str, Any] = {
+        "request_id": request[REQUEST_ID],
+        "operation": operation,
+        "method": request.method,
+        "status": status,
+        "ms": round(seconds * 1000, 1),
+    }
+    principal = request.get(PRINCIPAL)
+    if principal is not None:
+        line |= {"tenant": principal.tenant, "actor": principal.actor}
+    if COMMAND_ID in request:
+        line["command_id"] = request[COMMAND_ID]
+    return line
 
 
 def _name(method: str, resource: web.AbstractResource | None) -> str:
@@ -243,6 +295,14 @@ def _from_aiohttp(error: web.HTTPException) -> Problem:
 
 
 async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "aura"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.setdefault("Cache-Control", "no-store")
+    headers = response.headers
+    headers["Server"] = "aura"
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    headers.setdefault("Cache-Control", "no-store")
+    settings = request.app[SERVICES].settings
+    if settings.mode == "live":
+        headers["Strict-Transport-Security"] = HSTS
+    headers.update(limit_headers(request))
+    if settings.cors_origins:
+        headers.update(cors_headers(request, settings.cors_origins))

@@ -15,8 +15,9 @@ from aura_stream.identity.authentication import same_text
 from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.permissions import FIRST_OPERATOR, OPEN_SANDBOX, Principal, Reach, reach
 from web.contract import Operation
+from web.limits import address_of
 from web.problems import Problem
-from web.services import Services
+from web.services import SERVICES, Services
 
 DEFAULT_TENANT = "default"
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="aura"'}
@@ -67,8 +68,12 @@ def credential_of(request: web.Request) -> str | None:
 
 
 def origin_of(request: web.Request, request_id: str) -> Origin:
-    """Where a request comes from. No header of a proxy is believed."""
-    return Origin(request_id, request.remote or "", request.headers.get("User-Agent", "")[:200])
+    """Where a request comes from. A proxy's header is believed only of those that the settings name."""
+    trusted = request.app[SERVICES].proxies
+    remote = request.remote or ""
+    if trusted:
+        remote = address_of(remote, ",".join(request.headers.getall("X-Forwarded-For", ())), trusted)
+    return Origin(request_id, remote, request.headers.get("User-Agent", "")[:200])
 
 
 async def authenticate(request: web.Request, services: Services, origin: Origin, action: str) -> Principal:

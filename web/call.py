@@ -34,16 +34,21 @@ from web.authenticate import (
     tenant_of,
 )
 from web.contract import Operation
+from web.limits import spend_failure, spend_request
 from web.problems import FieldError, Problem
 from web.services import SERVICES, Services
 
 JSON_BODY_MAX = 1024 * 1024
 BATCH_BODY_MAX = 32 * 1024 * 1024
-BODY_TIMEOUT_S = 30.0
 WAIT_MAX_S = 30.0
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+COMMAND_ID: web.RequestKey[str] = web.RequestKey("command_id", str)
+"""The command that a request has sent: the id that the journal, the tables and dead letters have."""
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
+"""Who asks, once that is known."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}.*")
 _WAIT = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
 
 
@@ -109,9 +114,12 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
 def request_id_of(request: web.Request) -> str:
-    """The sender's id of the request if it has a usable form, else a new one."""
+    """The sender's id of the request if it has a usable form, else the id of its trace (W3C), else a new one."""
     given = request.headers.get("X-Request-Id", "")
-    return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+    if _REQUEST_ID.fullmatch(given):
+        return given
+    trace = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+    return trace[1] if trace else str(uuid.uuid4())
 
 
 def dispatch(operation: Operation, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -162,9 +170,21 @@ async def _checked(request: web.Request, operation: Operation, numbers: frozense
     principal, furthest = OPEN_SANDBOX, Reach.NONE
     if "ticket" in operation.query.names:
         await adopt(request, services)
-    if not operation.is_public:
-        principal = await authenticate(request, services, origin, operation.permission)
-        furthest = authorize(principal, operation, services, origin)
+    try:
+        if operation.is_public:
+            await spend_request(request, services, None, operation, origin)
+        else:
+            try:
+                principal = await authenticate(request, services, origin, operation.permission)
+            except Problem as problem:
+                if problem.status == 401:
+                    await spend_failure(request, services, origin)
+                raise
+            request[PRINCIPAL] = principal
+            await spend_request(request, services, principal, operation, origin)
+            furthest = authorize(principal, operation, services, origin)
+    except IdentityUnavailable as error:
+        raise identity_away(error) from None
     path = operation.path_part.check_text(request.match_info)
     query = operation.query.check_text(_single(request.query.items(), "query"))
     mine = operation.header.names
@@ -275,17 +295,21 @@ def require_media_type(request: web.Request, media_type: str) -> None:
 
 
 async def read_body(request: web.Request, size_max: int) -> bytes:
-    """The whole body. Raises :class:`Problem`: 413 above `size_max`, 400 when it does not come in time."""
+    """The whole body. Raises :class:`Problem`: 413 above `size_max`, 408 when it does not come in time."""
+    timeout_s = request.app[SERVICES].settings.body_timeout_s
     too_large = Problem("message_too_large", f"The body is larger than {size_max} bytes.")
     if (request.content_length or 0) > size_max:
         raise too_large
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > size_max:
                     raise too_large
     except TimeoutError:
-        raise Problem("invalid_json", f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.") from None
+        # What may still come of it is nothing that anybody waits for.
+        raise Problem(
+            "request_timeout", f"The body did not arrive within {timeout_s:g} s.", headers={"Connection": "close"}
+        ) from None
     return bytes(body)

@@ -26,6 +26,7 @@ from web.problems import FieldError, Problem
 CONTRACT_FILE = Path(__file__).with_name("openapi.yaml")
 METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
 
+_OF_THE_DOOR = {"408": "RequestTimeout", "429": "TooManyRequests"}
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _FIELD_CODES = {
     "amount": "invalid_amount_format",
@@ -182,6 +183,9 @@ def load_contract() -> Contract:
     for path, item in document["paths"].items():
         for method in METHODS:
             if method in item:
+                # What the door itself may answer on any route stands once in the file.
+                for status, response in _OF_THE_DOOR.items():
+                    item[method]["responses"].setdefault(status, {"$ref": f"#/components/responses/{response}"})
                 operation = _operation(document, path, method, item)
                 if operation.id in operations:
                     raise ContractMismatch(f"operationId {operation.id} stands twice in {CONTRACT_FILE.name}")

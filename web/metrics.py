@@ -32,6 +32,7 @@ class Metrics:
         self.outcomes = Counter(
             "aura_http_outcomes", "Answers to commands.", ("type", "outcome"), registry=self._registry
         )
+        self.limited = Counter("aura_http_limited", "Requests above a limit.", ("kind",), registry=self._registry)
         gauges = {
             "aura_http_tail_kept_lines": ("Journal lines kept until Postgres has them.", lambda: len(tail.recent)),
             "aura_http_tail_units_read": ("Journal records read since the start.", lambda: tail.recent.units),
@@ -43,6 +44,10 @@ class Metrics:
             ),
             "aura_http_audit_lost": ("Refusals that the audit log had no room for.", lambda: identity.audit.lost),
             "aura_http_event_streams": ("Event streams that are open.", lambda: len(events.tail)),
+            "aura_http_cleaned_rows": (
+                "Rows removed because they have served their time.",
+                lambda: sum(identity.cleanup.removed.values()),
+            ),
             "aura_http_kafka_writable": ("1 while commands would be taken.", lambda: int(commands.is_up)),
         }
         for name, (help_text, read) in gauges.items():

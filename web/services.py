@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from aiohttp import web
 
@@ -19,6 +20,8 @@ from web.metrics import Metrics
 from web.tail import Tail
 from web.wallets import Wallets
 
+Networks = tuple[IPv4Network | IPv6Network, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -34,6 +37,8 @@ class Services:
     identity: Identity
     wallets: Wallets
     events: EventParts
+    proxies: Networks
+    """Whose X-Forwarded-For is believed."""
 
     async def start(self) -> None:
         """Begins to connect; nothing here waits for Kafka or Postgres, so that the API can say what is missing."""
@@ -75,4 +80,5 @@ def make_services(settings: Settings) -> Services:
         identity,
         Wallets(settings, identity, commands, tail.recent),
         events,
+        tuple(ip_network(one) for one in settings.trusted_proxies),
     )

@@ -225,6 +225,14 @@ REASONS: Final[dict[str, Reason]] = {
     "unsupported_media_type": Reason(
         _V, 415, "Content type not supported", "Send application/json (batch: application/x-ndjson)."
     ),
+    "request_timeout": Reason(
+        _V,
+        408,
+        "The request did not arrive in time",
+        "Send it again, with the same key, without pauses.",
+        own_retry="same_key",
+    ),
+    "rate_limited": Reason(_R, 429, "Too many requests", "Try again after Retry-After seconds with the same key."),
     "api_key_invalid": Reason(_A, 401, "API key wrong, expired or revoked", "Send Authorization: Bearer <key>."),
     "service_unavailable": Reason(
         _X,
@@ -265,13 +273,6 @@ REASONS: Final[dict[str, Reason]] = {
     ),
     "policy_denied": Reason(_B, 422, "Denied by a policy", "Ask an admin.", waits_for=_POLICIES),
     "reserve_insufficient": Reason(_B, 422, "The reserve does not cover it", "Wait until the operator has funded it."),
-    "rate_limited": Reason(
-        _R,
-        429,
-        "Too many requests",
-        "Try again after Retry-After seconds with the same key.",
-        waits_for="limits of rates",
-    ),
     "timeout": Reason(_X, 503, "Another system did not answer in time", "Try again later.", waits_for=_BANKS),
     "bank_api_error": Reason(_X, 503, "The bank's API fails", "Try again later.", waits_for=_BANKS),
     "payment_provider_error": Reason(_X, 503, "The payment provider fails", "Try again later.", waits_for=_BANKS),

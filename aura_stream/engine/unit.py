@@ -57,7 +57,13 @@ class Record(Protocol):
     def value(self) -> bytes | None:
         """Its value."""
 
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """Its headers; only looked at when it becomes a dead letter."""
 
+
+REQUEST_ID = "aura-request-id"
+"""The header that names the request of a command, at the door and on a dead letter."""
 NO_HEADERS: list[tuple[str, bytes]] = []
 
 
@@ -473,7 +479,11 @@ class Memory:
     def _bury(self, unit: Unit, record: Record, error: Exception) -> None:
         reason, detail = _reason(error)
         if reason == "internal_error":
-            log.error("%s[%s] offset %s: %s", record.topic, record.partition, record.offset, detail, exc_info=error)
+            request = next(
+                (value.decode(errors="replace")[:128] for name, value in record.headers if name == REQUEST_ID), "-"
+            )
+            place = (record.topic, record.partition, record.offset)
+            log.error("%s[%s] offset %s (request %s): %s", *place, request, detail, exc_info=error)
         self._copy_to_dead_letters(unit, record, record.value, reason, detail)
         answering = unit.attempt(self.actor.dead_letter, record, reason, detail)
         if answering is not None:
@@ -486,6 +496,7 @@ class Memory:
             ("aura-topic", record.topic.encode()),
             ("aura-partition", b"%d" % record.partition),
             ("aura-offset", b"%d" % record.offset),
+            *_request_id(record),
         ]
         unit.dead += 1
         unit.outputs.append(Output(self.names.dead_letters, unit.partition, record.key, value, headers))
@@ -539,6 +550,11 @@ class Memory:
 NEVER = (1 << 63) - 1
 _UNKNOWN = object()
 _encode = msgspec.json.Encoder().encode
+
+
+def _request_id(record: Record) -> list[tuple[str, bytes]]:
+    """The header that names the request which a record came with, of a length that a request id may have."""
+    return [(name, value[:128]) for name, value in record.headers if name == REQUEST_ID][:1]
 
 
 def _due(key: bytes) -> int:

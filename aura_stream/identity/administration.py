@@ -140,6 +140,17 @@ class Tenants:
         await self._feed.confirmed(seq)
         return row
 
+    async def set_limits(
+        self, principal: Principal, tenant: str, changes: Mapping[str, int | None], origin: Origin
+    ) -> Row:
+        """Gives a tenant limits of its own. Raises :class:`Refused` ``tenant_not_found``."""
+        async with self._database.platform() as connection:
+            row = await repository.set_tenant_limits(connection, tenant, changes)
+            if row is None:
+                raise Refused("tenant_not_found", f"there is no tenant {tenant}")
+            await self._audit.done(connection, NO_TENANT, principal.actor, "tenant.limits", tenant, origin)
+        return row
+
 
 class ApiKeys:
     """Keys for servers."""

@@ -13,13 +13,15 @@ from aura_stream.domain.reasons import Refused
 from aura_stream.ledger.listing import Column, Listing, Page, filtered, select
 
 if TYPE_CHECKING:
+    from aura_stream.identity.limits import Bucket
     from aura_stream.ledger.connection import Connection
 
 Row = asyncpg.Record
 
 _USER = """user_id, tenant_id, customer_id, email, full_name, roles, status, verified_at, created_at, updated_at"""
 _API_KEY = """key_id, tenant_id, customer_id, user_id, name, scopes, created_by, created_at, expires_at, revoked_at"""
-_TENANT = """tenant_id, name, status, needs_verified_email, created_at, deactivated_at"""
+_TENANT = """tenant_id, name, status, needs_verified_email, rate_limit, rate_window_s, command_limit, created_at,
+    deactivated_at"""
 
 
 # --- tenants ------------------------------------------------------------------------------------------------------
@@ -71,6 +73,18 @@ async def set_tenant_status(connection: Connection, tenant_id: str, status: str)
         WHERE tenant_id = $1 RETURNING {_TENANT}""",  # noqa: S608 - constants
         tenant_id,
         status,
+    )
+
+
+async def set_tenant_limits(connection: Connection, tenant_id: str, changes: Mapping[str, int | None]) -> Row | None:
+    """Sets `rate_limit`, `rate_window_s`, `command_limit`, all of them; None when there is no such tenant."""
+    return await connection.fetchrow(
+        f"""UPDATE identity.tenants SET rate_limit = $2, rate_window_s = $3, command_limit = $4
+        WHERE tenant_id = $1 RETURNING {_TENANT}""",  # noqa: S608 - constants
+        tenant_id,
+        changes.get("rate_limit"),
+        changes.get("rate_window_s"),
+        changes.get("command_limit"),
     )
 
 
@@ -557,3 +571,56 @@ async def free_answer(connection: Connection, tenant: str, actor: str, key: str)
         actor,
         key,
     )
+
+
+# --- limits, and what has served its time -------------------------------------------------------------------------
+
+
+async def lease(connection: Connection, bucket: Bucket, name: str, wanted: int, at_least: int) -> Row:
+    """Takes up to `wanted` from a bucket: `granted, left_over, allowed, window_s, left_s`."""
+    row = await connection.fetchrow(
+        "SELECT * FROM identity.lease($1, $2, $3, $4, $5, $6, $7)",
+        name,
+        bucket.kind,
+        bucket.tenant,
+        wanted,
+        at_least,
+        bucket.limit,
+        bucket.window_s,
+    )
+    assert row is not None
+    return row
+
+
+async def is_login_place(connection: Connection, target: str, place: str) -> bool:
+    """Whether somebody has logged in as `target` from there before."""
+    found: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM identity.login_places WHERE target = $1 AND place = $2)", target, place
+    )
+    return found
+
+
+async def remember_login_place(connection: Connection, target: str, place: str) -> None:
+    """Notes that `target` was logged in as from there."""
+    await connection.execute(
+        """INSERT INTO identity.login_places (target, place) VALUES ($1, $2)
+        ON CONFLICT (target, place) DO UPDATE SET seen_at = clock_timestamp()""",
+        target,
+        place,
+    )
+
+
+async def clean(connection: Connection, answers_s: float, ended_s: float, count_max: int) -> dict[str, int]:
+    """Removes what is older than that, so many rows of each kind at most; how many were removed, by kind.
+
+    Nothing while another process does it.
+    """
+    if not await connection.fetchval("SELECT pg_try_advisory_xact_lock(hashtextextended('identity.clean', 0))"):
+        return {}
+    rows = await connection.fetch("SELECT * FROM identity.clean($1, $2, $3)", answers_s, ended_s, count_max)
+    return {row["kind"]: row["removed"] for row in rows}
+
+
+async def audit_heads(connection: Connection) -> Sequence[Row]:
+    """The last link of every tenant's audit chain: `tenant_id, seq, hash`."""
+    return await connection.fetch("SELECT * FROM identity.audit_heads()")

@@ -57,6 +57,8 @@ def backend(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) 
             kafka_bootstrap=kafka.bootstrap,
             postgres_dsn=postgres.dsn(database=database),
             partitions=PARTITIONS,
+            rate_limit=1_000_000,
+            login_limit=1_000_000,
         )
         with Stack() as processes:
             for role in ("ledger", "sink"):
@@ -71,6 +73,8 @@ def environment(role: str, settings: Settings) -> dict[str, str]:
         "AURA_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
         "AURA_POSTGRES_DSN": settings.postgres_dsn,
         "AURA_PARTITIONS": str(PARTITIONS),
+        "AURA_RATE_LIMIT": str(settings.rate_limit),
+        "AURA_LOGIN_LIMIT": str(settings.login_limit),
         "AURA_ROLE": role,
         "AURA_FAUST_WEB_PORT": str(free_port()),
     }

@@ -105,6 +105,18 @@ async def deactivate_tenant(call: Call) -> web.Response:
     return await _set_status(call, "inactive")
 
 
+async def set_tenant_limits(call: Call) -> web.Response:
+    """PUT /v1/tenants/{tenant_id}/limits: limits of rates of its own; what is left out is the setting's."""
+
+    async def make() -> tuple[int, dict[str, object]]:
+        tenants = call.services.identity.tenants
+        return 200, tenant_of_row(
+            await tenants.set_limits(call.principal, call.path["tenant_id"], call.body, call.origin)
+        )
+
+    return await once(call, make)
+
+
 async def activate_tenant(call: Call) -> web.Response:
     """POST /v1/tenants/{tenant_id}/activate."""
     return await _set_status(call, "active")
