@@ -93,7 +93,11 @@ async def _event(node: Node, owner: Person) -> str:
         claim = await connection.fetchrow("SELECT epoch, next_offsets FROM events.claim(998)")
         assert claim is not None
         whose = [event_id], [owner.tenant], [owner.customer]
-        rest = ["test.event"], ["none"], [0], [""], [datetime.now(UTC)], [f'{{"id":"{event_id}"}}']
+        at = datetime.now(UTC)
+        body = {"id": event_id, "type": "test.event", "version": 1, "tenant_id": owner.tenant, "seq": 0}
+        body |= {"customer_id": owner.customer, "occurred_at": at.isoformat(), "data": {}}
+        body |= {"request_id": "", "causation_id": ""}
+        rest = ["test.event"], ["none"], [0], [""], [at], [json.dumps(body)]
         values = (claim["epoch"], claim["next_offsets"], *whose, *rest)
         assert await connection.fetchval(
             "SELECT events.append(998, $1, $2, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)", *values
