@@ -14,13 +14,12 @@ import tarfile
 import tempfile
 import urllib.request
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from aura_stream import SetupError
 from aura_stream.embedded import npm
 from aura_stream.embedded.jars import cache_root
-from aura_stream.embedded.processes import Process, free_port, require_port
+from aura_stream.embedded.processes import Process, Server, free_port, require_port
 
 __all__ = ["ANVIL_VERSION", "CHAIN_ID", "AnvilServer", "ensure_anvil"]
 
@@ -38,7 +37,6 @@ STATES_KEPT: Final = 32
 """For so many blocks back balances and nonces can be asked for, and a fork can be made."""
 
 START_TIMEOUT_S = 30.0
-STOP_GRACE_S = 15.0
 
 
 def cached_program() -> Path:
@@ -95,7 +93,7 @@ def _check(path: Path, *, fix: str) -> None:
         )
 
 
-class AnvilServer:
+class AnvilServer(Server):
     """One node on 127.0.0.1, with its chain in ``home``.
 
     ``port`` 0 takes a free one, kept over restarts. ``block_time_s`` is the time between blocks; None mines nothing
@@ -134,29 +132,10 @@ class AnvilServer:
             ready=self._is_ready,
         )
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     @property
     def rpc_url(self) -> str:
         """Where it answers JSON-RPC."""
         return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def pid(self) -> int | None:
-        """Pid while it runs, else None."""
-        return self.process.pid
-
-    @property
-    def log_path(self) -> Path:
-        """The node's log."""
-        return self.process.log_path
 
     @property
     def state_path(self) -> Path:
@@ -187,19 +166,6 @@ class AnvilServer:
             ]
             self.process.start()
         self.process.wait_ready(timeout_s)
-
-    def stop(self) -> None:
-        """Stop in order: the chain is written down first."""
-        self.process.stop(STOP_GRACE_S)
-
-    def kill(self) -> None:
-        """End it as a crash would (SIGKILL): blocks since the last writing are lost."""
-        self.process.kill()
-
-    def restart(self) -> None:
-        """Stop in order and start again with the same chain and port."""
-        self.stop()
-        self.start()
 
     def _check_state(self) -> None:
         """A node that was killed while it wrote the file down would only say that a number is missing in it."""
