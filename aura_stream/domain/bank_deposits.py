@@ -73,18 +73,18 @@ from aura_stream.domain.settlement import (
     Booking,
     Case,
     Settled,
+    admitted,
     attention,
     available,
     cents,
-    check_not_paused,
-    check_operator,
+    check_approval,
     custody,
     enter,
-    fee_of,
     fees,
     in_transit,
     is_there,
     journal,
+    kept_open,
     moved,
     needs_approval,
     never_landed,
@@ -95,7 +95,6 @@ from aura_stream.domain.settlement import (
     reserve,
     same_state,
     scope,
-    screened,
     step,
     suspense,
     tokens,
@@ -162,15 +161,7 @@ _HOLDS_FIAT: Final = ("funds_settled", "mint_queued", "withdrawing", "mint_broad
 
 def begin(asked: Submission, case: Case) -> Settled:
     """The first step of a deposit that is read and allowed to be asked for. Raises :class:`Refused`."""
-    s = case.settlement
-    for name in owners(s):
-        usable(case.accounts(name), name)
-    if screened(case.rules.settlement, s.party_name) == "denied":
-        raise Refused("screening_blocked")
-    s = msgspec.structs.replace(s, fee=fee_of(case.rules.settlement, asked.tenant, f"deposit:{s.rail}", s.amount))
-    if s.fee >= s.amount:
-        raise Refused("amount_below_fee", "nothing would be left")
-    check_not_paused(case.pauses, scope(asked.tenant, "deposit", s, chain=bool(s.token)))
+    s = admitted(asked, case)
     case = case._replace(settlement=s)
     if not s.rail:
         enough(usable(case.accounts(s.account), s.account), asked)
@@ -179,10 +170,7 @@ def begin(asked: Submission, case: Case) -> Settled:
         first = step(case, "deposit.requires_approval", REQUIRES_APPROVAL, "requires_approval", deadline=deadline)
     else:
         first = _start(case)
-    accounts = {
-        name: with_open_items(first.accounts.get(name) or usable(case.accounts(name), name), 1) for name in owners(s)
-    }
-    return msgspec.structs.replace(first, accounts=first.accounts | accounts)
+    return kept_open(case, first)
 
 
 def retried(case: Case) -> Settlement:
@@ -261,10 +249,7 @@ def burn_reference(case: Case) -> str:
 
 def approve(case: Case, operator: str) -> Settled:
     """`transaction.approve`: a second person lets it begin. Raises :class:`Refused`."""
-    if case.settlement.approved_by:
-        raise Refused("already_processed", f"approved by {case.settlement.approved_by}")
-    expect(case.transaction, "requires_approval")
-    check_operator(case, operator)
+    check_approval(case, operator)
     return _start(case, approved_by=operator)
 
 

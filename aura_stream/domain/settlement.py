@@ -25,9 +25,20 @@ import msgspec
 from aura_stream.domain.assets import SCALES
 from aura_stream.domain.ids import bank_lane_key, chain_lane_key
 from aura_stream.domain.lane_requests import BankRequest, ChainRequest
-from aura_stream.domain.ledger import Accounts, Broken, Decision, book, moved_on, needed, with_open_items
+from aura_stream.domain.ledger import (
+    Accounts,
+    Broken,
+    Decision,
+    book,
+    expect,
+    moved_on,
+    needed,
+    usable,
+    with_open_items,
+)
 from aura_stream.domain.pauses import Pause, Scope, in_force, stood_ms
 from aura_stream.domain.reasons import Refused
+from aura_stream.domain.requests import Submission
 from aura_stream.domain.state import (
     AVAILABLE,
     PROCESSING,
@@ -330,16 +341,42 @@ def screened(rules: SettlementRules, name: str) -> str:
     return "review" if words & {word.casefold() for word in rules.review} else ""
 
 
+def admitted(asked: Submission, case: Case) -> Settlement:
+    """What may begin, with its fee: accounts in use, name, fee and pauses allow it. Raises :class:`Refused`."""
+    s = case.settlement
+    for name in owners(s):
+        usable(case.accounts(name), name)
+    if screened(case.rules.settlement, s.party_name) == "denied":
+        raise Refused("screening_blocked")
+    s = msgspec.structs.replace(s, fee=fee_of(case.rules.settlement, asked.tenant, f"{asked.type}:{s.rail}", s.amount))
+    if s.fee >= s.amount:
+        raise Refused("amount_below_fee", "nothing would be left")
+    check_not_paused(case.pauses, scope(asked.tenant, asked.type, s, chain=bool(s.token)))
+    return s
+
+
+def kept_open(case: Case, first: Settled) -> Settled:
+    """The first step, after which its accounts cannot be closed until it ends."""
+    accounts = {
+        name: with_open_items(first.accounts.get(name) or usable(case.accounts(name), name), 1)
+        for name in owners(case.settlement)
+    }
+    return msgspec.structs.replace(first, accounts=first.accounts | accounts)
+
+
+def check_approval(case: Case, operator: str) -> None:
+    """Whether `operator` may approve it now; nobody approves what they asked for. Raises :class:`Refused`."""
+    if case.settlement.approved_by:
+        raise Refused("already_processed", f"approved by {case.settlement.approved_by}")
+    expect(case.transaction, "requires_approval")
+    if operator in (case.settlement.requested_by, case.transaction.customer):
+        raise Refused("four_eyes", f"{operator} asked for it")
+
+
 def needs_approval(rules: SettlementRules, tenant: str, s: Settlement) -> bool:
     """Whether a second person must approve it: a name to review, or an amount above the tenant's limit."""
     limit = rules.approval_above.get(tenant, {}).get(s.fiat)
     return screened(rules, s.party_name) == "review" or (limit is not None and s.amount > limit)
-
-
-def check_operator(case: Case, operator: str) -> None:
-    """Raises :class:`Refused` ``four_eyes`` when the one who asked for it would approve it."""
-    if operator in (case.settlement.requested_by, case.transaction.customer):
-        raise Refused("four_eyes", f"{operator} asked for it")
 
 
 def check_not_paused(pauses: tuple[Pause, ...], work: Scope) -> None:

@@ -41,13 +41,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
-
 from aura_stream.domain.bank_codes import ATTENTION, FREEZE, INQUIRE, code_of
 from aura_stream.domain.bank_deposits import gas_paid
 from aura_stream.domain.ids import bank_reference, chain_reference
 from aura_stream.domain.lane_requests import Burn, Inquire, Instruct
-from aura_stream.domain.ledger import enough, expect, usable, with_open_items
+from aura_stream.domain.ledger import enough, expect, usable
 from aura_stream.domain.pauses import in_force
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.requests import Submission
@@ -56,24 +54,22 @@ from aura_stream.domain.settlement import (
     Booking,
     Case,
     Settled,
+    admitted,
     attention,
-    check_not_paused,
-    check_operator,
+    check_approval,
     custody,
     enter,
-    fee_of,
     fees,
     is_there,
     journal,
+    kept_open,
     moved,
     needs_approval,
     outgoing,
-    owners,
     postponed,
     reserve,
     same_state,
     scope,
-    screened,
     step,
     suspense,
     tokens,
@@ -129,15 +125,7 @@ CAME_BACK: Final = frozenset({"payout_rejected", "payout_returned"})
 
 def begin(asked: Submission, case: Case) -> Settled:
     """The first step of a withdrawal: its money is set aside. Raises :class:`Refused`."""
-    s = case.settlement
-    for name in owners(s):
-        usable(case.accounts(name), name)
-    if screened(case.rules.settlement, s.party_name) == "denied":
-        raise Refused("screening_blocked")
-    s = msgspec.structs.replace(s, fee=fee_of(case.rules.settlement, asked.tenant, f"withdrawal:{s.rail}", s.amount))
-    if s.fee >= s.amount:
-        raise Refused("amount_below_fee", "nothing would be left")
-    check_not_paused(case.pauses, scope(asked.tenant, "withdrawal", s, chain=bool(s.token)))
+    s = admitted(asked, case)
     enough(usable(case.accounts(asked.from_account), asked.from_account), asked)
     case = case._replace(settlement=s)
     aside = journal(asked.asset, moved(asked.from_account, asked.from_account, asked.amount, to=HELD))
@@ -149,10 +137,7 @@ def begin(asked: Submission, case: Case) -> Settled:
         )
     else:
         first = _start(case, journals=aside)
-    accounts = {
-        name: with_open_items(first.accounts.get(name) or usable(case.accounts(name), name), 1) for name in owners(s)
-    }
-    return msgspec.structs.replace(first, accounts=first.accounts | accounts)
+    return kept_open(case, first)
 
 
 def child_of(case: Case) -> int:
@@ -208,10 +193,7 @@ def burn_reference(case: Case) -> str:
 
 def approve(case: Case, operator: str) -> Settled:
     """`transaction.approve`: a second person lets it begin. Raises :class:`Refused`."""
-    if case.settlement.approved_by:
-        raise Refused("already_processed", f"approved by {case.settlement.approved_by}")
-    expect(case.transaction, "requires_approval")
-    check_operator(case, operator)
+    check_approval(case, operator)
     return _start(case, approved_by=operator)
 
 
