@@ -121,7 +121,7 @@ def test_impossible_fees_are_refused(fees: tuple[int, int]) -> None:
 CANARY = "c0ffee" + secrets.token_hex(29)
 
 
-OTHERS = {"api_key": SecretStr("x" * 30), "identity_secret": SecretStr(bytes(range(32)).hex())}
+OTHERS = {"api_key": SecretStr(bytes(range(16)).hex()), "identity_secret": SecretStr(bytes(range(32)).hex())}
 """What else live mode asks for."""
 
 

@@ -59,7 +59,7 @@ def test_n32_every_verb_moves_the_chain(trigger: Trigger) -> None:
 
 def test_outside_the_sandbox_nothing_is_moved(trigger: Trigger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AURA_MODE", "live")
-    monkeypatch.setenv("AURA_API_KEY", "x" * 30)
+    monkeypatch.setenv("AURA_API_KEY", bytes(range(16)).hex())
     monkeypatch.setenv("AURA_IDENTITY_SECRET", bytes(range(32)).hex())
     assert "sandbox only" in trigger("mine", code=USAGE)
     monkeypatch.delenv("AURA_MODE")

@@ -594,4 +594,4 @@ def test_sec32_live_mode_allows_no_exceptions() -> None:
     from aura_stream.settings import SettingsError, load_settings
 
     with pytest.raises(SettingsError, match="public addresses only"):
-        load_settings(mode="live", webhook_allow="127.0.0.1", api_key="k" * 30)
+        load_settings(mode="live", webhook_allow="127.0.0.1", api_key=bytes(range(16)).hex())
