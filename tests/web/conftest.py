@@ -37,7 +37,7 @@ class Backend:
     processes: Stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def backend(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     """Kafka of its own (the topics' names are fixed), a fresh database, one ledger worker and one sink."""
     home = tmp_path_factory.mktemp("web")
