@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ class Wallets:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    async def opened(self, user: repository.Row, wait_s: float) -> None:
+    async def opened(self, user: Mapping[str, Any], wait_s: float) -> None:
         """Waits until a new user's wallet is usable, for `wait_s` at most."""
         last = self._commands_of(user["tenant_id"], str(user["user_id"]), user["customer_id"], user["created_at"])[-1]
         with self._recent.waiter(last["id"]) as outcome, contextlib.suppress(TimeoutError):

@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -20,10 +20,12 @@ from aura_stream.identity.logins import Logins, Registration
 from aura_stream.identity.passwords import Passwords, check_password
 from aura_stream.identity.permissions import Principal, Reach, check_grant, reach
 from aura_stream.identity.sealing import Sealer, Unsealable
+from aura_stream.identity.subjects import Subjects, User
 from aura_stream.identity.tokens import KeyRing, SigningKey
 
 log = logging.getLogger(__name__)
 Row = repository.Row
+_Found = TypeVar("_Found")
 
 PUBLISHED_S: Final = 600.0
 """A new signing key is in the key set this long before it signs."""
@@ -33,20 +35,29 @@ _DAY_S: Final = 86_400.0
 class Users:
     """Users, as admins see and change them."""
 
-    def __init__(self, database: Database, logins: Logins, passwords: Passwords, feed: Feed, audit: AuditLog) -> None:
+    def __init__(
+        self,
+        database: Database,
+        logins: Logins,
+        passwords: Passwords,
+        feed: Feed,
+        audit: AuditLog,
+        subjects: Subjects,
+    ) -> None:
         self._database = database
         self._logins = logins
         self._passwords = passwords
         self._feed = feed
         self._audit = audit
+        self._subjects = subjects
 
-    async def get(self, tenant: str, user_id: str) -> Row:
+    async def get(self, tenant: str, user_id: str) -> User:
         """A user. Raises :class:`Refused` ``user_not_found``."""
         async with self._database.tenant(tenant) as connection:
-            row = await repository.user(connection, user_id)
+            row = await self._subjects.get(connection, user_id)
         return _found(row)
 
-    async def create(self, principal: Principal, wanted: Registration, origin: Origin) -> Row:
+    async def create(self, principal: Principal, wanted: Registration, origin: Origin) -> User:
         """A user with any roles that the principal may give. Raises :class:`Refused`, :class:`Busy`."""
         check_grant(principal, wanted.roles)
         check_password(wanted.password, wanted.roles)
@@ -60,10 +71,10 @@ class Users:
             )
         return row
 
-    async def rename(self, principal: Principal, full_name: str, origin: Origin) -> Row:
+    async def rename(self, principal: Principal, full_name: str, origin: Origin) -> User:
         """Changes one's own profile."""
         async with self._database.tenant(principal.tenant) as connection:
-            row = _found(await repository.update_user(connection, principal.user_id, {"full_name": full_name}))
+            row = _found(await self._subjects.update(connection, principal.user_id, {"full_name": full_name}))
             await self._audit.done(
                 connection, principal.tenant, principal.actor, "user.rename", principal.user_id, origin
             )
@@ -71,18 +82,18 @@ class Users:
 
     async def update(
         self, principal: Principal, tenant: str, user_id: str, changes: Mapping[str, Any], origin: Origin
-    ) -> Row:
+    ) -> User:
         """Changes name, status or roles; answered when every API process knows. Status DELETED is for good.
 
         Raises :class:`Refused`: ``user_not_found``, ``insufficient_permissions``.
         """
         async with self._database.tenant(tenant) as connection:
-            before = _found(await repository.user(connection, user_id))
+            before = _found(await self._subjects.get(connection, user_id))
             # Whoever may not make an operator may not unmake or rename one either.
             check_grant(principal, tuple(before["roles"]) + tuple(changes.get("roles", ())))
             if principal.user_id == user_id and {"status", "roles"} & set(changes):
                 raise Refused("insufficient_permissions", "nobody changes their own roles or status")
-            row = _found(await repository.update_user(connection, user_id, changes))
+            row = _found(await self._subjects.update(connection, user_id, changes))
             what = "user.delete" if changes.get("status") == "DELETED" else "user.update"
             if row["status"] != "ACTIVE":
                 await repository.end_sessions(connection, user_id, "user_disabled")
@@ -286,7 +297,7 @@ class SigningKeys:
         return SigningKey(row["kid"], public, private, row["signs_from"].timestamp())
 
 
-def _found(row: Row | None) -> Row:
+def _found(row: _Found | None) -> _Found:
     if row is None:
         raise Refused("user_not_found", "there is no such user")
     return row

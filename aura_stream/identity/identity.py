@@ -18,6 +18,7 @@ from aura_stream.identity.feed import Feed, Revocation
 from aura_stream.identity.logins import Logins
 from aura_stream.identity.passwords import Passwords
 from aura_stream.identity.sealing import Sealer
+from aura_stream.identity.subjects import Subjects
 from aura_stream.identity.tokens import KeyRing, Tokens
 from aura_stream.settings import Settings
 
@@ -40,14 +41,22 @@ class Identity:
             self.ring, settings.token_issuer, access_s=settings.access_token_s, refresh_s=settings.refresh_token_s
         )
         self.sealer = sealer
-        self.authentication = Authentication(settings, self.database, tokens)
+        self.subjects = Subjects(sealer)
+        self.authentication = Authentication(settings, self.database, tokens, self.subjects)
         self.feed = Feed(self.database, self._forget)
         self.authentication.trust(self.feed)
-        self.audit = AuditLog(self.database, sealer)
+        self.audit = AuditLog(self.database, self.subjects)
         self.logins = Logins(
-            self.database, tokens, self.passwords, self.feed, self.audit, sealer, session_s=settings.session_s
+            self.database,
+            tokens,
+            self.passwords,
+            self.feed,
+            self.audit,
+            sealer,
+            self.subjects,
+            session_s=settings.session_s,
         )
-        self.users = Users(self.database, self.logins, self.passwords, self.feed, self.audit)
+        self.users = Users(self.database, self.logins, self.passwords, self.feed, self.audit, self.subjects)
         self.tenants = Tenants(self.database, self.feed, self.audit)
         self.api_keys = ApiKeys(self.database, self.feed, self.audit)
         self.signing_keys = SigningKeys(

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 Row = asyncpg.Record
 
-_USER = """user_id, tenant_id, customer_id, email, full_name, roles, status, verified_at, created_at, updated_at"""
+_USER = """user_id, tenant_id, customer_id, email_sealed, full_name_sealed, roles, status, verified_at, created_at,
+updated_at, (SELECT k.key_sealed FROM identity.subject_keys k WHERE k.user_id = users.user_id) AS key_sealed"""
 _API_KEY = """key_id, tenant_id, customer_id, user_id, name, scopes, created_by, created_at, expires_at, revoked_at"""
 _TENANT = """tenant_id, name, status, needs_verified_email, created_at, deactivated_at"""
 
@@ -77,20 +78,29 @@ async def set_tenant_status(connection: Connection, tenant_id: str, status: str)
 
 
 async def insert_user(connection: Connection, values: Mapping[str, Any]) -> Row:
-    """A new user from `user_id, tenant_id, customer_id, email, full_name, password_hash, roles`.
+    """A new user from `user_id, tenant_id, customer_id, email_hash, email_sealed, full_name_sealed, key_sealed,
+    password_hash, roles`.
 
     Raises :class:`Refused` ``email_already_exists``.
     """
+    await connection.execute(
+        "INSERT INTO identity.subject_keys (user_id, tenant_id, key_sealed) VALUES ($1, $2, $3)",
+        values["user_id"],
+        values["tenant_id"],
+        values["key_sealed"],
+    )
     row = await connection.fetchrow(
         f"""INSERT INTO identity.users
-            (user_id, tenant_id, customer_id, email, full_name, password_hash, roles, password_changed_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, clock_timestamp())
-        ON CONFLICT (tenant_id, lower(email)) DO NOTHING RETURNING {_USER}""",  # noqa: S608 - constants
+            (user_id, tenant_id, customer_id, email_hash, email_sealed, full_name_sealed, password_hash, roles,
+            password_changed_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp())
+        ON CONFLICT (tenant_id, email_hash) DO NOTHING RETURNING {_USER}""",  # noqa: S608 - constants
         values["user_id"],
         values["tenant_id"],
         values["customer_id"],
-        values["email"],
-        values["full_name"],
+        values["email_hash"],
+        values["email_sealed"],
+        values["full_name_sealed"],
         values["password_hash"],
         list(values["roles"]),
     )
@@ -105,6 +115,12 @@ async def user(connection: Connection, user_id: str) -> Row | None:
         f"SELECT {_USER} FROM identity.users WHERE user_id = $1",  # noqa: S608 - constants
         uuid.UUID(user_id),
     )
+
+
+async def subject_key(connection: Connection, user_id: str) -> bytes | None:
+    """The sealed key of a person of any tenant; None when it is destroyed."""
+    key: bytes | None = await connection.fetchval("SELECT identity.subject_key($1)", uuid.UUID(user_id))
+    return key
 
 
 async def password_hash(connection: Connection, user_id: str) -> str | None:
@@ -129,13 +145,13 @@ async def set_password(connection: Connection, user_id: str, new: str, old: str 
 
 
 async def update_user(connection: Connection, user_id: str, changes: Mapping[str, Any]) -> Row | None:
-    """Changes `full_name`, `status`, `roles`, where they are given; None when there is no such user."""
+    """Changes `full_name_sealed`, `status`, `roles`, where they are given; None when there is no such user."""
     return await connection.fetchrow(
-        f"""UPDATE identity.users SET full_name = coalesce($2, full_name), status = coalesce($3, status),
+        f"""UPDATE identity.users SET full_name_sealed = coalesce($2, full_name_sealed), status = coalesce($3, status),
             roles = coalesce($4, roles), updated_at = clock_timestamp()
         WHERE user_id = $1 AND status <> 'DELETED' RETURNING {_USER}""",  # noqa: S608 - constants
         uuid.UUID(user_id),
-        changes.get("full_name"),
+        changes.get("full_name_sealed"),
         changes.get("status"),
         list(changes["roles"]) if "roles" in changes else None,
     )
@@ -143,10 +159,10 @@ async def update_user(connection: Connection, user_id: str, changes: Mapping[str
 
 async def external_user(connection: Connection, issuer: str, subject: str) -> Row | None:
     """Who a subject of an external issuer is here."""
-    columns = ", ".join(f"u.{one.strip()}" for one in _USER.split(","))
     return await connection.fetchrow(
-        f"""SELECT {columns} FROM identity.external_identities e JOIN identity.users u USING (tenant_id, user_id)
-        WHERE e.issuer = $1 AND e.subject = $2""",  # noqa: S608 - constants
+        f"""SELECT {_USER} FROM identity.users WHERE (tenant_id, user_id) = (
+            SELECT e.tenant_id, e.user_id FROM identity.external_identities e
+            WHERE e.issuer = $1 AND e.subject = $2)""",  # noqa: S608 - constants
         issuer,
         subject,
     )
@@ -167,26 +183,26 @@ async def link_external_user(
     return done == "INSERT 0 1"
 
 
-async def logins(connection: Connection, email: str, tenant: str | None) -> Sequence[Row]:
+async def logins(connection: Connection, email_hash: bytes, tenant: str | None) -> Sequence[Row]:
     """Who an e-mail address could mean, in all tenants or in one."""
-    return await connection.fetch("SELECT * FROM identity.logins($1, $2)", email, tenant)
+    return await connection.fetch("SELECT * FROM identity.logins($1, $2)", email_hash, tenant)
 
 
 # --- sessions and their tokens ------------------------------------------------------------------------------------
 
 
 async def insert_session(
-    connection: Connection, session_id: str, tenant: str, user_id: str, client: str, life_s: int
+    connection: Connection, session_id: str, tenant: str, user_id: str, client_sealed: bytes | None, life_s: int
 ) -> datetime | None:
     """A new session; when it ends at the latest. None when it is there already: that one stays as it is."""
     ends: datetime | None = await connection.fetchval(
-        """INSERT INTO identity.sessions (session_id, tenant_id, user_id, client, expires_at)
+        """INSERT INTO identity.sessions (session_id, tenant_id, user_id, client_sealed, expires_at)
         VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5))
         ON CONFLICT (session_id) DO NOTHING RETURNING expires_at""",
         uuid.UUID(session_id),
         tenant,
         uuid.UUID(user_id),
-        client[:200],
+        client_sealed,
         life_s,
     )
     return ends
@@ -207,7 +223,7 @@ async def live_session(connection: Connection, session_id: str) -> Row | None:
 async def sessions_of(connection: Connection, user_id: str) -> Sequence[Row]:
     """The sessions of a user that have not ended, newest first."""
     return await connection.fetch(
-        """SELECT session_id, client, created_at, expires_at FROM identity.sessions
+        """SELECT session_id, client_sealed, created_at, expires_at FROM identity.sessions
         WHERE user_id = $1 AND ended_at IS NULL AND expires_at > clock_timestamp()
         ORDER BY created_at DESC, session_id""",
         uuid.UUID(user_id),
@@ -275,16 +291,16 @@ async def used_refresh_token(connection: Connection, jti: str) -> Row | None:
 
 
 async def insert_email_token(
-    connection: Connection, token_hash: bytes, tenant: str, user_id: uuid.UUID, email: str, life_s: int
+    connection: Connection, token_hash: bytes, tenant: str, user_id: uuid.UUID, email_hash: bytes, life_s: int
 ) -> None:
     """Notes that a verification token was made for an address."""
     await connection.execute(
-        """INSERT INTO identity.email_tokens (token_hash, tenant_id, user_id, email, expires_at)
+        """INSERT INTO identity.email_tokens (token_hash, tenant_id, user_id, email_hash, expires_at)
         VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5))""",
         token_hash,
         tenant,
         user_id,
-        email,
+        email_hash,
         life_s,
     )
 
@@ -299,7 +315,7 @@ async def use_email_token(connection: Connection, token_hash: bytes) -> Row | No
     """Uses a verification token once and verifies its user, if the address is still the user's."""
     used = await connection.fetchrow(
         """UPDATE identity.email_tokens SET used_at = clock_timestamp()
-        WHERE token_hash = $1 AND used_at IS NULL AND expires_at > clock_timestamp() RETURNING user_id, email""",
+        WHERE token_hash = $1 AND used_at IS NULL AND expires_at > clock_timestamp() RETURNING user_id, email_hash""",
         token_hash,
     )
     if used is None:
@@ -307,9 +323,9 @@ async def use_email_token(connection: Connection, token_hash: bytes) -> Row | No
     return await connection.fetchrow(
         f"""UPDATE identity.users SET verified_at = coalesce(verified_at, clock_timestamp()),
             updated_at = clock_timestamp()
-        WHERE user_id = $1 AND lower(email) = lower($2) AND status <> 'DELETED' RETURNING {_USER}""",  # noqa: S608 - constants
+        WHERE user_id = $1 AND email_hash = $2 AND status <> 'DELETED' RETURNING {_USER}""",  # noqa: S608 - constants
         used["user_id"],
-        used["email"],
+        used["email_hash"],
     )
 
 

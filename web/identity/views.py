@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from aura_stream.identity.logins import Grant
@@ -12,7 +13,7 @@ from web.views import instant
 Json = dict[str, Any]
 
 
-def user_of_row(row: Row) -> Json:
+def user_of_row(row: Mapping[str, Any]) -> Json:
     """A user. The flags follow from the status; `customer` is whom the ledger knows, and the wallet's id."""
     status = row["status"]
     return {
@@ -33,7 +34,7 @@ def user_of_row(row: Row) -> Json:
     }
 
 
-def registered(row: Row) -> Json:
+def registered(row: Mapping[str, Any]) -> Json:
     """The answer to a registration."""
     return {
         "user_id": str(row["user_id"]),
@@ -56,7 +57,7 @@ def grant(given: Grant) -> Json:
     }
 
 
-def session_of_row(row: Row, current: str) -> Json:
+def session_of_row(row: Mapping[str, Any], current: str) -> Json:
     """A session; `current` is the one that asks."""
     return {
         "id": str(row["session_id"]),
