@@ -12,10 +12,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from aura_stream.settings import Settings
-from web import accounts, batch, deposits, holds, system, transactions, transfers
+from web import accounts, batch, dead_letters, deposits, holds, system, transactions, transfers
 from web.call import BATCH_BODY_MAX, REQUEST_ID, Handler, dispatch, request_id_of
 from web.contract import load_contract
-from web.identity import admin, auth
+from web.identity import admin, auth, lists, privacy
 from web.problems import Problem
 from web.services import SERVICES, Services, make_services
 
@@ -57,6 +57,25 @@ HANDLERS: dict[str, Handler] = {
     "endMySession": auth.end_my_session,
     "getMyMailbox": auth.get_my_mailbox,
     "getJwks": auth.get_jwks,
+    "listUsers": lists.list_users,
+    "listUsersKeyset": lists.list_users_keyset,
+    "getUserStats": lists.get_user_stats,
+    "listUserSessions": lists.list_user_sessions,
+    "endUserSession": lists.end_user_session,
+    "listAuditLog": lists.list_audit_log,
+    "getIdempotencyKey": lists.get_idempotency_key,
+    "exportPrivacy": privacy.export,
+    "requestErasure": privacy.request_erasure,
+    "listErasures": privacy.list_erasures,
+    "getErasure": privacy.get_erasure,
+    "approveErasure": privacy.approve_erasure,
+    "rejectErasure": privacy.reject_erasure,
+    "listDeadLetters": dead_letters.list_dead_letters,
+    "getDeadLetter": dead_letters.get_dead_letter,
+    "requestRequeue": dead_letters.request_requeue,
+    "approveRequeue": dead_letters.approve_requeue,
+    "rejectRequeue": dead_letters.reject_requeue,
+    "getTenant": admin.get_tenant,
     "createUser": admin.create_user,
     "getUser": admin.get_user,
     "updateUser": admin.update_user,

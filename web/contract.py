@@ -40,6 +40,7 @@ _FIELD_CODES = {
     "roles": "invalid_role",
     "user_id": "invalid_uuid_format",
     "session_id": "invalid_uuid_format",
+    "request_id": "invalid_uuid_format",
 }
 _ACCOUNT_FIELDS = frozenset({"account_id", "from_account_id", "to_account_id"})
 

@@ -13,6 +13,7 @@ from topics.commands import COMMANDS
 from topics.journal import JOURNAL
 from web.accepted import Accepted
 from web.command_log import CommandLog
+from web.erasures import Erasures
 from web.lookup import Lookup
 from web.metrics import Metrics
 from web.tail import Tail
@@ -32,6 +33,7 @@ class Services:
     metrics: Metrics
     identity: Identity
     wallets: Wallets
+    erasures: Erasures
 
     async def start(self) -> None:
         """Begins to connect; nothing here waits for Kafka or Postgres, so that the API can say what is missing."""
@@ -39,9 +41,11 @@ class Services:
         await self.tail.start()
         self.identity.start()
         self.wallets.start()
+        self.erasures.start()
 
     async def stop(self) -> None:
         """Ends all connections."""
+        await self.erasures.stop()
         await self.wallets.stop()
         await self.identity.stop()
         await self.tail.stop()
@@ -59,14 +63,16 @@ def make_services(settings: Settings) -> Services:
     commands = CommandLog(settings.kafka_bootstrap, COMMANDS.name, settings.partitions)
     accepted = Accepted(tail.recent)
     identity = Identity(settings)
+    lookup = Lookup(tail, reads, accepted)
     return Services(
         settings,
         commands,
         tail,
         reads,
         accepted,
-        Lookup(tail, reads, accepted),
+        lookup,
         Metrics(tail, commands, identity),
         identity,
         Wallets(settings, identity, commands, tail.recent),
+        Erasures(identity, commands, lookup, reads),
     )

@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -29,7 +29,19 @@ _Found = TypeVar("_Found")
 
 PUBLISHED_S: Final = 600.0
 """A new signing key is in the key set this long before it signs."""
+SEALED: Final = ("email", "full_name")
+"""Fields of users that only this process can compare."""
+SORTED_MAX: Final = 10_000
+_KEYS_MAX: Final = 10_000
 _DAY_S: Final = 86_400.0
+
+
+class Wanted(NamedTuple):
+    """Which users; None: any."""
+
+    status: str | None = None
+    role: str | None = None
+    email: str | None = None
 
 
 class Users:
@@ -56,6 +68,44 @@ class Users:
         async with self._database.tenant(tenant) as connection:
             row = await self._subjects.get(connection, user_id)
         return _found(row)
+
+    async def page(
+        self, tenant: str, wanted: Wanted, sort: Sequence[tuple[str, bool]], offset: int, limit: int
+    ) -> tuple[list[User], int]:
+        """One page of users, and how many there are. `sort`: (field, descending), the first decides first.
+
+        What is sealed cannot be sorted by the database: for that all users are opened here, up to a number.
+        Raises :class:`Refused` ``invalid_field`` when there are more.
+        """
+        filters = self._filters(wanted)
+        async with self._database.tenant(tenant) as connection:
+            count = await repository.count_users(connection, filters)
+            if not any(field in SEALED for field, _ in sort):
+                rows = await repository.users(connection, filters, sort, offset, limit)
+                return self._opened(rows), count
+            if count > SORTED_MAX:
+                raise Refused("invalid_field", f"sort: more than {SORTED_MAX} users are not sorted by {SEALED}")
+            users = self._opened(await repository.users(connection, filters, (), 0, SORTED_MAX))
+        for field, is_down in reversed(sort):
+            users.sort(key=lambda user: _sortable(user, field), reverse=is_down)
+        return users[offset : offset + limit], count
+
+    async def after(self, tenant: str, wanted: Wanted, after: tuple[datetime, str] | None, limit: int) -> list[User]:
+        """Users, oldest first, behind (created_at, id)."""
+        async with self._database.tenant(tenant) as connection:
+            return self._opened(await repository.users_after(connection, self._filters(wanted), after, limit))
+
+    async def stats(self, tenant: str) -> Row:
+        """How many users of each kind there are."""
+        async with self._database.tenant(tenant) as connection:
+            return await repository.user_stats(connection)
+
+    def _filters(self, wanted: Wanted) -> tuple[Any, ...]:
+        address = self._subjects.address_hash(wanted.email) if wanted.email is not None else None
+        return wanted.status, wanted.role, address
+
+    def _opened(self, rows: Sequence[Row]) -> list[User]:
+        return [user for row in rows if (user := self._subjects.shown(row)) is not None]
 
     async def create(self, principal: Principal, wanted: Registration, origin: Origin) -> User:
         """A user with any roles that the principal may give. Raises :class:`Refused`, :class:`Busy`."""
@@ -124,6 +174,15 @@ class Tenants:
         async with self._database.platform() as connection:
             row = await repository.insert_tenant(connection, tenant, name, needs_verified_email)
             await self._audit.done(connection, NO_TENANT, principal.actor, "tenant.create", tenant, origin)
+        return row
+
+    async def get(self, principal: Principal, tenant: str, origin: Origin) -> Row:
+        """A tenant. Raises :class:`Refused` ``tenant_not_found``."""
+        async with self._database.platform() as connection:
+            row = await repository.tenant(connection, tenant)
+            if row is None:
+                raise Refused("tenant_not_found", f"there is no tenant {tenant}")
+            await self._audit.done(connection, NO_TENANT, principal.actor, "tenant.get", tenant, origin)
         return row
 
     async def set_status(self, principal: Principal, tenant: str, status: str, origin: Origin) -> Row:
@@ -196,6 +255,11 @@ class ApiKeys:
         """Keys, newest first: one's own, or with the reach for it all of the tenant."""
         async with self._database.tenant(tenant) as connection:
             return await repository.api_keys(connection, self._owner(principal), after, limit)
+
+    async def of_user(self, tenant: str, user_id: str) -> Sequence[Row]:
+        """A user's keys, newest first."""
+        async with self._database.tenant(tenant) as connection:
+            return await repository.api_keys(connection, user_id, None, _KEYS_MAX)
 
     async def revoke(self, principal: Principal, tenant: str, key_id: str, origin: Origin) -> None:
         """Revokes a key; answered when every API process knows. Raises :class:`Refused` ``api_key_not_found``."""
@@ -301,3 +365,9 @@ def _found(row: _Found | None) -> _Found:
     if row is None:
         raise Refused("user_not_found", "there is no such user")
     return row
+
+
+def _sortable(user: User, field: str) -> Any:
+    value = user["roles"] if field == "role" else user[field]
+    # Nobody's address comes last, as in the database.
+    return (value is None, value.lower() if isinstance(value, str) else value or "")

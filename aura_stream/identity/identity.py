@@ -17,6 +17,7 @@ from aura_stream.identity.database import Database, IdentityUnavailable
 from aura_stream.identity.feed import Feed, Revocation
 from aura_stream.identity.logins import Logins
 from aura_stream.identity.passwords import Passwords
+from aura_stream.identity.privacy import Privacy
 from aura_stream.identity.sealing import Sealer
 from aura_stream.identity.subjects import Subjects
 from aura_stream.identity.tokens import KeyRing, Tokens
@@ -57,6 +58,7 @@ class Identity:
             session_s=settings.session_s,
         )
         self.users = Users(self.database, self.logins, self.passwords, self.feed, self.audit, self.subjects)
+        self.privacy = Privacy(self.database, self.feed, self.audit, self.subjects)
         self.tenants = Tenants(self.database, self.feed, self.audit)
         self.api_keys = ApiKeys(self.database, self.feed, self.audit)
         self.signing_keys = SigningKeys(

@@ -521,3 +521,213 @@ async def free_answer(connection: Connection, tenant: str, actor: str, key: str)
         actor,
         key,
     )
+
+
+# --- lists for admins ---------------------------------------------------------------------------------------------
+
+_USER_FILTERS = """status = coalesce($1, status) AND ($2::text IS NULL OR $2 = ANY (roles))
+    AND ($3::bytea IS NULL OR email_hash = $3)"""
+_USER_SORT = {"created_at": "created_at", "updated_at": "updated_at", "status": "status", "role": "roles"}
+"""What users can be sorted by in SQL; the rest is sealed."""
+
+
+async def users(
+    connection: Connection, filters: Sequence[Any], sort: Sequence[tuple[str, bool]], offset: int, limit: int
+) -> Sequence[Row]:
+    """Users by filters (status, role, hash of the address; None: any) and (field, descending)."""
+    order = ", ".join(f"{_USER_SORT[field]} {'DESC' if is_down else 'ASC'}" for field, is_down in sort)
+    return await connection.fetch(
+        f"""SELECT {_USER} FROM identity.users WHERE {_USER_FILTERS}
+        ORDER BY {order + ", " if order else ""}user_id OFFSET $4 LIMIT $5""",  # noqa: S608 - constants
+        *filters,
+        offset,
+        limit,
+    )
+
+
+async def count_users(connection: Connection, filters: Sequence[Any]) -> int:
+    """How many users the filters leave."""
+    count: int = await connection.fetchval(
+        f"SELECT count(*) FROM identity.users WHERE {_USER_FILTERS}",  # noqa: S608 - constants
+        *filters,
+    )
+    return count
+
+
+async def users_after(
+    connection: Connection, filters: Sequence[Any], after: tuple[datetime, str] | None, limit: int
+) -> Sequence[Row]:
+    """Users, oldest first, behind (created_at, user id): stable while users are added."""
+    return await connection.fetch(
+        f"""SELECT {_USER} FROM identity.users
+        WHERE {_USER_FILTERS} AND ($4::timestamptz IS NULL OR (created_at, user_id) > ($4, $5::uuid))
+        ORDER BY created_at, user_id LIMIT $6""",  # noqa: S608 - constants
+        *filters,
+        after[0] if after else None,
+        uuid.UUID(after[1]) if after else None,
+        limit,
+    )
+
+
+async def user_stats(connection: Connection) -> Row:
+    """How many users there are of each kind; who is deleted counts as that only."""
+    row = await connection.fetchrow(
+        """SELECT count(*) FILTER (WHERE status <> 'DELETED') AS total_users,
+            count(*) FILTER (WHERE status = 'ACTIVE') AS active_users,
+            count(*) FILTER (WHERE status <> 'DELETED' AND 'admin' = ANY (roles)) AS admin_users,
+            count(*) FILTER (WHERE status = 'SUSPENDED') AS suspended_users,
+            count(*) FILTER (WHERE status = 'DELETED') AS deleted_users
+        FROM identity.users"""
+    )
+    assert row is not None  # an aggregate
+    return row
+
+
+async def audit_rows(connection: Connection, filters: Sequence[Any], before: int | None, limit: int) -> Sequence[Row]:
+    """Rows of the audit log, newest first, below a `seq`.
+
+    Filters (None: any): tenant, actor, action, outcome, subject, from, to, about (a user: as actor or subject).
+    """
+    return await connection.fetch(
+        """SELECT tenant_id, seq, at, actor, action, outcome, reason, subject, request_id, address_sealed
+        FROM identity.audit_log
+        WHERE tenant_id = $1 AND actor = coalesce($2, actor) AND action = coalesce($3, action)
+            AND outcome = coalesce($4, outcome) AND subject = coalesce($5, subject)
+            AND ($6::timestamptz IS NULL OR at >= $6) AND ($7::timestamptz IS NULL OR at < $7)
+            AND ($8::text IS NULL OR actor = 'user:' || $8 OR subject = $8)
+            AND ($9::bigint IS NULL OR seq < $9)
+        ORDER BY seq DESC LIMIT $10""",
+        *filters,
+        before,
+        limit,
+    )
+
+
+async def answers_of_key(connection: Connection, key: str) -> Sequence[Row]:
+    """Who used an idempotency key for a write that moves no money, and whether it was answered."""
+    return await connection.fetch(
+        """SELECT actor, status, created_at FROM identity.stored_answers
+        WHERE idempotency_key = $1 ORDER BY created_at, actor LIMIT 100""",
+        key,
+    )
+
+
+# --- erasure ------------------------------------------------------------------------------------------------------
+
+_ERASURE = """request_id, tenant_id, user_id, status, waits_for, maker, checker, created_at, updated_at, completed_at"""
+
+
+async def insert_erasure(
+    connection: Connection, request_id: uuid.UUID, tenant: str, user_id: str, status: str, maker: str
+) -> Row | None:
+    """A new request to forget a person; None when one is open."""
+    return await connection.fetchrow(
+        f"""INSERT INTO identity.erasure_requests (request_id, tenant_id, user_id, status, maker)
+        VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (user_id) WHERE status IN ('requires_approval', 'pending') DO NOTHING
+        RETURNING {_ERASURE}""",  # noqa: S608 - constants
+        request_id,
+        tenant,
+        uuid.UUID(user_id),
+        status,
+        maker,
+    )
+
+
+async def erasure(connection: Connection, request_id: str, *, lock: bool = False) -> Row | None:
+    """A request; `lock` keeps others from deciding it."""
+    return await connection.fetchrow(
+        f"SELECT {_ERASURE} FROM identity.erasure_requests WHERE request_id = $1"  # noqa: S608 - constants
+        + (" FOR UPDATE" if lock else ""),
+        uuid.UUID(request_id),
+    )
+
+
+async def erasures(
+    connection: Connection, user_id: str | None, status: str | None, after: tuple[datetime, str] | None, limit: int
+) -> Sequence[Row]:
+    """Requests, newest first: of a person, or all of the tenant."""
+    return await connection.fetch(
+        f"""SELECT {_ERASURE} FROM identity.erasure_requests
+        WHERE ($1::uuid IS NULL OR user_id = $1) AND status = coalesce($2, status)
+            AND ($3::timestamptz IS NULL OR (created_at, request_id) < ($3, $4::uuid))
+        ORDER BY created_at DESC, request_id DESC LIMIT $5""",  # noqa: S608 - constants
+        uuid.UUID(user_id) if user_id else None,
+        status,
+        after[0] if after else None,
+        uuid.UUID(after[1]) if after else None,
+        limit,
+    )
+
+
+async def set_erasure(
+    connection: Connection, request_id: str, status: str, *, checker: str | None = None, waits_for: Sequence[str] = ()
+) -> Row:
+    """Moves a request on."""
+    row = await connection.fetchrow(
+        f"""UPDATE identity.erasure_requests SET status = $2, checker = coalesce($3, checker), waits_for = $4,
+            updated_at = clock_timestamp(), completed_at = CASE WHEN $2 = 'completed' THEN clock_timestamp() END
+        WHERE request_id = $1 RETURNING {_ERASURE}""",  # noqa: S608 - constants
+        uuid.UUID(request_id),
+        status,
+        checker,
+        list(waits_for),
+    )
+    assert row is not None  # locked by the caller
+    return row
+
+
+async def pending_erasures(connection: Connection, limit: int) -> Sequence[Row]:
+    """Pending requests of all tenants, those first that were looked at the longest ago."""
+    return await connection.fetch(
+        f"""SELECT {_ERASURE} FROM identity.erasure_requests WHERE status = 'pending'
+        ORDER BY updated_at LIMIT $1""",  # noqa: S608 - constants
+        limit,
+    )
+
+
+async def erase(connection: Connection, user_id: str) -> None:
+    """Destroys the person's key and what finds the person. The ledger's rows are not touched."""
+    await connection.execute("SELECT identity.erase($1)", uuid.UUID(user_id))
+
+
+# --- dead letters -------------------------------------------------------------------------------------------------
+
+_REQUEUE = """requeue_id, tenant_id, partition, offset_, status, maker, checker, created_at, decided_at"""
+
+
+async def insert_requeue(connection: Connection, tenant: str, partition: int, offset: int, maker: str) -> Row | None:
+    """A request to send a dead letter again; None when there is one, or it was sent."""
+    return await connection.fetchrow(
+        f"""INSERT INTO identity.requeues (requeue_id, tenant_id, partition, offset_, maker)
+        VALUES (gen_random_uuid(), $1, $2, $3, $4)
+        ON CONFLICT (partition, offset_) WHERE status <> 'rejected' DO NOTHING
+        RETURNING {_REQUEUE}""",  # noqa: S608 - constants
+        tenant,
+        partition,
+        offset,
+        maker,
+    )
+
+
+async def open_requeue(connection: Connection, partition: int, offset: int) -> Row | None:
+    """The request that waits for approval, locked."""
+    return await connection.fetchrow(
+        f"""SELECT {_REQUEUE} FROM identity.requeues
+        WHERE partition = $1 AND offset_ = $2 AND status = 'requires_approval' FOR UPDATE""",  # noqa: S608 - constants
+        partition,
+        offset,
+    )
+
+
+async def decide_requeue(connection: Connection, requeue_id: uuid.UUID, status: str, checker: str) -> Row:
+    """Approves or rejects a request that `open_requeue` has locked."""
+    row = await connection.fetchrow(
+        f"""UPDATE identity.requeues SET status = $2, checker = $3, decided_at = clock_timestamp()
+        WHERE requeue_id = $1 RETURNING {_REQUEUE}""",  # noqa: S608 - constants
+        requeue_id,
+        status,
+        checker,
+    )
+    assert row is not None  # locked by the caller
+    return row

@@ -96,6 +96,12 @@ async def create_tenant(call: Call) -> web.Response:
     return await once(call, make)
 
 
+async def get_tenant(call: Call) -> web.Response:
+    """GET /v1/tenants/{tenant_id}."""
+    tenants = call.services.identity.tenants
+    return json_response(tenant_of_row(await tenants.get(call.principal, call.path["tenant_id"], call.origin)))
+
+
 async def deactivate_tenant(call: Call) -> web.Response:
     """POST /v1/tenants/{tenant_id}/deactivate: nobody of it is let in any more; its data stays."""
     return await _set_status(call, "inactive")

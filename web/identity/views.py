@@ -93,3 +93,18 @@ def tenant_of_row(row: Row) -> Json:
         "created_at": instant(row["created_at"]),
         "deactivated_at": instant(row["deactivated_at"]) if row["deactivated_at"] else None,
     }
+
+
+def erasure_of_row(row: Row) -> Json:
+    """A request to be forgotten."""
+    return {
+        "id": str(row["request_id"]),
+        "user_id": str(row["user_id"]),
+        "status": row["status"],
+        "waits_for": list(row["waits_for"]),
+        "maker": row["maker"],
+        "checker": row["checker"],
+        "created_at": instant(row["created_at"]),
+        "updated_at": instant(row["updated_at"]),
+        "completed_at": instant(row["completed_at"]) if row["completed_at"] else None,
+    }

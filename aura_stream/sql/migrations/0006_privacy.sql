@@ -140,6 +140,7 @@ REVOKE ALL ON FUNCTION identity.logins, identity.subject_key, identity.erase FRO
 GRANT EXECUTE ON FUNCTION identity.logins, identity.subject_key, identity.erase TO aura_identity;
 GRANT EXECUTE ON FUNCTION identity.subject_key TO aura_platform;
 GRANT SELECT ON identity.subject_keys, identity.erasure_requests, identity.requeues TO aura_identity;
+GRANT SELECT ON identity.erasure_requests TO aura_platform;
 GRANT INSERT ON identity.subject_keys, identity.erasure_requests, identity.requeues TO aura_identity;
 GRANT UPDATE (email_hash, email_sealed, full_name_sealed) ON identity.users TO aura_identity;
 GRANT UPDATE (status, waits_for, checker, updated_at, completed_at) ON identity.erasure_requests TO aura_identity;
