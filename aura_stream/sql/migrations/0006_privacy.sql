@@ -118,20 +118,20 @@ $$;
 
 -- Forgets a person of the transaction's tenant: the key goes, and with it what it sealed here, in the audit log and in
 -- any copy without the key. The row of the user stays, since the ledger's entries do. False when there is no such user.
-CREATE FUNCTION identity.erase(subject uuid) RETURNS boolean
+CREATE FUNCTION identity.erase(person uuid) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE identity.users u SET status = 'DELETED', email_hash = NULL, email_sealed = NULL, full_name_sealed = NULL, password_hash = NULL,
         updated_at = clock_timestamp()
-    WHERE u.user_id = subject AND u.tenant_id = current_setting('aura.tenant', true);
+    WHERE u.user_id = person AND u.tenant_id = current_setting('aura.tenant', true);
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    UPDATE identity.subject_keys k SET key_sealed = NULL, destroyed_at = clock_timestamp() WHERE k.user_id = subject AND k.key_sealed IS NOT NULL;
-    DELETE FROM identity.email_tokens e WHERE e.user_id = subject;
-    DELETE FROM identity.outbox o WHERE o.user_id = subject AND o.kind = 'mail';
-    DELETE FROM identity.external_identities e WHERE e.user_id = subject;
-    DELETE FROM identity.stored_answers a WHERE a.tenant_id = current_setting('aura.tenant', true) AND a.actor = 'user:' || subject AND a.status IS NOT NULL;
+    UPDATE identity.subject_keys k SET key_sealed = NULL, destroyed_at = clock_timestamp() WHERE k.user_id = person AND k.key_sealed IS NOT NULL;
+    DELETE FROM identity.email_tokens e WHERE e.user_id = person;
+    DELETE FROM identity.outbox o WHERE o.user_id = person AND o.kind = 'mail';
+    DELETE FROM identity.external_identities e WHERE e.user_id = person;
+    DELETE FROM identity.stored_answers a WHERE a.tenant_id = current_setting('aura.tenant', true) AND a.actor = 'user:' || person AND a.status IS NOT NULL;
     RETURN true;
 END
 $$;
