@@ -41,6 +41,7 @@ PAGES: Final = (
     "docs/ARCHITECTURE.md",
     "docs/adr/README.md",
     "docs/guide/identity.md",
+    "docs/guide/privacy.md",
     "docs/guide/kafka-door.md",
     "docs/operating/runbook.md",
     "docs/reference/errors.md",

@@ -9,14 +9,14 @@ import time
 
 import asyncpg
 
-from aura_stream.identity import repository
+from aura_stream.identity import repository, samples
 from aura_stream.identity.administration import ApiKeys, SigningKeys, Tenants, Users
 from aura_stream.identity.audit import AuditLog
 from aura_stream.identity.authentication import Authentication
 from aura_stream.identity.database import Database, IdentityUnavailable
 from aura_stream.identity.feed import Feed, Revocation
 from aura_stream.identity.logins import Logins
-from aura_stream.identity.passwords import Passwords
+from aura_stream.identity.passwords import Busy, Passwords
 from aura_stream.identity.privacy import Privacy
 from aura_stream.identity.sealing import Sealer
 from aura_stream.identity.subjects import Subjects
@@ -105,8 +105,9 @@ class Identity:
                     async with self.database.platform() as connection:
                         await repository.ensure_tenant(connection, tenant)
                 await self.signing_keys.load(time.time())
+                await samples.ensure(self._settings, self.database, self.logins, self.passwords, self.audit)
                 wait_s = _LOOK_AT_KEYS_S
-            except (IdentityUnavailable, asyncpg.PostgresError) as error:
+            except (IdentityUnavailable, Busy, asyncpg.PostgresError) as error:
                 log.warning("identity: no users and keys yet: %s", error)
                 wait_s = min(wait_s * 2, 5.0)
             await asyncio.sleep(wait_s)

@@ -116,6 +116,10 @@ class Logins:
             await self._audit.done(connection, wanted.tenant, actor, "user.register", str(user["user_id"]), origin)
         return user
 
+    def address_hash(self, email: str) -> bytes:
+        """What an address is found by."""
+        return self._subjects.address_hash(email)
+
     async def insert_user(self, connection: Connection, wanted: Registration, hashed: str) -> User:
         """The user's row and what has to happen outside because of it, in one transaction."""
         user = await self._subjects.insert(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import uuid
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from aura_stream.identity import samples
+from aura_stream.settings import load_settings
 from tests.identity.conftest import (
     OPERATOR,
     PASSWORD,
@@ -197,3 +201,53 @@ async def test_dead_letters_come_in_pages_without_gap_or_repeat(node: Node) -> N
 @pytest.mark.parametrize("path", ["/v1/dead-letters/9999-1", "/v1/dead-letters/0-99999999999"])
 async def test_a_dead_letter_that_is_not_there_is_404(node: Node, path: str) -> None:
     assert await node.code("GET", path, token=OPERATOR) == (404, "dead_letter_not_found")
+
+
+DEMO = {
+    "tenants": ("default", "demo", "aurix-demo", "partner-co"),
+    "sample_logins": True,
+    "demo_tenant": "aurix-demo",
+    "demo_admin_email": "admin@Aurix.com",
+    "demo_admin_password": "P@ssw0rd",
+    "demo_user_email": "user@Aurix.com",
+    "demo_user_password": "Password@",
+}
+
+
+async def test_x26_x60_x61_l96_demo_tenants_and_people_are_there_once(start_node: StartNode) -> None:
+    node, other = [await start_node(**DEMO) for _ in range(2)]
+    people = [
+        ("ADMIN@aurix.com", "P@ssw0rd", "admin", "aurix-demo"),
+        ("user@aurix.com", "Password@", "user", "aurix-demo"),
+        ("alice@example.com", "password123!", "user", "default"),
+        ("admin@example.com", "admin123!", "admin", "default"),
+    ]
+    for email, password, role, tenant in people:
+        for one in (node, other):
+            async with asyncio.timeout(30):
+                while True:
+                    body = {"email": email, "password": password}
+                    status, answer, _ = await one.call("POST", "/v1/auth/login", body)
+                    if status == 200:
+                        break
+                    await asyncio.sleep(0.1)
+            assert (answer["user"]["role"], answer["user"]["tenant"]) == (role, tenant)
+    await node.services.identity.audit.written()
+    await samples.ensure(*_of(node))
+    for tenant, count in (("aurix-demo", 2), ("partner-co", 0)):
+        _, listed, _ = await node.call("GET", "/v1/users", token=OPERATOR, Aura_Tenant=tenant)
+        assert listed["total"] == count
+    assert (await node.call("GET", "/v1/tenants/partner-co", token=OPERATOR))[1]["status"] == "active"
+
+
+def _of(node: Node) -> Any:
+    identity = node.services.identity
+    return node.services.settings, identity.database, identity.logins, identity.passwords, identity.audit
+
+
+@pytest.mark.parametrize("missing", [name for name in DEMO if name.startswith("demo_")])
+def test_x61_one_setting_missing_seeds_nobody_and_live_mode_never_does(missing: str) -> None:
+    assert len(samples.samples(load_settings(**DEMO))) == 4
+    assert {one.tenant for one in samples.samples(load_settings(**DEMO | {missing: ""}))} == {"default"}
+    live = {"mode": "live", "api_key": "k" * 30, "identity_secret": "0123456789abcdefghij" * 4}
+    assert samples.samples(load_settings(**DEMO | live)) == []
