@@ -45,6 +45,9 @@ EXPECTED = {
     "prices.set": (N, N, T, P, N),
     "operations.make": (N, N, T, P, N),
     "operations.check": (N, N, N, P, N),
+    "operations.read": (N, N, T, P, P),
+    "privacy.export": (O, O, T, P, O),
+    "privacy.erase": (O, O, T, P, O),
     "audit.read": (N, N, T, P, P),
     "events.read": (O, T, T, P, P),
 }
