@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from aiohttp import web
 
 from aura_stream.domain.reasons import Refused
 from aura_stream.identity.permissions import Reach
+from aura_stream.identity.repository import Row
 from aura_stream.ledger.reads import LAST_JOURNAL, LedgerReads, ReadsUnavailable
 from web.answers import json_response, postgres_away
 from web.call import Call
 from web.identity.lists import audit_of_row, keyset_of, keyset_page
 from web.identity.once import once
 from web.identity.views import api_key_of_row, erasure_of_row, session_of_row, user_of_row
+from web.problems import Problem
 from web.views import account_of_row, balances_of, entry_of_row, transaction_of_row
 
 _PAGE = 500
@@ -63,7 +66,7 @@ async def request_erasure(call: Call) -> web.Response:
     async def make() -> tuple[int, dict[str, object]]:
         row = await call.services.identity.privacy.request(call.principal, call.tenant, user_id, call.origin)
         if row["status"] == "pending":
-            row = await call.services.erasures.attempt(row)
+            row = await _attempt(call, row)
         return 201 if row["status"] == "completed" else 202, erasure_of_row(row)
 
     return await once(call, make)
@@ -93,7 +96,7 @@ async def approve_erasure(call: Call) -> web.Response:
     async def make() -> tuple[int, dict[str, object]]:
         privacy = call.services.identity.privacy
         row = await privacy.approve(call.principal, call.tenant, call.path["request_id"], call.origin)
-        return 200, erasure_of_row(await call.services.erasures.attempt(row))
+        return 200, erasure_of_row(await _attempt(call, row))
 
     return await once(call, make)
 
@@ -108,6 +111,13 @@ async def reject_erasure(call: Call) -> web.Response:
         )
 
     return await once(call, make)
+
+
+async def _attempt(call: Call, row: Row) -> Row:
+    """Finishes a pending request, if that can be done now; else it stays pending and is looked at again."""
+    with contextlib.suppress(Problem):
+        return await call.services.erasures.attempt(row)
+    return row
 
 
 def _person(call: Call, named: str | None) -> str:
