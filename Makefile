@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format up down sim torture bench lock clean
+.PHONY: help setup demo test check format up down faults sim torture bench lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,8 +33,12 @@ $(STAMP): requirements.lock
 demo: setup ## Show the whole product working, on ports and data of its own
 	@$(BIN)/aura demo $(ARGS)
 
+# Much of a test is waiting for processes, so two run at a time; a file's tests stay together and share its services.
 test: check ## Check the code, then run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(ARGS)
+
+faults: setup ## Run each fault of the matrix by itself, on three brokers (about ten minutes)
+	@$(BIN)/python -m pytest -m long tests/torture $(ARGS)
 
 check: setup ## Formatting, lint, types, direction of imports
 	@$(BIN)/ruff format --check .

@@ -14,42 +14,47 @@ from typing import Any, Final
 
 import orjson
 
+from agents import settlements
+from agents.writing import (
+    KEY_LIFE_MS,
+    begin,
+    change,
+    journal_of,
+    reader,
+    received,
+    refuse,
+    repeated,
+    send_account_event,
+    tell_refused,
+)
 from aura_stream.domain import accounts, deposits, holds, ids, transfers
-from aura_stream.domain.assets import format_amount
-from aura_stream.domain.commands import Command, fingerprint, format_time, parse_command
-from aura_stream.domain.events import ENCODE, EventData, TransactionEvent
-from aura_stream.domain.ids import derived_id, id_bytes, id_text, parse_account_id, record_key
-from aura_stream.domain.ledger import Accounts, Decision, owned, refused
+from aura_stream.domain.commands import Command, fingerprint, parse_command
+from aura_stream.domain.ids import derived_id, id_bytes, id_text, record_key
+from aura_stream.domain.ledger import Decision, owned, refused
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.domain.requests import (
     AccountCommand,
     AccountRequest,
     Action,
     ActionCommand,
+    ChildCommand,
+    PauseCommand,
     Submission,
     SubmitCommand,
     read_account,
     read_action,
+    read_child,
     read_submission,
 )
-from aura_stream.domain.signals import Answer, Credit, Signal
-from aura_stream.domain.state import COMPLETED, FAILED, Account, IdempotencyKey, Posting, Rules, Transaction
+from aura_stream.domain.signals import Answer, Applied, BankFact, ChainFact, Credit, Paused, Signal
+from aura_stream.domain.state import IdempotencyKey, Rules
 from aura_stream.engine.errors import Poison
 from aura_stream.engine.unit import Record, Unit
-from aura_stream.journal import (
-    AccountLine,
-    AnswerLine,
-    ChangeLine,
-    Entry,
-    Journal,
-    ReceivedLine,
-    TransactionLine,
-    journal_id,
-)
+from aura_stream.journal import AccountLine, AnswerLine, journal_id
 from tables.balances import BALANCES, balance_key
 from tables.idempotency_keys import IDEMPOTENCY_KEYS
+from tables.settlements import SETTLEMENTS
 from tables.transactions import TRANSACTIONS
-from topics.transaction_events import TRANSACTION_EVENTS
 
 # What each command, answer and deadline is decided by.
 SUBMITS: Final = {
@@ -63,6 +68,10 @@ ACTIONS: Final = {
     "hold.capture": {"hold": holds.capture},
     "hold.release": {"hold": holds.release},
     "transaction.cancel": {"deposit": deposits.cancel, "hold": holds.cancel, "transfer": transfers.cancel},
+    # Only of what goes through a bank: `settlements.MACHINES`.
+    "transaction.approve": {},
+    "transaction.reject": {},
+    "transaction.resolve": {},
 }
 ACCOUNTS: Final = {
     "account.open": accounts.open_account,
@@ -72,14 +81,6 @@ ACCOUNTS: Final = {
 }
 ANSWERS: Final = {"transfer": transfers.answered, "hold": holds.answered}
 DEADLINES: Final = {"deposit": deposits.deadline, "transfer": transfers.deadline, "hold": holds.deadline}
-
-EXPIRING: Final = frozenset({"awaiting_funds", "held"})
-"""States that end by their deadline. Elsewhere a deadline only calls a person."""
-
-KEY_LIFE_MS: Final = 24 * 60 * 60 * 1000
-"""How long the idempotency key of a command that moves no money is remembered."""
-
-_EVENTS: Final = TRANSACTION_EVENTS.name
 
 
 class Ledger:
@@ -102,15 +103,22 @@ class Ledger:
             content = fingerprint(command)
             if isinstance(command, SubmitCommand):
                 submission = read_submission(command, id_text(key), content, unit.at)
-                if not self._repeated(unit, command, key, content):
+                if not repeated(unit, command, key, content):
                     self._submit(unit, command, key, submission)
             elif isinstance(command, ActionCommand):
                 action = read_action(command, unit.at, self.rules)
-                if not self._repeated(unit, command, key, content):
+                if not repeated(unit, command, key, content):
                     self._act(unit, command, key, content, action)
+            elif isinstance(command, ChildCommand):
+                parent = read_child(command)
+                if not repeated(unit, command, key, content):
+                    settlements.submit_again(unit, command, key, content, parent, self.rules)
+            elif isinstance(command, PauseCommand):
+                if not repeated(unit, command, key, content):
+                    settlements.pause(unit, command, key, content, self.rules)
             else:
                 request = read_account(command)
-                if not self._repeated(unit, command, key, content):
+                if not repeated(unit, command, key, content):
                     self._account(unit, command, key, content, request)
         except Invalid as error:
             where = f" (at {error.pointer})" if error.pointer else ""
@@ -132,65 +140,58 @@ class Ledger:
 
     def _submit(self, unit: Unit, command: SubmitCommand, key: bytes, asked: Submission) -> None:
         at = unit.at
+        decision: Decision
         try:
-            decision = SUBMITS[command.type](asked, _reader(asked.tenant), at)
+            if asked.through is not None:
+                decision = settlements.submit(unit, asked, self.rules)
+            else:
+                if settlements.PAUSES_SET in unit.counters:
+                    settlements.check_pauses(asked)
+                decision = SUBMITS[command.type](asked, reader(asked.tenant), at)
         except Refused as refusal:
+            if refusal.reason == "paused":
+                # "Not now" is no outcome: the same key may be used again.
+                tell_refused(unit, command, refusal)
+                return
             decision = refused(asked, refusal.reason, at)
-        journals = _write(unit, key, asked.transaction_id, None, decision)
-        after = decision.transaction
-        _event_of(unit, asked.transaction_id, decision.event, after, command.id)
-        unit.line(
-            TransactionLine(
-                asked.transaction_id,
-                command.id,
-                after.tenant,
-                after.customer,
-                after.type,
-                decision.event,
-                after.status,
-                after.state,
-                after.asset,
-                str(after.amount),
-                command.idempotency_key,
-                at,
-                after.reason,
-                after.from_account,
-                after.to_account,
-                after.deadline if after.state in EXPIRING else 0,
-                journals,
-            )
-        )
+        begin(unit, command, key, asked.transaction_id, decision)
 
     def _act(self, unit: Unit, command: ActionCommand, key: bytes, content: str, asked: Action) -> None:
         before = TRANSACTIONS.get(asked.transaction_id)
+        decision: Decision
         try:
             if asked.refusal is not None:
                 raise asked.refusal
             before = owned(before, command.tenant, command.customer)
+            row = SETTLEMENTS.get(asked.transaction_id) if before.type in settlements.MACHINES else None
             decide = ACTIONS[command.type].get(before.type)
-            if decide is None:
+            if row is not None:
+                decision = settlements.act(unit, command, before, asked.transaction_id, row, self.rules)
+            elif decide is None:
                 raise Refused("invalid_state_transition", f"the transaction is a {before.type}")
-            decision = decide(before, asked, _reader(command.tenant), unit.at)
+            else:
+                decision = decide(before, asked, reader(command.tenant), unit.at)
         except Refused as refusal:
-            self._refuse(unit, command, key, content, refusal, transaction_id=asked.id_text)
+            refuse(unit, command, key, content, refusal, transaction_id=asked.id_text)
             return
         after = decision.transaction
         done = IdempotencyKey(content, "done", "", asked.id_text, "", after.status, after.state, seq=after.seq)
         IDEMPOTENCY_KEYS.set(key, done)
-        _change(unit, asked.transaction_id, before, decision, command.id)
+        change(unit, asked.transaction_id, before, decision, command.id)
+        settlements.go_on(unit, asked.transaction_id, decision, self.rules)
 
     def _account(self, unit: Unit, command: AccountCommand, key: bytes, content: str, asked: AccountRequest) -> None:
         at, table_key = unit.at, balance_key(command.tenant, asked.account_id)
         try:
             event, account = ACCOUNTS[command.type](asked, BALANCES.get(table_key), at)
         except Refused as refusal:
-            self._refuse(unit, command, key, content, refusal, account_id=asked.account_id)
+            refuse(unit, command, key, content, refusal, account_id=asked.account_id)
             return
         BALANCES.set(table_key, account)
         done = IdempotencyKey(content, "done", "", "", asked.account_id, account.status, "", at + KEY_LIFE_MS)
         IDEMPOTENCY_KEYS.set(key, done)
-        data = EventData(asset=asked.asset, account_id=asked.account_id, name=asked.name)
-        _event(unit, event, command.tenant, command.customer, "", 0, account.status, "", "", command.id, data)
+        data = {"account_id": asked.account_id, "asset": asked.asset, "name": asked.name, "status": account.status}
+        send_account_event(unit, event, command.tenant, command.customer, command.id, account.seq, data)
         unit.line(
             AccountLine(
                 command.tenant,
@@ -205,67 +206,6 @@ class Ledger:
                 asked.name,
             )
         )
-
-    def _repeated(self, unit: Unit, command: Command, key: bytes, content: str) -> bool:
-        """Answers a command whose idempotency key was used before; False when it is new."""
-        first = TRANSACTIONS.get(key)
-        if first is not None:
-            if first.fingerprint == content:
-                _answer(
-                    unit,
-                    command,
-                    "repeat",
-                    reason=first.reason,
-                    transaction_id=id_text(key),
-                    status=first.status,
-                    state=first.state,
-                    seq=first.seq,
-                )
-                return True
-        else:
-            known = IDEMPOTENCY_KEYS.get(key)
-            if known is None:
-                return False
-            if known.fingerprint == content:
-                _answer(
-                    unit,
-                    command,
-                    "repeat",
-                    reason=known.reason,
-                    detail=known.detail,
-                    transaction_id=known.transaction_id,
-                    account_id=known.account_id,
-                    status=known.status,
-                    state=known.state,
-                    seq=known.seq,
-                )
-                return True
-        _refused(unit, command, Refused("idempotency_key_reused", "the key was used for another request"))
-        return True
-
-    def _refuse(
-        self,
-        unit: Unit,
-        command: ActionCommand | AccountCommand,
-        key: bytes,
-        content: str,
-        refusal: Refused,
-        transaction_id: str = "",
-        account_id: str = "",
-    ) -> None:
-        """Burns the key of a command that business refuses, and answers it."""
-        expires_at = unit.at + KEY_LIFE_MS if command.MOVES_NO_MONEY else 0
-        burnt = IdempotencyKey(
-            content,
-            "refused",
-            refusal.reason,
-            transaction_id,
-            account_id,
-            expires_at=expires_at,
-            detail=refusal.detail,
-        )
-        IDEMPOTENCY_KEYS.set(key, burnt)
-        _refused(unit, command, refusal, transaction_id, account_id)
 
     def dead_letter(self, unit: Unit, record: Record, reason: str, detail: str) -> None:
         """Answers bytes that are no command, as far as they say who sent them."""
@@ -289,16 +229,24 @@ class Ledger:
     # --- signals and deadlines -------------------------------------------------------------------------------------
 
     def signal(self, unit: Unit, signal: Signal) -> None:
-        """A credit from another customer, or the answer to one that was sent from here."""
+        """A credit from another customer or the answer to one, a fact of a bank or the chain, or a pause."""
         if isinstance(signal, Credit):
             self._receive(unit, signal)
-        else:
+        elif isinstance(signal, Answer):
             key = id_bytes(signal.transaction_id)
             before = TRANSACTIONS.get(key)
             if before is None:
                 raise LookupError(f"an answer to the unknown transaction {signal.transaction_id}")
-            decision = ANSWERS[before.type](before, signal, _reader(before.tenant), unit.at)
-            _change(unit, key, before, decision, also_journal=signal.journal_id)
+            decision = ANSWERS[before.type](before, signal, reader(before.tenant), unit.at)
+            change(unit, key, before, decision, also_journal=signal.journal_id)
+        elif isinstance(signal, BankFact | ChainFact):
+            settlements.fact(unit, signal, self.rules)
+        elif isinstance(signal, Paused):
+            settlements.paused(unit, signal)
+        elif isinstance(signal, Applied):
+            settlements.applied(unit, signal)
+        else:
+            settlements.unmatched(unit, signal, self.rules)
 
     def _receive(self, unit: Unit, credit: Credit) -> None:
         key = balance_key(credit.tenant, credit.to_account)
@@ -309,7 +257,7 @@ class Ledger:
             return
         BALANCES.set(key, account)
         journals = [
-            _journal(
+            journal_of(
                 unit,
                 credit.transaction_id,
                 "transfer.received",
@@ -320,220 +268,35 @@ class Ledger:
             )
         ]
         number = journal_id(unit.partition, journals[0].number)
-        _received(
+        received(
             unit, credit, "transfer.received", Answer(credit.transaction_id, credit.tenant, True, "", number), journals
         )
 
     def refuse(self, unit: Unit, signal: Signal, reason: str, detail: str) -> None:
-        """A signal that raised: a credit goes back; an answer cannot, so it stops the shard."""
+        """A signal that raised: a credit goes back, a fact needs a person; the others stop the shard."""
+        if isinstance(signal, BankFact | ChainFact):
+            settlements.park(unit, signal, self.rules)
+            return
         if not isinstance(signal, Credit):
-            raise TypeError(f"an answer could not be handled: {detail}")
+            raise TypeError(f"a signal could not be handled: {detail}")
         self._send_back(unit, signal, reason)
 
     def _send_back(self, unit: Unit, credit: Credit, reason: str) -> None:
-        _received(unit, credit, "transfer.refused", Answer(credit.transaction_id, credit.tenant, False, reason), [])
+        received(unit, credit, "transfer.refused", Answer(credit.transaction_id, credit.tenant, False, reason), [])
 
     def deadline(self, unit: Unit, key: bytes) -> None:
-        """The deadline of a transaction has come."""
+        """The deadline of a transaction has come, or a pause was lifted."""
+        if settlements.drains(key):
+            settlements.drain(unit, key, self.rules)
+            return
         before = TRANSACTIONS.get(key)
         if before is None or not 0 < before.deadline <= unit.at:
             raise LookupError(f"a deadline that transaction {id_text(key)} does not have")
-        _change(unit, key, before, DEADLINES[before.type](before, _reader(before.tenant), unit.at))
-
-
-# --- reading and writing ---------------------------------------------------------------------------------------------
-
-
-def _reader(tenant: str) -> Accounts:
-    """The tenant's accounts as the machines read them."""
-
-    def read(account_id: str) -> Account | None:
-        return BALANCES.get(balance_key(tenant, account_id))
-
-    return read
-
-
-def _write(
-    unit: Unit, key: bytes, transaction_id: str, before: Transaction | None, decision: Decision
-) -> list[Journal]:
-    """Puts a decision into tables, deadlines and signals; returns its journals for the line."""
-    after = decision.transaction
-    TRANSACTIONS.set(key, after)
-    for account_id, account in decision.accounts.items():
-        BALANCES.set(balance_key(after.tenant, account_id), account)
-    was = before.deadline if before is not None else 0
-    if was != after.deadline:
-        if was:
-            unit.clear_deadline(key, was)
-        if after.deadline:
-            unit.deadline(key, after.deadline)
-    if (credit := decision.credit) is not None:
-        unit.signal(record_key(credit.tenant, parse_account_id(credit.to_account).customer), credit)
-    if not decision.postings:
-        return []
-    return [
-        _journal(
-            unit, transaction_id, decision.event, after.tenant, after.asset, decision.effective_at, decision.postings
-        )
-    ]
-
-
-def _journal(
-    unit: Unit,
-    transaction_id: str,
-    kind: str,
-    tenant: str,
-    asset: str,
-    effective_at: int,
-    postings: tuple[Posting, ...],
-) -> Journal:
-    entries = [Entry(posting.account, posting.layer, str(posting.amount)) for posting in postings]
-    number = unit.next_number("journals")
-    return Journal(number, transaction_id, kind, tenant, asset, effective_at, unit.at, entries)
-
-
-def _change(
-    unit: Unit, key: bytes, before: Transaction, decision: Decision, command_id: str = "", also_journal: int = 0
-) -> None:
-    """Writes and tells that a transaction moved on."""
-    transaction_id, after = id_text(key), decision.transaction
-    journals = _write(unit, key, transaction_id, before, decision)
-    _event_of(unit, transaction_id, decision.event, after, command_id)
-    unit.line(
-        ChangeLine(
-            transaction_id,
-            after.tenant,
-            after.customer,
-            after.type,
-            after.seq,
-            decision.event,
-            after.status,
-            after.state,
-            unit.at,
-            after.reason,
-            command_id,
-            str(after.captured) if after.captured else "",
-            also_journal,
-            journals,
-        )
-    )
-
-
-def _received(unit: Unit, credit: Credit, event: str, answer: Answer, journals: list[Journal]) -> None:
-    """Tells the receiver what became of a credit, and answers its sender."""
-    sender = parse_account_id(credit.from_account).customer
-    receiver = parse_account_id(credit.to_account).customer
-    unit.signal(record_key(credit.tenant, sender), answer)
-    status, state = (COMPLETED, "received") if answer.accepted else (FAILED, "refused")
-    amount = format_amount(credit.amount, credit.asset)
-    data = EventData(amount, credit.asset, credit.from_account, credit.to_account)
-    _event(unit, event, credit.tenant, receiver, credit.transaction_id, 1, status, state, answer.reason, "", data)
-    unit.line(
-        ReceivedLine(
-            credit.transaction_id,
-            credit.tenant,
-            receiver,
-            credit.to_account,
-            credit.asset,
-            str(credit.amount),
-            event,
-            unit.at,
-            answer.reason,
-            credit.from_account,
-            journals,
-        )
-    )
-
-
-def _refused(unit: Unit, command: Command, refusal: Refused, transaction_id: str = "", account_id: str = "") -> None:
-    data = EventData(account_id=account_id, command_type=command.type, detail=refusal.detail)
-    tenant, customer = command.tenant, command.customer
-    _event(unit, "command.refused", tenant, customer, transaction_id, 0, "", "", refusal.reason, command.id, data)
-    _answer(
-        unit,
-        command,
-        "refused",
-        reason=refusal.reason,
-        detail=refusal.detail,
-        transaction_id=transaction_id,
-        account_id=account_id,
-    )
-
-
-def _answer(unit: Unit, command: Command, kind: Any, **what: Any) -> None:
-    unit.line(
-        AnswerLine(
-            kind,
-            unit.at,
-            command.id,
-            command.type,
-            command.tenant,
-            command.customer,
-            command.idempotency_key,
-            **what,
-        )
-    )
-
-
-def _event_of(unit: Unit, transaction_id: str, event: str, after: Transaction, command_id: str) -> None:
-    """Sends the event of a transaction's new state."""
-    asset = after.asset
-    data = EventData(
-        format_amount(after.amount, asset),
-        asset,
-        after.from_account,
-        after.to_account,
-        format_amount(after.captured, asset) if after.captured else "",
-        format_time(after.deadline) if after.state in EXPIRING else "",
-    )
-    _event(
-        unit,
-        event,
-        after.tenant,
-        after.customer,
-        transaction_id,
-        after.seq,
-        after.status,
-        after.state,
-        after.reason,
-        command_id,
-        data,
-    )
-
-
-def _event(
-    unit: Unit,
-    type_: str,
-    tenant: str,
-    customer: str,
-    transaction_id: str,
-    seq: int,
-    status: str,
-    state: str,
-    reason: str,
-    command_id: str,
-    data: EventData,
-) -> None:
-    """Sends an event. It is called before the line is added that it belongs to, so that its id names that line."""
-    partition, journal_seq = unit.partition, unit.seq
-    event = TransactionEvent(
-        f"{partition}-{journal_seq}-{unit.line_number}",
-        type_,
-        1,
-        tenant,
-        customer,
-        transaction_id,
-        seq,
-        status,
-        state,
-        reason,
-        command_id,
-        format_time(unit.at),
-        partition,
-        journal_seq,
-        data,
-    )
-    unit.send(_EVENTS, record_key(tenant, customer), ENCODE(event))
+        row = SETTLEMENTS.get(key) if before.type in settlements.MACHINES else None
+        if row is not None:
+            settlements.deadline(unit, key, before, row, self.rules)
+        else:
+            change(unit, key, before, DEADLINES[before.type](before, reader(before.tenant), unit.at))
 
 
 _SAID: Final = {

@@ -1,4 +1,4 @@
-"""Worker processes: which Faust app, fed by which topics, runs which agent. `aura worker ledger|sink` ends up here."""
+"""Worker processes: which Faust app, fed by which topics, runs which agent. `aura worker` ends up here."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import msgspec
 import uvloop
 
 import topics
+from aura_stream import logs
 from aura_stream.domain.state import Rules
 from aura_stream.engine.feed import Feed
 from aura_stream.engine.kafka import RealKafka
@@ -49,14 +50,21 @@ def encode_rules(rules: Rules) -> tuple[bytes, str]:
 def run(role: str, settings: Settings) -> None:
     """Runs a worker of a role until it is stopped; does not return. The topics must have been checked."""
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    app, feed = {"ledger": ledger_app, "sink": sink_app}[role](settings)
+    app, feed = {"ledger": ledger_app, "sink": sink_app, "events": events_app}[role](settings)
     _add_status_page(app, role, feed)
     # What is here now lives as long as the process, and batches make no cycles: the collector would walk over both for
     # nothing, a third of a ledger's CPU time and near half of a sink's.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
-    worker = faust.Worker(app, loglevel=settings.log_level, redirect_stdouts=False, quiet=True, console_port=0)
+    worker = faust.Worker(
+        app,
+        loglevel=settings.log_level,
+        logging_config=logs.config(settings),
+        redirect_stdouts=False,
+        quiet=True,
+        console_port=0,
+    )
     worker.execute_from_commandline()
 
 
@@ -104,11 +112,17 @@ def ledger_app(settings: Settings) -> tuple[App, Feed]:
         app_id=f"{settings.app_id}-ledger",
         kafka=kafka,
         names=NAMES,
-        outputs=(topics.TRANSACTION_EVENTS.name,),
+        outputs=(
+            topics.TRANSACTION_EVENTS.name,
+            topics.ACCOUNT_EVENTS.name,
+            topics.BANK_REQUESTS.name,
+            topics.CHAIN_REQUESTS.name,
+        ),
         actor=Ledger(rules),
         rules=encoded,
         rules_hash=rules_hash,
         stores=RocksStores(_state_dir(settings)),
+        called=_called(settings),
         partitioner=Partitioner(settings.partitions),
     )
 
@@ -117,6 +131,13 @@ def ledger_app(settings: Settings) -> tuple[App, Feed]:
 
     feed = Feed(app, (NAMES.commands, NAMES.signals), make, on_ready=_ready(settings), on_closed=kafka.stop)
     return app, feed
+
+
+def _called(settings: Settings) -> dict[str, str]:
+    """What the topics of events are called in this cluster, where it is not their usual name."""
+    if not settings.bare_event_topics:
+        return {}
+    return {usual.name: bare.name for usual, bare in zip(topics.EVENTS, topics.events(bare=True), strict=True)}
 
 
 def sink_app(settings: Settings) -> tuple[App, Feed]:
@@ -131,4 +152,24 @@ def sink_app(settings: Settings) -> tuple[App, Feed]:
 
     sink = Sink(RealKafka(settings.kafka_bootstrap), connect_writer, Heads(settings.kafka_bootstrap))
     feed = Feed(app, (NAMES.journal,), sink.partition, on_ready=_ready(settings), on_closed=sink.close)
+    return app, feed
+
+
+def events_app(settings: Settings) -> tuple[App, Feed]:
+    """The app that keeps the log of events, and relays what identity has to tell."""
+    from agents.events import EventLog
+    from aura_stream.events.relay import Relay
+    from aura_stream.events.writer import EventWriter
+
+    app = _app("events", settings)
+    sources = tuple(topic.name for topic in topics.events(bare=settings.bare_event_topics))
+    event_log = EventLog(RealKafka(settings.kafka_bootstrap), EventWriter(settings.postgres_write_dsn), sources)
+    feed = Feed(app, sources, event_log.partition, on_ready=_ready(settings), on_closed=event_log.close)
+    relay = Relay(
+        settings.postgres_write_dsn,
+        settings.kafka_bootstrap,
+        settings.partitions,
+        {"account": sources[1], "auth": sources[2]},
+    )
+    app.task(relay.run)
     return app, feed

@@ -12,6 +12,8 @@ from typing import Literal
 
 import msgspec
 
+from aura_stream.domain.events import ByBank
+
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
     """`[account_id, layer, amount]`; its leg is its place in the list."""
@@ -57,6 +59,7 @@ class TransactionLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field
     to_account_id: str = ""
     expires_at: int = 0
     journals: list[Journal] = []
+    by_bank: ByBank | None = None
 
 
 class ChangeLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="change"):
@@ -76,6 +79,7 @@ class ChangeLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="lin
     captured: str = ""
     also_journal: int = 0  # journal id of the receiver's half, booked by another partition
     journals: list[Journal] = []
+    by_bank: ByBank | None = None
 
 
 class ReceivedLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="received"):
@@ -95,7 +99,10 @@ class ReceivedLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="l
 
 
 class AccountLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="account"):
-    """An account that was opened (`opened_at` = `at`) or changed its status; also the command's answer (`new`)."""
+    """An account that was opened (`opened_at` = `at`) or changed its status; also the command's answer (`new`).
+
+    Without `command_id` a transaction's step froze it.
+    """
 
     tenant: str
     customer: str
@@ -134,7 +141,23 @@ class AnswerLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="lin
     offset: int = -1
 
 
-Line = TransactionLine | ChangeLine | ReceivedLine | AccountLine | AnswerLine
+class PauseLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="pause"):
+    """A pause that was set or lifted, also the command's answer; or, without `command_id`, that all have applied it."""
+
+    id: str
+    tenant: str  # of its command
+    customer: str
+    event: str  # pause.set | pause.applied | pause.lifted | pause.cleared
+    status: str  # set | applied | lifted | cleared
+    at: int
+    by: str  # the operator
+    command_id: str = ""
+    idempotency_key: str = ""
+    note: str = ""
+    scope: dict[str, str] = {}
+
+
+Line = TransactionLine | ChangeLine | ReceivedLine | AccountLine | AnswerLine | PauseLine
 
 
 class UnitRecord(msgspec.Struct, frozen=True, omit_defaults=True):

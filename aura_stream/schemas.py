@@ -12,11 +12,15 @@ from typing import Any, Final
 
 import msgspec
 
+from aura_stream.domain import lane_requests
 from aura_stream.domain.commands import ADAPTER
-from aura_stream.domain.events import EventData, TransactionEvent
-from aura_stream.domain.signals import Answer, Credit, Signal
+from aura_stream.domain.events import Event, EventData, TransactionEvent
+from aura_stream.domain.ids import bank_reference, chain_reference
+from aura_stream.domain.pauses import Pause, Pauses, Rollout, Scope
+from aura_stream.domain.signals import Answer, Applied, BankFact, ChainFact, Credit, Paused, Signal, Unmatched
 from aura_stream.engine.unit import Packed
 from aura_stream.journal import Entry, Journal, TransactionLine, UnitRecord
+from aura_stream.ledger.chain import HeadMessage
 
 FOLDER: Final = Path(__file__).parents[1] / "topics" / "schemas"
 
@@ -29,7 +33,8 @@ _ENVELOPE: Final = {
     "idempotency_key": "order-4711",
     "issued_at": "2026-11-20T10:00:00Z",
 }
-_DATA: Final[dict[str, dict[str, str]]] = {
+_BANK_REFERENCE, _CHAIN_REFERENCE = bank_reference(_TRANSACTION, "debit"), chain_reference(_TRANSACTION, "mint/1")
+_DATA: Final[dict[str, dict[str, Any]]] = {
     "account.open": {"asset": "EUR"},
     "account.freeze": {"account_id": "alice:EUR"},
     "account.unfreeze": {"account_id": "alice:EUR"},
@@ -47,10 +52,29 @@ _DATA: Final[dict[str, dict[str, str]]] = {
     "hold.capture": {"transaction_id": _TRANSACTION, "amount": "10.00"},
     "hold.release": {"transaction_id": _TRANSACTION},
     "transaction.cancel": {"transaction_id": _TRANSACTION},
+    "deposit.retry": {"transaction_id": _TRANSACTION},
+    "withdrawal.submit": {
+        "account_id": "alice:AEUR",
+        "amount": "12.50",
+        "rail": "sepa_instant",
+        "beneficiary": {"name": "Alice Example", "account": "DE89370400440532013000"},
+    },
+    "withdrawal.retry": {
+        "transaction_id": _TRANSACTION,
+        "beneficiary": {"name": "Alice Example", "account": "DE89370400440532013000"},
+    },
+    "withdrawal.remint": {"transaction_id": _TRANSACTION},
+    "transaction.approve": {"transaction_id": _TRANSACTION, "operator": "olga"},
+    "transaction.reject": {"transaction_id": _TRANSACTION, "operator": "olga"},
+    "transaction.resolve": {"transaction_id": _TRANSACTION, "operator": "olga", "outcome": "inquire"},
+    "pause.set": {"operator": "olga", "scope": {"rail": "ach"}, "note": "bank-a is away"},
+    "pause.lift": {"operator": "olga", "pause_id": _TRANSACTION},
 }
 
 # What a field of ours means wherever it stands in the journal and the events.
 _MEANING: Final = {
+    "by_bank": "What banks and the chain have to do with it, as it stands now",
+    "by": "The operator",
     "also_journal": "Public id of the journal by which the receiver's partition booked its half",
     "amount": "Integer minor units of the asset, as text",
     "at": "Milliseconds since 1970",
@@ -82,12 +106,28 @@ _MEANING: Final = {
     "transaction_id": "UUID derived from tenant, customer and idempotency key; empty where there is none",
     "v": "Version of this form",
 }
+_REQUEST_MEANING: Final = {
+    "transaction_id": "The transaction it is for",
+    "customer": "Whose it is: answers go to the partition of <tenant>/<customer>",
+    "tenant": "Whose customer it is",
+    "reference": "Ours, derived from transaction and step; the same step asked twice has the same",
+    "amount": "Integer minor units of the asset",
+    "home": "The partition of aura.signals.v1 that waits for the answer",
+}
 _EVENT_MEANING: Final = _MEANING | {
     "amount": "Major units, with all places of the asset",
     "id": "<partition>-<journal_seq>-<number of the line>, unique",
     "type": "As in transfer.completed",
     "version": "Version of this form",
     "data": "What it is about; only what applies is present",
+}
+_ENVELOPE_MEANING: Final = {
+    "id": "Unique; of the ledger's events <partition>-<journal_seq>-<number of the line>",
+    "tenant_id": "Whose customer it is",
+    "customer_id": "Whose it is; empty where it is about no customer",
+    "seq": "Dense, from 1, of one account, user, API key or tenant; 0 of a refused command",
+    "causation_id": "Id of the command that led to it; empty where there is none",
+    "request_id": "The request that led to it, where it is known",
 }
 
 
@@ -137,9 +177,14 @@ def signals() -> dict[str, Any]:
     schema["$defs"]["Packed"]["properties"]["signals"]["items"] = signal
     credit = Credit(_TRANSACTION, "default", "alice:EUR", "bob:EUR", "EUR", 1250, _AT, "transfer")
     answer = Answer(_TRANSACTION, "default", True, "", 281474976710657)
+    settled = BankFact(
+        *(_TRANSACTION, "default", "debit", "settled", _BANK_REFERENCE, 10000, "USD", "", "A00000000000017"),
+        fact_id="evt-93",
+    )
+    mined = ChainFact(_TRANSACTION, "default", "mint", "confirmed", _CHAIN_REFERENCE, "0x" + "5d" * 32, 21000)
     examples = [
         {"source": source, "seq": 1, "at": _AT, "signals": [_plain(item)], "v": 1}
-        for source, item in ((0, credit), (1, answer))
+        for source, item in ((0, credit), (1, answer), (2, settled), (3, mined))
     ]
     return _head(
         "signals",
@@ -148,6 +193,26 @@ def signals() -> dict[str, Any]:
         examples,
         _described(schema, _MEANING),
     )
+
+
+def bank_request() -> dict[str, Any]:
+    """The schema of `aura.bank-requests.v1`."""
+    debit = lane_requests.Instruct(
+        *(_TRANSACTION, "default", "alice", "debit", "ach", _BANK_REFERENCE, "USD", 10000),
+        *("Alice Example", "021000021/123456789"),
+    )
+    expected = lane_requests.Expect(_TRANSACTION, "default", "alice", "sepa", _BANK_REFERENCE, "EUR", 10000)
+    schema = _described(msgspec.json.schema(lane_requests.BankRequest), _REQUEST_MEANING)
+    examples = [_plain(debit), _plain(expected), _plain(lane_requests.Inquire(_TRANSACTION, _BANK_REFERENCE))]
+    return _head("bank-request", "What a bank's lane is asked for", "Key: ~bank:<bank>.", examples, schema)
+
+
+def chain_request() -> dict[str, Any]:
+    """The schema of `aura.chain-requests.v1`."""
+    mint = lane_requests.Mint(_TRANSACTION, "default", "alice", _CHAIN_REFERENCE, "AUSD", 100_000_000)
+    schema = _described(msgspec.json.schema(lane_requests.ChainRequest), _REQUEST_MEANING)
+    examples = [_plain(mint), _plain(lane_requests.Withdraw(_TRANSACTION, _CHAIN_REFERENCE))]
+    return _head("chain-request", "What a minter lane is asked for", "Key: ~chain:<chain>:<token>.", examples, schema)
 
 
 def transaction_event() -> dict[str, Any]:
@@ -173,6 +238,46 @@ def transaction_event() -> dict[str, Any]:
     return _head("transaction-event", "An event", "Key: <tenant>/<customer>.", [_plain(event)], schema)
 
 
+def chain_head() -> dict[str, Any]:
+    """The schema of `aura.chain-heads.v1`."""
+    meaning = (
+        "Key: the partition. Written by the sink after its commit; may come late or twice, never before the block is "
+        "in Postgres. Anyone may keep them."
+    )
+    example = HeadMessage(2, 5, "7d865e959b2466918c9863afca942d0fb89d7c9ac0c99bafc3749504ded97730")
+    schema = _described(msgspec.json.schema(HeadMessage), {})
+    return _head("chain-head", "Head of a partition's hash chain", meaning, [_plain(example)], schema)
+
+
+def account_event() -> dict[str, Any]:
+    """The schema of `aura.account-events.v1`."""
+    data = {"account_id": "alice:EUR", "asset": "EUR", "status": "open"}
+    event = Event("2-3-0", "account.opened", 1, "default", "alice", 1, "2026-11-20T10:00:00.000Z", "", _ID, data, 2, 3)
+    schema = _described(msgspec.json.schema(Event), _EVENT_MEANING | _ENVELOPE_MEANING)
+    return _head("account-event", "An event of an account", "Key: <tenant>/<customer>.", [_plain(event)], schema)
+
+
+def auth_event() -> dict[str, Any]:
+    """The schema of `aura.auth-events.v1`."""
+    user, session = "0d0c3a53-6f2d-4d19-8d6e-0a6a1e7f2c41", "7f3a9c1e-5a0b-4b7e-9f43-2d6f0f0c9a11"
+    data = {"user_id": user, "session_id": session, "reason": "logout"}
+    event = Event(
+        id="a-018f2d3c8a6e7c3e9a513f1c2b7e9d10",
+        type="session.revoked",
+        version=1,
+        tenant_id="default",
+        customer_id="c0d0c3a536f2d4d198d6e0a6a",
+        seq=4,
+        occurred_at="2026-11-20T10:00:00.000Z",
+        request_id="",
+        causation_id="",
+        data=data,
+    )
+    schema = _described(msgspec.json.schema(Event), _EVENT_MEANING | _ENVELOPE_MEANING)
+    key = "Key: <tenant>/<customer>, <tenant>/ where it is about no customer. At least once: ids repeat."
+    return _head("auth-event", "An event of a login, a user, a key or a tenant", key, [_plain(event)], schema)
+
+
 def schemas() -> dict[str, dict[str, Any]]:
     """All schemas by the name of their file."""
     return {
@@ -180,6 +285,11 @@ def schemas() -> dict[str, dict[str, Any]]:
         "journal.json": journal(),
         "signals.json": signals(),
         "transaction-event.json": transaction_event(),
+        "bank-request.json": bank_request(),
+        "chain-request.json": chain_request(),
+        "chain-head.json": chain_head(),
+        "account-event.json": account_event(),
+        "auth-event.json": auth_event(),
     }
 
 
@@ -205,7 +315,8 @@ def _plain(message: msgspec.Struct) -> Any:
 
 def _described(schema: dict[str, Any], meaning: dict[str, str]) -> dict[str, Any]:
     """msgspec's schema with the meaning of fields, the names of array items, and docstrings without their indent."""
-    structs: dict[str, type[msgspec.Struct]] = {"Entry": Entry, "Credit": Credit, "Answer": Answer}
+    arrays = (Entry, Credit, Answer, BankFact, ChainFact, Unmatched, Paused, Applied, Pause, Pauses, Scope, Rollout)
+    structs: dict[str, type[msgspec.Struct]] = {struct.__name__: struct for struct in arrays}
     for name, part in schema["$defs"].items():
         if "description" in part:
             part["description"] = inspect.cleandoc(part["description"])

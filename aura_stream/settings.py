@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -23,8 +25,10 @@ ENV_FILE = "env"
 """Name of the KEY=VALUE file inside ``home``."""
 
 _TENANT = re.compile(r"[a-z0-9_-]{1,64}")
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 _SANDBOX_SECRET = "known-to-everybody-and-good-for-play-money-only"  # noqa: S105 - refused outside the sandbox
 _IDENTITY_SECRET_MIN = {"sandbox": 32, "live": 64}
+_DSN_PASSWORD_MIN = 12
 _TELLTALE = re.compile(r"change-?me|secret|password|example|sandbox|(.)\1{7}", re.IGNORECASE)
 """What no random secret contains, and every placeholder does."""
 
@@ -110,17 +114,87 @@ class Settings(BaseSettings):
     oidc_issuers: tuple[OidcIssuer, ...] = Field(
         (), description='External issuers, JSON: `[{"issuer", "tenant", "audience", "jwks_url"}]` (RS256).'
     )
+    rate_limit: int = Field(
+        100,
+        ge=1,
+        le=10**9,
+        description="Requests per user or API key, and per address on open routes, in a window; "
+        "a tenant may have its own. The first operator has none.",
+    )
+    rate_window_s: int = Field(60, ge=1, le=86_400, description="That window, in seconds.")
+    command_limit: int = Field(
+        100_000, ge=1, le=10**9, description="Commands in batches per user or API key in a window."
+    )
+    login_limit: int = Field(
+        10, ge=1, le=10**9, description="Failed logins per e-mail address in a login window; a success costs nothing."
+    )
+    login_window_s: int = Field(300, ge=1, le=86_400, description="The login window, in seconds.")
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Proxies whose X-Forwarded-For is believed: networks, comma separated, as in 10.0.0.0/8."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose pages may call the API, comma separated, as in https://app.example.com."
+    )
+    header_timeout_s: float = Field(
+        10.0, ge=0.1, le=300, description="Seconds in which the first request of a connection must have its headers."
+    )
+    body_timeout_s: float = Field(30.0, ge=0.1, le=300, description="Seconds in which a body must arrive.")
+    stall_timeout_s: float = Field(
+        30.0, ge=0.1, le=3600, description="Seconds after which a client that takes nothing of an answer is cut off."
+    )
+    idempotency_ttl_s: int = Field(
+        86_400,
+        ge=86_400,
+        le=31_536_000,
+        description="Seconds for which the answer of a write that moves no money is kept for its key. "
+        "Money keeps its reference for ever.",
+    )
+    ended_keep_s: int = Field(
+        2_592_000,
+        ge=3600,
+        le=315_360_000,
+        description="Seconds for which ended sessions, spent tokens and finished outbox rows are kept.",
+    )
+    cleanup_interval_s: float = Field(
+        300.0, ge=0.05, le=86_400, description="Seconds between two runs of the job that removes what has had its time."
+    )
     seed_balance_eur_cents: int = Field(
         1_000_000,
         ge=0,
         le=10**12,
         description="What a new wallet starts with in the sandbox, in cents; nothing in live mode.",
     )
+    webhook_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts, or host:port, that webhooks may reach although they are not public, comma separated; "
+        "sandbox only.",
+    )
+    streams_max: int = Field(
+        1000, ge=1, le=100_000, description="Event streams that one API process serves at the same time."
+    )
     api_wait_s: float = Field(2.0, ge=0, le=30, description="How long a request waits for its outcome, in seconds.")
+    mock_bank_port: int = Field(8090, ge=1, le=65535, description="Loopback port of the mock bank (sandbox only).")
+    mock_bank_secret: SecretStr | None = Field(
+        None, description="From which the mock bank derives its secrets; default: made once and kept with its data."
+    )
     partitions: int = Field(
         8, ge=1, le=1024, description="Partitions of every topic that moves money; fixed once the topics exist."
     )
     replication_factor: int = Field(1, ge=1, le=9, description="Replicas of every topic; 3 in production.")
+    chain_rpc_url: str = Field("", description="JSON-RPC of the chain's node; default: the embedded one.")
+    chain_port: int = Field(8545, ge=1, le=65535, description="Port of the embedded chain.")
+    chain_confirmations: int = Field(
+        3, ge=1, le=1000, description="Blocks, its own among them, after which a transaction on the chain counts."
+    )
+    chain_key: SecretStr | None = Field(None, description="Key that signs for the chain, 64 hexadecimal digits.")
+    chain_key_file: Path | None = Field(
+        None, description="File with that key, mode 600; default: <home>/chain/key, made once, in the sandbox only."
+    )
+    bare_event_topics: bool = Field(
+        False,
+        description="Call the topics of events `transaction-events`, `account-events` and `auth-events` instead of "
+        "`aura.<name>.v1`; the same for all processes, fixed once the topics exist.",
+    )
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
         ("default", "demo"),
         description="Tenants that the ledger knows, comma separated; made at the start where they are not there.",
@@ -147,6 +221,10 @@ class Settings(BaseSettings):
     )
     app_id: str = Field("aura", description="Prefix of consumer groups and transactional ids.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe line logged.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="Form of log lines; `auto`: text on a terminal, JSON elsewhere."
+    )
+    access_log: bool = Field(True, description="Whether the API logs one line per request.")
 
     @property
     def ready_file(self) -> Path:
@@ -166,9 +244,9 @@ class Settings(BaseSettings):
         home = init_settings().get("home") or os.environ.get(PREFIX + "HOME") or ".aura"
         return init_settings, env_settings, _EnvFile(settings_cls, Path(home))
 
-    @field_validator("tenants", mode="before")
+    @field_validator("tenants", "webhook_allow", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
-    def _split_tenants(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("tenants")
@@ -179,6 +257,21 @@ class Settings(BaseSettings):
         for tenant in value:
             if not _TENANT.fullmatch(tenant):
                 raise ValueError(f"tenant {tenant!r} must be 1 to 64 of a-z 0-9 _ -")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ip_network(network)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is not an origin: scheme://host or scheme://host:port, no path, no *")
         return value
 
     @field_validator("log_level", mode="before")
@@ -202,6 +295,13 @@ class Settings(BaseSettings):
             raise ValueError("a DSN must begin with postgresql://")
         return value
 
+    @field_validator("chain_rpc_url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("the address of a node must begin with http:// or https://")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _derive(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -212,19 +312,31 @@ class Settings(BaseSettings):
         for name in ("postgres_write_dsn", "postgres_read_dsn", "postgres_identity_dsn"):
             filled[name] = have[name] or have["postgres_dsn"]
         filled["api_url"] = (have["api_url"] or f"http://{have['api_host']}:{have['api_port']}").rstrip("/")
+        filled["chain_rpc_url"] = have["chain_rpc_url"] or f"http://127.0.0.1:{have['chain_port']}"
         filled["state_dir"] = have["state_dir"] or Path(have["home"]) / "state"
         filled["worker_id"] = have["worker_id"] or f"{have['role']}-{have['slot']}"
         return filled
 
     @model_validator(mode="after")
     def _safe_in_live(self) -> Self:
+        if self.mode != "sandbox" and self.webhook_allow:
+            raise ValueError("webhook_allow: outside the sandbox webhooks reach public addresses only")
         if self.mode != "sandbox" and (self.api_key is None or len(self.api_key.get_secret_value()) < 24):
             raise ValueError("api_key: an API key of 24 characters or more must be set outside the sandbox")
         secret, least = self.identity_secret.get_secret_value(), _IDENTITY_SECRET_MIN[self.mode]
         if len(secret) < least:
             raise ValueError(f"identity_secret: {least} characters or more are needed in mode {self.mode}")
         if self.mode != "sandbox":
-            if _TELLTALE.search(secret) or len(set(secret)) < 12:
+            if self.api_key is not None and _is_weak(self.api_key.get_secret_value()):
+                raise ValueError("api_key: outside the sandbox it must be random, as from `openssl rand -hex 32`")
+            for name in ("postgres_dsn", "postgres_write_dsn", "postgres_read_dsn", "postgres_identity_dsn"):
+                password = urlsplit(getattr(self, name)).password
+                if password is not None and (len(password) < _DSN_PASSWORD_MIN or _TELLTALE.search(password)):
+                    raise ValueError(
+                        f"{name}: outside the sandbox its password must be random and have "
+                        f"{_DSN_PASSWORD_MIN} characters or more"
+                    )
+            if _is_weak(secret):
                 raise ValueError(
                     "identity_secret: outside the sandbox it must be random, as from `openssl rand -hex 32`"
                 )
@@ -236,6 +348,11 @@ class Settings(BaseSettings):
         if len({one.issuer for one in self.oidc_issuers}) < len(self.oidc_issuers):
             raise ValueError("oidc_issuers: each issuer belongs to one tenant, and stands once")
         return self
+
+
+def _is_weak(secret: str) -> bool:
+    """Whether it reads like a placeholder, or has too few different characters to be random (hex has 16 at most)."""
+    return bool(_TELLTALE.search(secret)) or len(set(secret)) < min(12, len(secret) // 3)
 
 
 def read_env_file(path: Path) -> dict[str, str]:

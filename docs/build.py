@@ -25,14 +25,17 @@ from aura_stream.cli import COMMANDS
 from aura_stream.domain.assets import SCALES
 from aura_stream.domain.commands import COMMAND_TYPES, Envelope, format_time
 from aura_stream.domain.ids import record_key
-from aura_stream.domain.reasons import REASONS
+from aura_stream.domain.reasons import CATEGORIES, REASONS, Reason
 from aura_stream.domain.state import Rules
 from aura_stream.engine.driver import Driver, LogRecord
 from aura_stream.engine.topics import KEEP
 from aura_stream.engine.unit import DEADLINES, STATE_KEY
 from aura_stream.identity.permissions import ACTIONS, ROLES, SERVICE, Principal, Reach, reach
 from aura_stream.ledger.verify import CHECKS
+from aura_stream.mock_bank import faults
+from aura_stream.mock_bank.contract import load_contract as load_bank_contract
 from aura_stream.settings import Settings
+from web.aliases.table import ALIASES
 from web.contract import load_contract
 
 ROOT: Final = Path(__file__).parents[1]
@@ -43,7 +46,9 @@ PAGES: Final = (
     "docs/guide/identity.md",
     "docs/guide/privacy.md",
     "docs/guide/kafka-door.md",
+    "docs/guide/mock-bank.md",
     "docs/operating/runbook.md",
+    "docs/reference/aliases.md",
     "docs/reference/errors.md",
     "docs/reference/settings.md",
 )
@@ -82,15 +87,56 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def errors() -> str:
-    """The catalogue of reasons, by HTTP status."""
-    rows = sorted(REASONS.items(), key=lambda item: (item[1].status, item[0]))
+    """The reasons that are raised, by HTTP status."""
+    rows = sorted(((name, one) for name, one in REASONS.items() if not one.waits_for), key=_by_status)
     return table(
-        ("reason", "status", "category", "what it means", "what to do"),
+        ("reason", "status", "category", "again", "what it means", "what to do"),
         (
-            (f"`{name}`", str(reason.status), reason.category, _escaped(reason.title), _escaped(reason.hint))
+            (
+                f"`{name}`",
+                str(reason.status),
+                reason.category,
+                f"`{reason.retry}`",
+                _escaped(reason.title),
+                _escaped(reason.hint),
+            )
             for name, reason in rows
         ),
     )
+
+
+def errors_to_come() -> str:
+    """The reasons that nothing raises yet, and the feature that will."""
+    rows = sorted(((name, one) for name, one in REASONS.items() if one.waits_for), key=_by_status)
+    return table(
+        ("reason", "status", "category", "comes with"),
+        ((f"`{name}`", str(reason.status), reason.category, reason.waits_for) for name, reason in rows),
+    )
+
+
+def categories() -> str:
+    """The categories of reasons: their spelling in `error.type`, and LedgerBank's retry matrix."""
+    rows = []
+    for name, one in CATEGORIES.items():
+        statuses = sorted({reason.status for reason in REASONS.values() if reason.category == name})
+        again = (str(one.tries), str(one.base_ms), "yes" if one.has_breaker else "no")
+        rows.append((f"`{name}`", ", ".join(map(str, statuses)), f"`{one.error_type}`", f"`{one.retry}`", *again))
+    return table(("category", "status", "`error.type`", "again", "tries", "base (ms)", "breaker"), rows)
+
+
+def _by_status(row: tuple[str, Reason]) -> tuple[int, str]:
+    return row[1].status, row[0]
+
+
+def aliases() -> str:
+    """The paths of the five systems and the operation behind each."""
+    operations = load_contract().operations
+    rows = []
+    for alias in ALIASES:
+        target = operations[alias.operation]
+        shape = f"`{alias.answer}`" if alias.answer else "as the operation"
+        rows.append((alias.system, f"`{alias.route}`", f"`{target.method} {target.path}`", shape))
+    return table(("system", "path", "operation", "answer"), rows)
 
 
 def settings() -> str:
@@ -141,6 +187,39 @@ def commands_of_the_shell() -> str:
     return table(("command", "what it does"), ((f"`aura {name}`", text) for name, (_, text) in COMMANDS.items()))
 
 
+def bank_routes() -> str:
+    """The routes of the mock bank."""
+    return table(
+        ("route", "token", "what it does"),
+        (
+            (
+                f"`{one.method} {one.path}`",
+                (f"{one.caller}: {one.scope}" if one.scope != one.caller else one.caller).rstrip(": ") or "-",
+                _escaped(one.summary),
+            )
+            for one in load_bank_contract().operations.values()
+        ),
+    )
+
+
+def bank_faults() -> str:
+    """What the mock bank can do wrong, and how often in which profile."""
+    names = ("flaky", "hostile")
+    rows = (
+        (f"`{fault}`", text, *(f"{faults.PROFILES[name].get(fault, 0) / 100:g} %" for name in names))
+        for fault, text in faults.ALL.items()
+    )
+    return table(("fault", "what happens", *names), rows)
+
+
+def bank_magic() -> str:
+    """Magic amounts of the mock bank."""
+    rows = [(f"`.{cents:02d}`", "all", f"`{fault}`") for cents, fault in faults.MAGIC_ANY.items()]
+    for (currency, cents), (kind, code) in faults.MAGIC_RETURN.items():
+        rows.append((f"`.{cents:02d}`", currency, f"{kind} {code}"))
+    return table(("cents", "currency", "fault, or what comes later"), sorted(rows))
+
+
 def declared_topics() -> str:
     """The topics as they are declared."""
     rows = []
@@ -168,7 +247,7 @@ def permissions() -> str:
     words = {Reach.NONE: "-", Reach.OWN: "own", Reach.TENANT: "tenant", Reach.PLATFORM: "any tenant"}
     routes: dict[str, list[str]] = {action: [] for action in ACTIONS}
     for operation in load_contract().operations.values():
-        if operation.permission in routes:
+        if operation.permission in routes and not operation.alias_of:
             routes[operation.permission].append(f"`{operation.id}`")
     rows = []
     for action in ACTIONS:
@@ -406,11 +485,17 @@ def _filled(parts: list[str], inner: str) -> str:
 
 BLOCKS: Final[dict[str, Callable[[], str]]] = {
     "errors": errors,
+    "errors_to_come": errors_to_come,
+    "categories": categories,
+    "aliases": aliases,
     "settings": settings,
     "settings_short": settings_short,
     "shell": commands_of_the_shell,
     "topics": declared_topics,
     "decisions": decisions,
+    "bank_routes": bank_routes,
+    "bank_faults": bank_faults,
+    "bank_magic": bank_magic,
     "assets": assets,
     "permissions": permissions,
     "checks": checks,

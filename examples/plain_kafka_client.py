@@ -16,7 +16,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-COMMANDS, EVENTS = "aura.commands.v1", "aura.transaction-events.v1"
+COMMANDS = "aura.commands.v1"
+EVENTS = ("aura.transaction-events.v1", "aura.account-events.v1")
 TENANT = "default"
 
 
@@ -41,12 +42,13 @@ async def event_of(consumer: AIOKafkaConsumer, **wanted: str) -> dict[str, Any]:
     """Reads events until one has these fields, and prints what belongs to this run on the way."""
     async for record in consumer:
         event: dict[str, Any] = json.loads(record.value)
+        about = event["data"]
         if event["type"] == "command.refused":
-            print(f"refused: {event['reason']}: {event['data'].get('detail', '')}")
-        if all(event[name] == value for name, value in wanted.items()):
-            about = event["data"]
+            print(f"refused: {event.get('reason') or about['reason']}: {about.get('detail', '')}")
+        if all(event.get(name) == value for name, value in wanted.items()):
             amount = f"{about['amount']} {about['asset']}" if "amount" in about else about.get("account_id", "")
-            print(f"{event['type']:<20} {event['customer']:<16} {amount:<24} {event['status']}")
+            customer = event.get("customer") or event["customer_id"]
+            print(f"{event['type']:<20} {customer:<16} {amount:<24} {event.get('status') or about['status']}")
             return event
     raise RuntimeError("the topic has no more events")
 
@@ -56,7 +58,7 @@ async def main(bootstrap: str) -> None:
     run = uuid.uuid4().hex[:8]
     alice, bob = f"alice-{run}", f"bob-{run}"
     consumer = AIOKafkaConsumer(
-        EVENTS,
+        *EVENTS,
         bootstrap_servers=bootstrap,
         group_id=None,
         auto_offset_reset="latest",
@@ -68,7 +70,7 @@ async def main(bootstrap: str) -> None:
         await consumer.seek_to_end()
         for customer in (alice, bob):
             command_id = await send(producer, "account.open", customer, {"asset": "EUR"})
-            await event_of(consumer, command_id=command_id)
+            await event_of(consumer, causation_id=command_id)
         command_id = await send(producer, "deposit.submit", alice, {"account_id": f"{alice}:EUR", "amount": "100.00"})
         deposit = await event_of(consumer, command_id=command_id)
         command_id = await send(producer, "deposit.confirm", alice, {"transaction_id": str(deposit["transaction_id"])})

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from aura_stream.engine.topics import Topic
+from topics.account_events import ACCOUNT_EVENTS
+from topics.auth_events import AUTH_EVENTS
+from topics.bank_requests import BANK_REQUESTS
 from topics.chain_heads import CHAIN_HEADS
+from topics.chain_requests import CHAIN_REQUESTS
 from topics.changelog import CHANGELOG
 from topics.commands import COMMANDS
 from topics.dead_letters import DEAD_LETTERS
@@ -10,6 +17,40 @@ from topics.journal import JOURNAL
 from topics.signals import SIGNALS
 from topics.transaction_events import TRANSACTION_EVENTS
 
-ALL = (COMMANDS, SIGNALS, JOURNAL, TRANSACTION_EVENTS, DEAD_LETTERS, CHANGELOG, CHAIN_HEADS)
+EVENTS = (TRANSACTION_EVENTS, ACCOUNT_EVENTS, AUTH_EVENTS)
+"""What the log of events is made of."""
 
-__all__ = ["ALL", "CHAIN_HEADS", "CHANGELOG", "COMMANDS", "DEAD_LETTERS", "JOURNAL", "SIGNALS", "TRANSACTION_EVENTS"]
+
+def events(*, bare: bool = False) -> tuple[Topic, ...]:
+    """The topics of events by the names they have in this cluster (setting `bare_event_topics`)."""
+    return tuple(replace(topic, name=_bare(topic.name)) if bare else topic for topic in EVENTS)
+
+
+def every(*, bare: bool = False) -> tuple[Topic, ...]:
+    """Every topic by the name it has in this cluster."""
+    return tuple(topic for topic in ALL if topic not in EVENTS) + events(bare=bare)
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("aura.").removesuffix(".v1")
+
+
+ALL = (COMMANDS, SIGNALS, JOURNAL, *EVENTS, BANK_REQUESTS, CHAIN_REQUESTS, DEAD_LETTERS, CHANGELOG, CHAIN_HEADS)
+
+__all__ = [
+    "ACCOUNT_EVENTS",
+    "ALL",
+    "AUTH_EVENTS",
+    "BANK_REQUESTS",
+    "CHAIN_HEADS",
+    "CHAIN_REQUESTS",
+    "CHANGELOG",
+    "COMMANDS",
+    "DEAD_LETTERS",
+    "EVENTS",
+    "JOURNAL",
+    "SIGNALS",
+    "TRANSACTION_EVENTS",
+    "events",
+    "every",
+]

@@ -1,4 +1,4 @@
-"""What happened to transactions and accounts, for anyone who wants to know."""
+"""What happened to transactions, for anyone who wants to know."""
 
 from __future__ import annotations
 

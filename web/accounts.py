@@ -1,26 +1,21 @@
-"""`/v1/accounts`: open, freeze, unfreeze, close; account, balances and entries."""
+"""`/v1/accounts`: open, freeze, unfreeze, close; accounts, balances and entries."""
 
 from __future__ import annotations
 
-import base64
-import struct
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
-from aura_stream.domain.commands import parse_time
 from aura_stream.domain.ids import record_key
-from aura_stream.domain.reasons import Invalid
-from aura_stream.ledger.reads import LAST_JOURNAL, Balances, ReadsUnavailable
+from aura_stream.ledger.reads import ACCOUNTS, ENTRIES, Balances, ReadsUnavailable
 from web.answers import json_response, postgres_away
 from web.call import Call
 from web.commands import no_account, owner_of, prepare
+from web.pages import asked, empty, time_of, times_of
 from web.problems import FieldError, Problem
 from web.submit import submit
 from web.views import account_of_row, balances_of, entry_of_row
-
-_CURSOR = struct.Struct(">qh")
 
 
 async def open_account(call: Call) -> web.Response:
@@ -61,7 +56,7 @@ async def get_account(call: Call) -> web.Response:
 async def get_account_balances(call: Call) -> web.Response:
     """GET /v1/accounts/{account_id}/balances, now or as of `effective_at` and `known_at`."""
     account_id = call.path["account_id"]
-    times = {name: _time(call, name) for name in ("effective_at", "known_at") if name in call.query}
+    times = {name: time_of(name, call.query[name]) for name in ("effective_at", "known_at") if name in call.query}
     await _account(call)
     try:
         balances: Balances | None
@@ -73,22 +68,47 @@ async def get_account_balances(call: Call) -> web.Response:
             balances = await call.services.reads.balances(call.tenant, account_id)
     except ReadsUnavailable as error:
         raise postgres_away(error) from None
-    asked = {name: call.query[name] for name in times}
-    return json_response(balances_of(account_id, balances or Balances(0, 0, 0)) | asked)
+    as_of = {name: call.query[name] for name in times}
+    return json_response(balances_of(account_id, balances or Balances(0, 0, 0)) | as_of)
 
 
 async def list_account_entries(call: Call) -> web.Response:
-    """GET /v1/accounts/{account_id}/entries, newest first, by cursor."""
-    limit = call.query.get("limit", 50)
-    before = _read_cursor(call.query["cursor"]) if "cursor" in call.query else (LAST_JOURNAL, 0)
+    """GET /v1/accounts/{account_id}/entries, newest first."""
+    wanted = asked(call.query, ENTRIES, times_of(call.query))
     await _account(call)
     try:
-        rows = await call.services.reads.entries_of_account(call.tenant, call.path["account_id"], before, limit + 1)
+        rows, total = await call.services.reads.entries_of_account(
+            call.tenant, call.path["account_id"], wanted.page, counted=wanted.is_numbered
+        )
     except ReadsUnavailable as error:
         raise postgres_away(error) from None
-    page, has_more = rows[:limit], len(rows) > limit
-    cursor = _make_cursor(page[-1]["journal_id"], page[-1]["leg"]) if has_more else None
-    return json_response({"items": [entry_of_row(row) for row in page], "has_more": has_more, "next_cursor": cursor})
+    return json_response(wanted.answer(rows, total, entry_of_row))
+
+
+async def list_accounts(call: Call) -> web.Response:
+    """GET /v1/accounts: one's own, or with the reach for it those of the tenant."""
+    filters = times_of(call.query)
+    only = call.only_customer
+    is_within_reach = only is None or filters.setdefault("customer", only) == only
+    wanted = asked(call.query, ACCOUNTS, filters)
+    if not is_within_reach:
+        # Somebody else's list is as empty as that of a customer without accounts.
+        return json_response(empty(wanted))
+    services = call.services
+    await services.lookup.fresh(partitions_of(call, filters.get("customer")))
+    try:
+        rows, total = await services.reads.accounts(call.tenant, wanted.page, counted=wanted.is_numbered)
+    except ReadsUnavailable as error:
+        raise postgres_away(error) from None
+    return json_response(wanted.answer(rows, total, account_of_row))
+
+
+def partitions_of(call: Call, customer: str | None) -> Sequence[int]:
+    """The partitions whose rows a listing shows: of one customer, or all."""
+    services = call.services
+    if customer is None:
+        return range(services.settings.partitions)
+    return [services.commands.partition_of(record_key(call.tenant, customer))]
 
 
 async def _change(call: Call, type_: str) -> web.Response:
@@ -124,25 +144,3 @@ async def _account(call: Call) -> dict[str, Any]:
     if row is None:
         raise no_account(account_id)
     return row
-
-
-def _time(call: Call, name: str) -> datetime:
-    try:
-        parse_time(call.query[name])
-        return datetime.fromisoformat(call.query[name].upper())
-    except Invalid as error:
-        place = FieldError(in_="query", pointer=name, code=error.reason, detail=error.detail)
-        raise Problem(error.reason, error.detail, errors=[place]) from None
-
-
-def _make_cursor(journal_id: int, leg: int) -> str:
-    return base64.urlsafe_b64encode(_CURSOR.pack(journal_id, leg)).rstrip(b"=").decode()
-
-
-def _read_cursor(text: str) -> tuple[int, int]:
-    try:
-        journal_id, leg = _CURSOR.unpack(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except (ValueError, struct.error):
-        place = FieldError(in_="query", pointer="cursor", code="invalid_field", detail="not a cursor of this listing")
-        raise Problem("invalid_field", "cursor: not a cursor of this listing", errors=[place]) from None
-    return journal_id, leg

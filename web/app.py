@@ -7,25 +7,55 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from aura_stream.logs import ACCESS
 from aura_stream.settings import Settings
-from web import accounts, batch, dead_letters, deposits, holds, system, transactions, transfers
-from web.call import BATCH_BODY_MAX, REQUEST_ID, Handler, dispatch, request_id_of
+from web import (
+    accounts,
+    batch,
+    dead_letters,
+    deposits,
+    documentation,
+    events,
+    events_stream,
+    holds,
+    system,
+    transactions,
+    transfers,
+    webhooks,
+)
+from web.aliases.serve import BY_ID
+from web.call import (
+    BATCH_BODY_MAX,
+    COMMAND_ID,
+    PRINCIPAL,
+    REQUEST_ID,
+    Handler,
+    dispatch,
+    dispatch_alias,
+    request_id_of,
+)
+from web.connections import Watch
 from web.contract import load_contract
+from web.cors import cors_headers, preflight
 from web.identity import admin, auth, lists, privacy
+from web.limits import limit_headers
 from web.problems import Problem
 from web.services import SERVICES, Services, make_services
 
 log = logging.getLogger(__name__)
+_access = logging.getLogger(ACCESS)
 
 SHUTDOWN_S = 10.0
 """How long requests under way may take to end after SIGTERM."""
 
 HANDLERS: dict[str, Handler] = {
     "openAccount": accounts.open_account,
+    "listAccounts": accounts.list_accounts,
     "getAccount": accounts.get_account,
     "getAccountBalances": accounts.get_account_balances,
     "listAccountEntries": accounts.list_account_entries,
@@ -57,9 +87,6 @@ HANDLERS: dict[str, Handler] = {
     "endMySession": auth.end_my_session,
     "getMyMailbox": auth.get_my_mailbox,
     "getJwks": auth.get_jwks,
-    "listUsers": lists.list_users,
-    "listUsersKeyset": lists.list_users_keyset,
-    "getUserStats": lists.get_user_stats,
     "listUserSessions": lists.list_user_sessions,
     "endUserSession": lists.end_user_session,
     "listAuditLog": lists.list_audit_log,
@@ -77,28 +104,64 @@ HANDLERS: dict[str, Handler] = {
     "rejectRequeue": dead_letters.reject_requeue,
     "getTenant": admin.get_tenant,
     "createUser": admin.create_user,
+    "listUsers": admin.list_users,
+    "countUsers": admin.count_users,
     "getUser": admin.get_user,
     "updateUser": admin.update_user,
     "deleteUser": admin.delete_user,
     "listTenants": admin.list_tenants,
     "createTenant": admin.create_tenant,
     "deactivateTenant": admin.deactivate_tenant,
+    "setTenantLimits": admin.set_tenant_limits,
     "activateTenant": admin.activate_tenant,
     "listApiKeys": admin.list_api_keys,
     "createApiKey": admin.create_api_key,
     "revokeApiKey": admin.revoke_api_key,
     "rotateSigningKey": admin.rotate_signing_key,
     "revokeSigningKey": admin.revoke_signing_key,
+    "listEvents": events.list_events,
+    "getEvent": events.get_event,
+    "streamEvents": events_stream.stream_events,
+    "openEventSocket": events_stream.open_event_socket,
+    "createStreamTicket": events_stream.create_ticket,
+    "listWebhookEndpoints": webhooks.list_endpoints,
+    "createWebhookEndpoint": webhooks.create_endpoint,
+    "getWebhookEndpoint": webhooks.get_endpoint,
+    "updateWebhookEndpoint": webhooks.update_endpoint,
+    "deleteWebhookEndpoint": webhooks.delete_endpoint,
+    "rotateWebhookSecret": webhooks.rotate_secret,
+    "testWebhookEndpoint": webhooks.test_endpoint,
+    "replayWebhookEndpoint": webhooks.replay_endpoint,
+    "listWebhookDeliveries": webhooks.list_deliveries,
+    "getWebhookDelivery": webhooks.get_delivery,
+    "retryWebhookDelivery": webhooks.retry_delivery,
     "getHealth": system.get_health,
+    "getDetailedHealth": system.get_detailed_health,
     "getReadiness": system.get_readiness,
     "getLiveness": system.get_liveness,
     "getMetrics": system.get_metrics,
     "getContract": system.get_contract,
+    "getDocs": documentation.get_page,
+    "getSwagger": documentation.get_page,
+    "getDocsFile": documentation.get_page_file,
+    "listProblems": documentation.list_problems,
+    "getProblem": documentation.get_problem,
 }
 """One handler per operation of the contract; a difference stops the start."""
 
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "X-XSS-Protection": "1; mode=block",
+    "Referrer-Policy": "strict-origin-when-cross-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+"""On every answer; a page that needs more sets its own policy."""
+HSTS = "max-age=31536000; includeSubDomains"
+
 _OPERATION: web.AppKey[dict[str, str]] = web.AppKey("operations", dict)
 _NAME_OF_STATUS = {
+    408: "request_timeout",
     404: "route_not_found",
     405: "method_not_allowed",
     413: "message_too_large",
@@ -115,7 +178,10 @@ def create_app(settings: Settings, services: Services | None = None) -> web.Appl
     app[_OPERATION] = {}
     paths = {operation.path for operation in contract.operations.values()}
     for operation in contract.operations.values():
-        handle = dispatch(operation, HANDLERS[operation.id])
+        if operation.alias_of:
+            handle = dispatch_alias(BY_ID[operation.id], operation, contract.operations, HANDLERS)
+        else:
+            handle = dispatch(operation, HANDLERS[operation.id])
         if operation.method == "GET":
             # No HEAD beside GET: the contract has none, and a 405 must say so.
             route = app.router.add_get(_route(operation.path, paths), handle, allow_head=False)
@@ -123,6 +189,7 @@ def create_app(settings: Settings, services: Services | None = None) -> web.Appl
             route = app.router.add_route(operation.method, _route(operation.path, paths), handle)
         app[_OPERATION][_name(operation.method, route.resource)] = operation.id
     app.cleanup_ctx.append(_run_services)
+    app.on_shutdown.append(_end_streams)
     app.on_response_prepare.append(_common_headers)
     return app
 
@@ -143,7 +210,8 @@ class _NotHttp(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
-            record.msg, record.args = f"refused what is no HTTP: {record.exc_info[1].message!r:.200}", None
+            # Not what it says: that is a piece of the request.
+            record.msg, record.args = f"refused what is no HTTP: {type(record.exc_info[1]).__name__}", None
             record.exc_info = None
         return True
 
@@ -154,6 +222,9 @@ async def serve(settings: Settings, *, ready: Callable[[], None] = lambda: None)
         create_app(settings), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=75
     )
     await runner.setup()
+    assert runner.server is not None
+    watch = Watch(runner.server, settings.header_timeout_s, settings.stall_timeout_s)
+    watch.start()
     logging.getLogger("aiohttp.server").addFilter(_NotHttp())
     try:
         await web.TCPSite(runner, settings.api_host, settings.api_port, backlog=1024).start()
@@ -164,6 +235,7 @@ async def serve(settings: Settings, *, ready: Callable[[], None] = lambda: None)
             loop.add_signal_handler(number, stopped.set)
         await stopped.wait()
     finally:
+        await watch.stop()
         await runner.cleanup()
 
 
@@ -171,6 +243,11 @@ async def _run_services(app: web.Application) -> AsyncIterator[None]:
     await app[SERVICES].start()
     yield
     await app[SERVICES].stop()
+
+
+async def _end_streams(app: web.Application) -> None:
+    """Streams never end by themselves; their clients come again, here or elsewhere."""
+    app[SERVICES].events.tail.close()
 
 
 @web.middleware
@@ -181,7 +258,7 @@ async def _answer(
     began = time.perf_counter()
     request_id = request[REQUEST_ID] = request_id_of(request)
     try:
-        response = await handler(request)
+        response = preflight(request) or await handler(request)
     except Problem as problem:
         response = problem.response(instance=request.path, request_id=request_id)
     except web.HTTPException as error:
@@ -193,13 +270,35 @@ async def _answer(
     except Exception:
         # The last line: a client never sees a trace; the log has it with the request's id.
         log.exception("request %s: %s %s failed", request_id, request.method, request.path)
-        response = Problem("internal_error", "See the logs.").response(instance=request.path, request_id=request_id)
+        response = Problem("internal_server_error", "See the logs.").response(
+            instance=request.path, request_id=request_id
+        )
     response.headers["X-Request-Id"] = request_id
     metrics = request.app[SERVICES].metrics
     name = request.app[_OPERATION].get(_name(request.method, request.match_info.route.resource), "none")
     metrics.requests.labels(name, request.method, str(response.status)).inc()
-    metrics.seconds.labels(name).observe(time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    metrics.seconds.labels(name).observe(seconds)
+    if _access.isEnabledFor(logging.INFO):
+        _access.info("request", _access_line(request, name, response.status, seconds))
     return response
+
+
+def _access_line(request: web.Request, operation: str, status: int, seconds: float) -> dict[str, Any]:
+    """What is logged of a request: ids and numbers, nothing that it carries: no path, query, body or address."""
+    line: dict[str, Any] = {
+        "request_id": request[REQUEST_ID],
+        "operation": operation,
+        "method": request.method,
+        "status": status,
+        "ms": round(seconds * 1000, 1),
+    }
+    principal = request.get(PRINCIPAL)
+    if principal is not None:
+        line |= {"tenant": principal.tenant, "actor": principal.actor}
+    if COMMAND_ID in request:
+        line["command_id"] = request[COMMAND_ID]
+    return line
 
 
 def _name(method: str, resource: web.AbstractResource | None) -> str:
@@ -207,12 +306,20 @@ def _name(method: str, resource: web.AbstractResource | None) -> str:
 
 
 def _from_aiohttp(error: web.HTTPException) -> Problem:
-    code = _NAME_OF_STATUS.get(error.status, "internal_error" if error.status >= 500 else "invalid_field")
+    code = _NAME_OF_STATUS.get(error.status, "internal_server_error" if error.status >= 500 else "invalid_field")
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
     return Problem(code, status=error.status, headers=headers)
 
 
 async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "aura"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.setdefault("Cache-Control", "no-store")
+    headers = response.headers
+    headers["Server"] = "aura"
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    headers.setdefault("Cache-Control", "no-store")
+    settings = request.app[SERVICES].settings
+    if settings.mode == "live":
+        headers["Strict-Transport-Security"] = HSTS
+    headers.update(limit_headers(request))
+    if settings.cors_origins:
+        headers.update(cors_headers(request, settings.cors_origins))

@@ -9,20 +9,57 @@ from __future__ import annotations
 from aiohttp import web
 
 from aura_stream.domain.reasons import Refused
+from aura_stream.events.tickets import Adopted
 from aura_stream.identity.audit import Origin
 from aura_stream.identity.authentication import same_text
 from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.permissions import FIRST_OPERATOR, OPEN_SANDBOX, Principal, Reach, reach
 from web.contract import Operation
+from web.limits import address_of
 from web.problems import Problem
-from web.services import Services
+from web.services import SERVICES, Services
 
 DEFAULT_TENANT = "default"
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="aura"'}
 
 
+ADOPTED: web.RequestKey[Adopted] = web.RequestKey("adopted", Adopted)
+"""Whose a stream is that came without a header."""
+_BEARER_PROTOCOL = "bearer."
+
+
+async def adopt(request: web.Request, services: Services) -> None:
+    """Finds whose a stream is that can carry no header: by a ticket, or by a subprotocol of a WebSocket.
+
+    Raises :class:`Problem`: 401 for a ticket that cannot be used, 503.
+    """
+    if "Authorization" in request.headers:
+        return
+    if "ticket" in request.query:
+        try:
+            adopted = await services.events.tickets.redeem(request.query["ticket"])
+        except IdentityUnavailable as error:
+            raise identity_away(error) from None
+        if adopted is None:
+            raise Problem("invalid_token", "The ticket was used, or has lapsed.", headers=CHALLENGE)
+        request[ADOPTED] = adopted
+        return
+    for protocol in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
+        if protocol.strip().startswith(_BEARER_PROTOCOL):
+            request[ADOPTED] = Adopted(protocol.strip().removeprefix(_BEARER_PROTOCOL), None)
+
+
+def tenant_named(request: web.Request) -> str | None:
+    """The tenant that a request names, if it does."""
+    adopted: Adopted | None = request.get(ADOPTED)
+    return adopted.tenant if adopted is not None else request.headers.get("Aura-Tenant")
+
+
 def credential_of(request: web.Request) -> str | None:
-    """What stands after `Authorization: Bearer`; None when there is no such header."""
+    """What stands after `Authorization: Bearer`, or what a stream was adopted with; None when there is neither."""
+    adopted: Adopted | None = request.get(ADOPTED)
+    if adopted is not None:
+        return adopted.credential
     header = request.headers.get("Authorization")
     if header is None:
         return None
@@ -31,8 +68,12 @@ def credential_of(request: web.Request) -> str | None:
 
 
 def origin_of(request: web.Request, request_id: str) -> Origin:
-    """Where a request comes from. No header of a proxy is believed."""
-    return Origin(request_id, request.remote or "", request.headers.get("User-Agent", "")[:200])
+    """Where a request comes from. A proxy's header is believed only of those that the settings name."""
+    trusted = request.app[SERVICES].proxies
+    remote = request.remote or ""
+    if trusted:
+        remote = address_of(remote, ",".join(request.headers.getall("X-Forwarded-For", ())), trusted)
+    return Origin(request_id, remote, request.headers.get("User-Agent", "")[:200])
 
 
 async def authenticate(request: web.Request, services: Services, origin: Origin, action: str) -> Principal:

@@ -19,6 +19,7 @@ from aura_stream.identity.permissions import COMMAND_ACTIONS, Reach, reach
 from web.accepted import AcceptedCommand
 from web.call import BATCH_BODY_MAX, JSON_BODY_MAX, Call, read_body, require_media_type
 from web.commands import SUBMITS, check, subject_of
+from web.limits import spend_commands
 from web.problems import Problem, from_domain
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
@@ -60,6 +61,7 @@ async def send_commands(call: Call) -> web.Response:
     if not results:
         raise Problem("missing_fields", "The body has no command.")
     if records:
+        await spend_commands(call.request, call.services, call.principal, len(records), call.origin)
         ends = await call.services.commands.append_many(
             records, [("aura-request-id", call.request_id.encode()), ("aura-source", b"http")]
         )

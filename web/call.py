@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -18,18 +20,35 @@ from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.feed import Unconfirmed
 from aura_stream.identity.passwords import Busy
 from aura_stream.identity.permissions import OPEN_SANDBOX, Principal, Reach
-from web.authenticate import CHALLENGE, authenticate, authorize, identity_away, origin_of, tenant_of
+from web.aliases import serve
+from web.aliases.given import Given
+from web.aliases.table import Alias
+from web.authenticate import (
+    CHALLENGE,
+    adopt,
+    authenticate,
+    authorize,
+    identity_away,
+    origin_of,
+    tenant_named,
+    tenant_of,
+)
 from web.contract import Operation
+from web.limits import spend_failure, spend_request
 from web.problems import FieldError, Problem
 from web.services import SERVICES, Services
 
 JSON_BODY_MAX = 1024 * 1024
 BATCH_BODY_MAX = 32 * 1024 * 1024
-BODY_TIMEOUT_S = 30.0
 WAIT_MAX_S = 30.0
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+COMMAND_ID: web.RequestKey[str] = web.RequestKey("command_id", str)
+"""The command that a request has sent: the id that the journal, the tables and dead letters have."""
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
+"""Who asks, once that is known."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}.*")
 _WAIT = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
 
 
@@ -58,6 +77,11 @@ class Call:
     query: dict[str, Any]
     header: dict[str, Any]
     body: dict[str, Any]
+
+    @property
+    def place(self) -> str:
+        """Method and path of the operation, by whatever alias it was reached: what a repeat must have the same."""
+        return f"{self.operation.method} {self.operation.path.format_map(self.path)}"
 
     @property
     def idempotency_key(self) -> str:
@@ -90,59 +114,117 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
 def request_id_of(request: web.Request) -> str:
-    """The sender's id of the request if it has a usable form, else a new one."""
+    """The sender's id of the request if it has a usable form, else the id of its trace (W3C), else a new one."""
     given = request.headers.get("X-Request-Id", "")
-    return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+    if _REQUEST_ID.fullmatch(given):
+        return given
+    trace = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+    return trace[1] if trace else str(uuid.uuid4())
 
 
 def dispatch(operation: Operation, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The aiohttp handler of an operation: authenticates, checks every part against the contract, calls `handler`."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        services = request.app[SERVICES]
-        origin = origin_of(request, request[REQUEST_ID])
-        principal, furthest = OPEN_SANDBOX, Reach.NONE
-        if not operation.is_public:
-            principal = await authenticate(request, services, origin, operation.permission)
-            furthest = authorize(principal, operation, services, origin)
-        path = operation.path_part.check_text(request.match_info)
-        query = operation.query.check_text(_single(request.query.items(), "query"))
-        mine = operation.header.names
-        known = ((name.lower(), value) for name, value in request.headers.items() if name.lower() in mine)
-        header = operation.header.check_text(_single(known, "header"))
-        named = request.headers.get("Aura-Tenant") if not operation.is_public else None
-        tenant = tenant_of(principal, furthest, named)
-        if named is not None and tenant != principal.tenant and principal.tenant:
-            services.identity.audit.crossed(tenant, principal.actor, operation.permission, origin)
-        if operation.is_of_the_ledger and tenant not in services.settings.tenants:
-            raise Problem("tenant_not_found", f"There is no tenant {tenant}.")
-        body = await _json_body(request, operation) if operation.body is not None else {}
-        call = Call(
-            services=services,
-            request=request,
-            operation=operation,
-            request_id=request[REQUEST_ID],
-            origin=origin,
-            principal=principal,
-            reach=furthest,
-            tenant=tenant,
-            path=path,
-            query=query,
-            header=header,
-            body=body,
-        )
-        try:
-            return await handler(call)
-        except Refused as refused:
-            raise refused_problem(refused) from None
-        except IdentityUnavailable as error:
-            raise identity_away(error) from None
-        except Unconfirmed as error:
-            raise Problem("revocation_unconfirmed", str(error), retry_after_s=5) from None
-        except Busy as busy:
-            raise Problem("service_unavailable", f"Too many logins at once: {busy}.", retry_after_s=1) from None
+        return await _run(await _checked(request, operation), handler)
 
     return handle
+
+
+def dispatch_alias(
+    alias: Alias, route: Operation, operations: Mapping[str, Operation], handlers: Mapping[str, Handler]
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The aiohttp handler of an alias: checks the request in the alias' shape, then calls the operation's handler."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            call = await _checked(request, route, alias.numbers)
+            given = Given(
+                principal=call.principal,
+                reach=call.reach,
+                tenant=call.tenant,
+                path=call.path,
+                query=call.query,
+                body=call.body,
+            )
+            made = serve.taken(alias, given)
+            target = operations[made.operation or alias.operation]
+            header = dict(call.header)
+            if "idempotency-key" in target.header.names:
+                header["idempotency-key"] = serve.key_of(made, header)
+            target.query.check(made.query)
+            if target.body is not None:
+                target.body.check(made.body)
+            ours = replace(call, operation=target, path=made.path, query=made.query, header=header, body=made.body)
+            return serve.answer(alias, given, await _run(ours, handlers[target.id]))
+        except Problem as problem:
+            raise serve.problem(alias, problem) from None
+
+    return handle
+
+
+async def _checked(request: web.Request, operation: Operation, numbers: frozenset[str] = frozenset()) -> Call:
+    """The request as a call: who asks, and every part as the contract has it. Raises :class:`Problem`."""
+    services = request.app[SERVICES]
+    origin = origin_of(request, request[REQUEST_ID])
+    principal, furthest = OPEN_SANDBOX, Reach.NONE
+    if "ticket" in operation.query.names:
+        await adopt(request, services)
+    try:
+        if operation.is_public:
+            await spend_request(request, services, None, operation, origin)
+        else:
+            try:
+                principal = await authenticate(request, services, origin, operation.permission)
+            except Problem as problem:
+                if problem.status == 401:
+                    await spend_failure(request, services, origin)
+                raise
+            request[PRINCIPAL] = principal
+            await spend_request(request, services, principal, operation, origin)
+            furthest = authorize(principal, operation, services, origin)
+    except IdentityUnavailable as error:
+        raise identity_away(error) from None
+    path = operation.path_part.check_text(request.match_info)
+    query = operation.query.check_text(_single(request.query.items(), "query"))
+    mine = operation.header.names
+    known = ((name.lower(), value) for name, value in request.headers.items() if name.lower() in mine)
+    header = operation.header.check_text(_single(known, "header"))
+    named = tenant_named(request) if not operation.is_public else None
+    tenant = tenant_of(principal, furthest, named)
+    if named is not None and tenant != principal.tenant and principal.tenant:
+        services.identity.audit.crossed(tenant, principal.actor, operation.permission, origin)
+    if operation.is_of_the_ledger and tenant not in services.settings.tenants:
+        raise Problem("tenant_not_found", f"There is no tenant {tenant}.")
+    body = await _json_body(request, operation, numbers) if operation.body is not None else {}
+    return Call(
+        services=services,
+        request=request,
+        operation=operation,
+        request_id=request[REQUEST_ID],
+        origin=origin,
+        principal=principal,
+        reach=furthest,
+        tenant=tenant,
+        path=path,
+        query=query,
+        header=header,
+        body=body,
+    )
+
+
+async def _run(call: Call, handler: Handler) -> web.StreamResponse:
+    """What the handler answers, or the :class:`Problem` that its failure is."""
+    try:
+        return await handler(call)
+    except Refused as refused:
+        raise refused_problem(refused) from None
+    except IdentityUnavailable as error:
+        raise identity_away(error) from None
+    except Unconfirmed as error:
+        raise Problem("revocation_unconfirmed", str(error), retry_after_s=5) from None
+    except Busy as busy:
+        raise Problem("service_unavailable", f"Too many logins at once: {busy}.", retry_after_s=1) from None
 
 
 def refused_problem(refused: Refused) -> Problem:
@@ -180,7 +262,7 @@ def _printable(value: str) -> str:
     return value.encode("utf-8", "replace").decode()[:80]
 
 
-async def _json_body(request: web.Request, operation: Operation) -> dict[str, Any]:
+async def _json_body(request: web.Request, operation: Operation, numbers: frozenset[str]) -> dict[str, Any]:
     assert operation.body is not None
     raw = await read_body(request, JSON_BODY_MAX)
     if not raw and not operation.body_is_required:
@@ -190,10 +272,20 @@ async def _json_body(request: web.Request, operation: Operation) -> dict[str, An
         raise Problem("invalid_json", "The body is empty.")
     try:
         value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        if numbers and isinstance(value, dict):
+            value |= _exact(raw, numbers)
+    except (orjson.JSONDecodeError, RecursionError) as error:
         raise Problem("invalid_json", str(error)) from None
     operation.body.check(value)
     return dict(value)
+
+
+def _exact(raw: bytes, names: frozenset[str]) -> dict[str, str]:
+    """Members that are JSON numbers, as decimal text: digit by digit, never through a binary fraction (S07)."""
+    read = json.loads(raw, parse_float=Decimal, parse_int=Decimal)
+    exact = {name: read[name] for name in names if isinstance(read.get(name), Decimal)}
+    # What is far beyond any amount stays in its short form, and is refused for it.
+    return {name: f"{one:f}" if abs(one.adjusted()) < 40 else str(one) for name, one in exact.items()}
 
 
 def require_media_type(request: web.Request, media_type: str) -> None:
@@ -203,17 +295,21 @@ def require_media_type(request: web.Request, media_type: str) -> None:
 
 
 async def read_body(request: web.Request, size_max: int) -> bytes:
-    """The whole body. Raises :class:`Problem`: 413 above `size_max`, 400 when it does not come in time."""
+    """The whole body. Raises :class:`Problem`: 413 above `size_max`, 408 when it does not come in time."""
+    timeout_s = request.app[SERVICES].settings.body_timeout_s
     too_large = Problem("message_too_large", f"The body is larger than {size_max} bytes.")
     if (request.content_length or 0) > size_max:
         raise too_large
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > size_max:
                     raise too_large
     except TimeoutError:
-        raise Problem("invalid_json", f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.") from None
+        # What may still come of it is nothing that anybody waits for.
+        raise Problem(
+            "request_timeout", f"The body did not arrive within {timeout_s:g} s.", headers={"Connection": "close"}
+        ) from None
     return bytes(body)

@@ -13,13 +13,30 @@ import orjson
 from aura_stream.domain.commands import Command, parse_command
 from aura_stream.domain.ids import derived_id, id_text, parse_account_id
 from aura_stream.domain.reasons import Invalid, Refused
-from aura_stream.domain.requests import ActionCommand, SubmitCommand, read_account, read_action, read_submission
+from aura_stream.domain.requests import (
+    AccountCommand,
+    ActionCommand,
+    ChildCommand,
+    SubmitCommand,
+    read_account,
+    read_action,
+    read_child,
+    read_submission,
+)
 from aura_stream.domain.state import Rules
 from web.call import Call
 from web.problems import Problem, from_domain
 from web.views import instant
 
-SUBMITS = {"deposit.submit": "deposit", "transfer.submit": "transfer", "hold.place": "hold"}
+SUBMITS = {
+    "deposit.submit": "deposit",
+    "transfer.submit": "transfer",
+    "hold.place": "hold",
+    "withdrawal.submit": "withdrawal",
+    "deposit.retry": "deposit",
+    "withdrawal.retry": "withdrawal",
+    "withdrawal.remint": "deposit",
+}
 """Commands that make a transaction, and its type."""
 
 
@@ -58,12 +75,14 @@ class Prepared:
 def subject_of(command: Command) -> str:
     """The id of the transaction a command makes or acts on, or of the account."""
     data: Any = command.data
-    if command.type in SUBMITS:
+    if command.type in SUBMITS or command.type == "pause.set":
         return id_text(derived_id(command.tenant, command.customer, command.idempotency_key))
     if command.type == "account.open":
         return f"{command.customer}:{data.asset}" + (f":{data.name}" if data.name else "")
     if command.type.startswith("account."):
         return str(data.account_id)
+    if command.type == "pause.lift":
+        return str(uuid.UUID(data.pause_id))
     return str(uuid.UUID(data.transaction_id))
 
 
@@ -122,7 +141,9 @@ def check(command: Command, now_ms: int) -> None:
         read_submission(command, "", "", now_ms)
     elif isinstance(command, ActionCommand):
         read_action(command, now_ms, _SANDBOX)
-    else:
+    elif isinstance(command, ChildCommand):
+        read_child(command)
+    elif isinstance(command, AccountCommand):
         read_account(command)
 
 

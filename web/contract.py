@@ -1,6 +1,7 @@
 """The contract as code: `openapi.yaml` read once, its operations, and a compiled validator for each part of a request.
 
-The file is the truth: a handler without an operation, or an operation without a handler, stops the start.
+The file is the truth: a handler without an operation, or an operation without a handler, stops the start. The paths of
+the table of aliases are added when it is read; they are checked against the operations behind them.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import yaml
 from aura_stream.domain.ids import parse_account_id
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.identity.permissions import ACTIONS, PUBLIC
+from web.aliases.document import add_aliases
 from web.problems import FieldError, Problem
 
 CONTRACT_FILE = Path(__file__).with_name("openapi.yaml")
 METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
 
+_OF_THE_DOOR = {"408": "RequestTimeout", "429": "TooManyRequests"}
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _FIELD_CODES = {
     "amount": "invalid_amount_format",
@@ -41,8 +44,19 @@ _FIELD_CODES = {
     "user_id": "invalid_uuid_format",
     "session_id": "invalid_uuid_format",
     "request_id": "invalid_uuid_format",
+    "endpoint_id": "invalid_uuid_format",
+    "delivery_id": "invalid_uuid_format",
+    "currency": "invalid_currency_format",
+    "direction": "invalid_direction",
+    "payment_type": "invalid_payment_type",
+    "role": "invalid_role",
+    "status": "invalid_status",
+    "from": "invalid_datetime_format",
+    "to": "invalid_datetime_format",
+    "min": "invalid_amount_format",
+    "max": "invalid_amount_format",
 }
-_ACCOUNT_FIELDS = frozenset({"account_id", "from_account_id", "to_account_id"})
+_ACCOUNT_FIELDS = frozenset({"account_id", "from_account_id", "to_account_id", "user_bank_account_id"})
 
 
 class ContractMismatch(Exception):
@@ -128,6 +142,8 @@ class Operation:
     body: Part | None
     body_is_required: bool
     media_type: str
+    alias_of: str = ""
+    """The operation behind an alias; empty: this is no alias."""
 
     @property
     def is_of_the_ledger(self) -> bool:
@@ -144,9 +160,12 @@ class Contract:
     operations: dict[str, Operation]
 
     def compare(self, handlers: Iterable[str]) -> None:
-        """Raises :class:`ContractMismatch` unless there is one handler per operation and no other."""
+        """Raises :class:`ContractMismatch` unless there is one handler per operation and no other.
+
+        An alias has none: it is served by the handler of the operation behind it.
+        """
         have = set(handlers)
-        without_handler = sorted(self.operations.keys() - have)
+        without_handler = sorted({one.id for one in self.operations.values() if not one.alias_of} - have)
         without_operation = sorted(have - self.operations.keys())
         if without_handler or without_operation:
             raise ContractMismatch(
@@ -160,10 +179,14 @@ class Contract:
 def load_contract() -> Contract:
     """The contract, read and compiled once per process."""
     document: dict[str, Any] = yaml.safe_load(CONTRACT_FILE.read_text(encoding="utf-8"))
+    add_aliases(document)
     operations = {}
     for path, item in document["paths"].items():
         for method in METHODS:
             if method in item:
+                # What the door itself may answer on any route stands once in the file.
+                for status, response in _OF_THE_DOOR.items():
+                    item[method]["responses"].setdefault(status, {"$ref": f"#/components/responses/{response}"})
                 operation = _operation(document, path, method, item)
                 if operation.id in operations:
                     raise ContractMismatch(f"operationId {operation.id} stands twice in {CONTRACT_FILE.name}")
@@ -199,6 +222,7 @@ def _operation(document: dict[str, Any], path: str, method: str, item: dict[str,
         body=Part("body", body_schema, components) if body_schema is not None else None,
         body_is_required=bool(body and body.get("required")),
         media_type=media_type,
+        alias_of=definition.get("x-alias-of", ""),
     )
 
 

@@ -15,7 +15,8 @@ from aura_stream.domain.ids import record_key
 from aura_stream.identity import repository
 from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.identity import Identity
-from aura_stream.ledger.reads import LedgerReads, ReadsUnavailable
+from aura_stream.ledger.listing import Page, order_of
+from aura_stream.ledger.reads import TRANSACTIONS, LedgerReads, ReadsUnavailable
 from web.answers import postgres_away
 from web.command_log import CommandLog
 from web.lookup import Lookup
@@ -24,7 +25,7 @@ from web.problems import Problem
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 300.0
-_OPEN: Final = ("processing", "requires_attention")
+_OPEN: Final = ("created", "requires_approval", "processing", "requires_attention")
 _BATCH: Final = 100
 
 
@@ -82,13 +83,19 @@ class Erasures:
             for account, balances in await self._reads.accounts_of(tenant, customer):
                 if balances.posted or balances.pending:
                     left.add("balance")
-                for status in _OPEN:
-                    filters = {"account_id": account["account_id"], "status": status}
-                    if await self._reads.transactions(tenant, filters, None, 1):
-                        left.add("work_in_flight")
+                if await self._is_open(tenant, {"account_id": account["account_id"]}):
+                    left.add("work_in_flight")
+            if await self._is_open(tenant, {"customer": customer}):
+                left.add("work_in_flight")
         except ReadsUnavailable as error:
             raise postgres_away(error) from None
         return sorted(left)
+
+    async def _is_open(self, tenant: str, filters: dict[str, Any]) -> bool:
+        """Whether a transaction that the filters leave has not ended."""
+        page = Page(filters=filters | {"status": list(_OPEN)}, order=order_of(TRANSACTIONS, ""), limit=1)
+        rows, _ = await self._reads.transactions(tenant, page, counted=False)
+        return bool(rows)
 
     async def _run(self) -> None:
         while True:

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from aura_stream.identity.identity import Identity
 from web.command_log import CommandLog
+from web.events_parts import EventParts
 from web.tail import Tail
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -14,7 +15,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class Metrics:
     """A registry of its own, so that several apps can live in one process (tests)."""
 
-    def __init__(self, tail: Tail, commands: CommandLog, identity: Identity) -> None:
+    def __init__(self, tail: Tail, commands: CommandLog, identity: Identity, events: EventParts) -> None:
         self._registry = CollectorRegistry()
         labels = ("operation", "method", "status")
         self.requests = Counter("aura_http_requests", "Answered requests.", labels, registry=self._registry)
@@ -31,6 +32,7 @@ class Metrics:
         self.outcomes = Counter(
             "aura_http_outcomes", "Answers to commands.", ("type", "outcome"), registry=self._registry
         )
+        self.limited = Counter("aura_http_limited", "Requests above a limit.", ("kind",), registry=self._registry)
         gauges = {
             "aura_http_tail_kept_lines": ("Journal lines kept until Postgres has them.", lambda: len(tail.recent)),
             "aura_http_tail_units_read": ("Journal records read since the start.", lambda: tail.recent.units),
@@ -41,6 +43,11 @@ class Metrics:
                 lambda: identity.authentication.remembered,
             ),
             "aura_http_audit_lost": ("Refusals that the audit log had no room for.", lambda: identity.audit.lost),
+            "aura_http_event_streams": ("Event streams that are open.", lambda: len(events.tail)),
+            "aura_http_cleaned_rows": (
+                "Rows removed because they have served their time.",
+                lambda: sum(identity.cleanup.removed.values()),
+            ),
             "aura_http_kafka_writable": ("1 while commands would be taken.", lambda: int(commands.is_up)),
         }
         for name, (help_text, read) in gauges.items():

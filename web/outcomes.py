@@ -7,7 +7,10 @@ repeat, which meets the transaction as it is now, gets the answer that the first
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from aura_stream.domain.assets import format_amount, parse_amount
+from aura_stream.domain.ids import parse_account_id
 from aura_stream.domain.reasons import REASONS
 from aura_stream.domain.state import FAILED
 from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, TransactionLine
@@ -120,7 +123,10 @@ def answer_transaction(prepared: Prepared, end: Step, view: TransactionView | No
     # A rejection is what deposit.reject asked for.
     if end.status == FAILED and command.type != "deposit.reject":
         members = prepared.members | {"transaction_status": end.status, "transaction_state": end.state}
-        raise problem_of(end.reason, "", members, headers=REPLAYED if replayed else {})
+        problem = problem_of(end.reason, "", members, headers=REPLAYED if replayed else {})
+        if end.reason == "insufficient_funds":
+            problem.details = _asked_for(command.data)
+        raise problem
     if not end.is_settled:
         return accepted(prepared, end.status, end.state, replayed)
     if view is not None:
@@ -155,6 +161,13 @@ def problem_of(reason: str, detail: str, members: dict[str, str], headers: dict[
     # A reason of a newer ledger than this API is still a refusal.
     code = reason if reason in REASONS else "rejected"
     return Problem(code, detail or (reason if code != reason else ""), headers=headers, members=members)
+
+
+def _asked_for(data: Any) -> dict[str, str]:
+    """Which account was to pay how much (L52): said of the command, so that a repeat is told the same."""
+    account_id = data.from_account_id if hasattr(data, "from_account_id") else data.account_id
+    asset = parse_account_id(account_id).asset
+    return {"account_id": account_id, "requested": format_amount(parse_amount(data.amount, asset), asset)}
 
 
 def _step(event: Json) -> Step:

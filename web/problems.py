@@ -1,14 +1,18 @@
-"""Problem documents (RFC 9457): the one shape of every failure, made from the catalogue of reasons."""
+"""Problem documents (RFC 9457): the one shape of every failure, made from the catalogue of reasons.
+
+The extension member `error` has LedgerBank's six fields (L41); on Aurix's own paths its `code` is the reason.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, TypedDict
 
 import orjson
 from aiohttp import web
 
-from aura_stream.domain.reasons import REASONS, Invalid, Refused
+from aura_stream.domain.reasons import REASONS, Invalid, Reason, Refused
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -47,6 +51,10 @@ class Problem(Exception):
         if retry_after_s is not None:
             self.headers["Retry-After"] = str(retry_after_s)
         self.members = {name: value for name, value in (members or {}).items() if value}
+        self.details: dict[str, str] = {}
+        """What stands in `error.details` only."""
+        self.is_coded_by_reason = False
+        """Whether `error.code` is the reason, as Aurix has it, not the status."""
 
     def document(self, *, instance: str, request_id: str) -> dict[str, Any]:
         """The members of the problem document."""
@@ -57,7 +65,9 @@ class Problem(Exception):
             "status": self.status,
             "code": self.code,
             "hint": reason.hint,
+            "retry": reason.retry,
             "request_id": request_id,
+            "error": self._error(reason),
         }
         if instance:
             document["instance"] = instance
@@ -69,6 +79,18 @@ class Problem(Exception):
                 for error in self.errors
             ]
         return document | self.members
+
+    def _error(self, reason: Reason) -> dict[str, Any]:
+        details = {name: value for name, value in self.members.items() if not isinstance(value, list)} | self.details
+        field = reason.field or next((error["pointer"].lstrip("/") for error in self.errors), "")
+        return {
+            "type": reason.error_type,
+            "message": reason.title,
+            "code": self.code if self.is_coded_by_reason else self.status,
+            "reason": self.code,
+            "details": details | ({"field": field} if field else {}),
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
 
     def response(self, *, instance: str, request_id: str) -> web.Response:
         """The answer to the client."""

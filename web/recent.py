@@ -118,8 +118,10 @@ class Recent:
                         self._tell(line)
                 case ReceivedLine():
                     self._keep(partition, offset, line.id, line)
-                case AccountLine() | AnswerLine():
+                case AccountLine() | AnswerLine() if line.command_id:
                     self._answer(line.command_id, line)
+                case _:  # an account that a transaction froze, a pause: nobody waits for them here
+                    pass
         for kind, *numbers in unit.inputs:
             if kind == "commands":
                 progress.commands_next = max(progress.commands_next, int(numbers[1]) + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from aiohttp import web
 
@@ -14,10 +15,13 @@ from topics.journal import JOURNAL
 from web.accepted import Accepted
 from web.command_log import CommandLog
 from web.erasures import Erasures
+from web.events_parts import EventParts
 from web.lookup import Lookup
 from web.metrics import Metrics
 from web.tail import Tail
 from web.wallets import Wallets
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,9 @@ class Services:
     identity: Identity
     wallets: Wallets
     erasures: Erasures
+    events: EventParts
+    proxies: Networks
+    """Whose X-Forwarded-For is believed."""
 
     async def start(self) -> None:
         """Begins to connect; nothing here waits for Kafka or Postgres, so that the API can say what is missing."""
@@ -42,9 +49,11 @@ class Services:
         self.identity.start()
         self.wallets.start()
         self.erasures.start()
+        self.events.start()
 
     async def stop(self) -> None:
         """Ends all connections."""
+        await self.events.stop()
         await self.erasures.stop()
         await self.wallets.stop()
         await self.identity.stop()
@@ -64,6 +73,7 @@ def make_services(settings: Settings) -> Services:
     accepted = Accepted(tail.recent)
     identity = Identity(settings)
     lookup = Lookup(tail, reads, accepted)
+    events = EventParts(settings, identity)
     return Services(
         settings,
         commands,
@@ -71,8 +81,10 @@ def make_services(settings: Settings) -> Services:
         reads,
         accepted,
         lookup,
-        Metrics(tail, commands, identity),
+        Metrics(tail, commands, identity, events),
         identity,
         Wallets(settings, identity, commands, tail.recent),
         Erasures(identity, commands, lookup, reads),
+        events,
+        tuple(ip_network(one) for one in settings.trusted_proxies),
     )

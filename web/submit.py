@@ -11,7 +11,7 @@ from aiohttp import web
 from aura_stream.domain.ids import derived_id, id_text, record_key
 from aura_stream.journal import AccountLine, ChangeLine
 from web.accepted import AcceptedCommand
-from web.call import Call, Wait
+from web.call import COMMAND_ID, Call, Wait
 from web.commands import SUBMITS, Prepared
 from web.outcomes import (
     REPLAYED,
@@ -45,6 +45,7 @@ class _Waiting:
 async def submit(call: Call, prepared: Prepared) -> web.Response:
     """Produces the command, waits for its outcome as long as the request wants, and answers. Raises Problem."""
     command, services, wait = prepared.command, call.services, call.wait
+    call.request[COMMAND_ID] = command.id
     recent = services.tail.recent
     with (
         services.accepted.first(command.tenant, command.customer, command.idempotency_key),

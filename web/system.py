@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -12,18 +16,22 @@ from aura_stream.ledger.reads import NOTHING_STORED, ReadsUnavailable
 from web.answers import json_response
 from web.call import Call
 from web.contract import load_contract
+from web.views import instant
 
 _CHECK_S = 2.0
+_FREE_MIN = 0.05
+"""The share of memory and disk that should be free."""
+_STARTED = time.monotonic()
 
 
 async def get_health(call: Call) -> web.Response:
     """GET /health: 200 when writes are taken (degraded when reads or logins suffer), 503 when they are refused."""
-    logins = {"ok": call.services.identity.feed.is_fresh}
-    checks = {"kafka": await _kafka(call), "postgres": await _postgres(call), "logins": logins}
-    if not checks["kafka"]["ok"]:
-        return json_response({"status": "unavailable", "checks": checks}, 503)
-    is_whole = checks["postgres"]["ok"] and logins["ok"]
-    return json_response({"status": "ok" if is_whole else "degraded", "checks": checks})
+    return _health(await _dependencies(call))
+
+
+async def get_detailed_health(call: Call) -> web.Response:
+    """GET /health/detailed: with the room that this machine has left."""
+    return _health(await _dependencies(call) | {"memory": _memory(), "disk": _disk(call)})
 
 
 async def get_readiness(call: Call) -> web.Response:
@@ -49,6 +57,39 @@ async def get_metrics(call: Call) -> web.Response:
 async def get_contract(call: Call) -> web.Response:
     """GET /openapi.json."""
     return web.Response(body=load_contract().json, content_type="application/json")
+
+
+async def _dependencies(call: Call) -> dict[str, dict[str, Any]]:
+    logins = {"ok": call.services.identity.feed.is_fresh}
+    return {"kafka": await _kafka(call), "postgres": await _postgres(call), "logins": logins}
+
+
+def _health(checks: dict[str, dict[str, Any]]) -> web.Response:
+    is_writable, is_whole = checks["kafka"]["ok"], all(check["ok"] for check in checks.values())
+    body = {
+        "status": "unavailable" if not is_writable else "ok" if is_whole else "degraded",
+        "timestamp": instant(datetime.now(UTC)),
+        "version": load_contract().document["info"]["version"],
+        "uptime": round(time.monotonic() - _STARTED, 3),
+        "checks": checks,
+    }
+    return json_response(body, 200 if is_writable else 503)
+
+
+def _memory() -> dict[str, Any]:
+    """Whether a twentieth of the memory is free; where the system does not say, nothing is known to be wrong."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return {"ok": True}
+    sizes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    return {"ok": sizes["MemAvailable"] > sizes["MemTotal"] * _FREE_MIN}
+
+
+def _disk(call: Call) -> dict[str, Any]:
+    home = call.services.settings.home
+    usage = shutil.disk_usage(home if home.exists() else Path.cwd())
+    return {"ok": usage.free > usage.total * _FREE_MIN}
 
 
 async def _kafka(call: Call) -> dict[str, Any]:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiohttp import web
 
-from aura_stream.domain.commands import parse_time
-from aura_stream.domain.ids import id_bytes, id_text, record_key
-from aura_stream.domain.reasons import Invalid
-from aura_stream.ledger.reads import ReadsUnavailable
+from aura_stream.ledger.reads import TRANSACTIONS, ReadsUnavailable
+from web.accounts import partitions_of
 from web.actions import act
 from web.answers import json_response, postgres_away
 from web.call import Call
 from web.lookup import no_transaction
+from web.pages import asked, empty, times_of
 from web.problems import FieldError, Problem
 from web.views import transaction_of_row
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+_LISTS = frozenset({"type", "status", "state", "not_state"})
+"""Filters that take several values, with commas between them."""
 
 
 async def get_transaction(call: Call) -> web.Response:
@@ -39,62 +36,34 @@ async def cancel_transaction(call: Call) -> web.Response:
 
 
 async def list_transactions(call: Call) -> web.Response:
-    """GET /v1/transactions, newest first, by filters and cursor."""
-    query = call.query
-    filters: dict[str, Any] = {
-        name: query[name]
-        for name in ("customer", "type", "status", "asset", "account_id", "idempotency_key")
-        if name in query
-    }
-    for name, column in (("from", "created_from"), ("to", "created_before")):
-        if name in query:
-            filters[column] = _time(name, query[name])
-    before = _read_cursor(query["cursor"]) if "cursor" in query else None
-    limit = query.get("limit", 50)
-    if call.only_customer is not None and filters.setdefault("customer", call.only_customer) != call.only_customer:
+    """GET /v1/transactions, newest first unless another sort is asked for."""
+    filters = times_of(call.query)
+    if filters.get("state", "").startswith("!"):
+        filters["not_state"] = filters.pop("state")[1:]
+    for name in _LISTS & filters.keys():
+        filters[name] = filters[name].split(",")
+    only = call.only_customer
+    is_within_reach = only is None or filters.setdefault("customer", only) == only
+    if "direction" in filters:
+        if "customer" not in filters:
+            detail = "direction is seen from a customer; name one"
+            place = FieldError(in_="query", pointer="customer", code="missing_fields", detail=detail)
+            raise Problem("missing_fields", detail, errors=[place])
+        filters["into" if filters.pop("direction") == "credit" else "out_of"] = filters["customer"]
+    wanted = asked(call.query, TRANSACTIONS, filters)
+    if not is_within_reach:
         # Somebody else's list is as empty as that of a customer without transactions.
-        return json_response({"items": [], "has_more": False, "next_cursor": None})
+        return json_response(empty(wanted))
     services = call.services
-    partitions: range | list[int] = range(services.settings.partitions)
-    if "customer" in filters:
-        partitions = [services.commands.partition_of(record_key(call.tenant, filters["customer"]))]
-    await services.lookup.fresh(partitions)
+    await services.lookup.fresh(partitions_of(call, filters.get("customer")))
     try:
-        rows = await services.reads.transactions(call.tenant, filters, before, limit + 1)
+        rows, total = await services.reads.transactions(call.tenant, wanted.page, counted=wanted.is_numbered)
     except ReadsUnavailable as error:
         raise postgres_away(error) from None
-    page, has_more = rows[:limit], len(rows) > limit
-    cursor = _make_cursor(page[-1]["created_at"], page[-1]["transaction_id"]) if has_more else None
-    items = [transaction_of_row(row).resource for row in page]
-    return json_response({"items": items, "has_more": has_more, "next_cursor": cursor})
+    return json_response(wanted.answer(rows, total, lambda row: transaction_of_row(row).resource))
 
 
 def parties(resource: Mapping[str, Any]) -> set[str]:
     """The customers whom a transaction concerns: who asked for it, and whose accounts it is between."""
     accounts = (resource.get("from_account_id"), resource.get("to_account_id"))
     return {str(resource["customer"])} | {account.partition(":")[0] for account in accounts if account}
-
-
-def _time(name: str, text: str) -> datetime:
-    try:
-        parse_time(text)
-        return datetime.fromisoformat(text.upper())
-    except Invalid as error:
-        place = FieldError(in_="query", pointer=name, code=error.reason, detail=error.detail)
-        raise Problem(error.reason, error.detail, errors=[place]) from None
-
-
-def _make_cursor(created_at: datetime, transaction_id: str) -> str:
-    micros = (created_at - _EPOCH) // _MICROSECOND
-    return base64.urlsafe_b64encode(micros.to_bytes(8, "big") + id_bytes(transaction_id)).decode()
-
-
-def _read_cursor(text: str) -> tuple[datetime, str]:
-    try:
-        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        if len(raw) != 24:
-            raise ValueError(raw)
-        return _EPOCH + int.from_bytes(raw[:8], "big") * _MICROSECOND, id_text(raw[8:])
-    except (ValueError, OverflowError):
-        place = FieldError(in_="query", pointer="cursor", code="invalid_field", detail="not a cursor of this listing")
-        raise Problem("invalid_field", "cursor: not a cursor of this listing", errors=[place]) from None

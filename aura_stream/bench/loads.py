@@ -90,6 +90,22 @@ def accounts(section: int, count: int) -> Iterator[Command]:
         yield encoded(section, index, "account.open", f"many-{index}", '{"asset":"EUR"}')
 
 
+def holds(section: int, count: int) -> Iterator[Command]:
+    """Holds that wait for long: for the customer's other account, each with a deadline of its own, decades away."""
+    pick = random.Random(f"holds/{section}")
+    for index in range(count):
+        name = customer(pick.randrange(CUSTOMERS))
+        expires_at = f"20{pick.randrange(60, 99)}-{pick.randrange(1, 13):02d}-{pick.randrange(1, 29):02d}"
+        yield encoded(
+            section,
+            index,
+            "hold.place",
+            name,
+            f'{{"account_id":"{current(name)}","amount":"{AMOUNT}","to_account_id":"{savings(name)}",'
+            f'"expires_at":"{expires_at}T00:00:{index % 60:02d}Z"}}',
+        )
+
+
 def transfers(load: str, section: int, count: int, customers: int = CUSTOMERS) -> Iterator[Command]:
     """The transfers of a load."""
     pick = random.Random(f"{load}/{section}")

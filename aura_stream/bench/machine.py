@@ -52,6 +52,18 @@ def memory_mb(pid: int | None) -> tuple[float, float]:
     return values["VmRSS"], values["VmHWM"]
 
 
+def proportional_mb(pid: int | None, *, family: bool = False) -> float:
+    """Proportional memory (PSS) of a process in MB: what it shares counts in parts. 0 when there is none."""
+    if pid is None:
+        return 0.0
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    own = sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("Pss:"))
+    return own + (sum(proportional_mb(child) for child in children(pid)) if family else 0.0)
+
+
 class Meter:
     """CPU seconds by kind of process over a stretch of time."""
 

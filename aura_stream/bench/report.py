@@ -14,14 +14,41 @@ from aura_stream.bench.baseline import CONNECTIONS
 from aura_stream.bench.figures import Spread, ratio, spread
 from aura_stream.bench.loads import MEANING
 from aura_stream.bench.open_loop import STAGES
+from aura_stream.bench.plan import plan
+from aura_stream.bench.plots import plots
 
-AIMS: Final = {"one-hop": 6.0, "between": 3.0, "hot": 8.0}
+AIMS: Final = {"one-hop": 10.0, "between": 6.0, "hot": 16.0}
 """How many times the baseline we want to be."""
+HTTP_AIM: Final = 0.4
+BATCH_AIM: Final = 20_000
+FULL: Final = 0.85
+"""A process that uses so much of one core is as good as full: it waits for a reply now and then."""
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+PLAN_BEGIN, PLAN_END = "<!-- plan: begin -->", "<!-- plan: end -->"
 ROLES = ("ledger", "sink", "kafka", "postgres")
 
 Json = Mapping[str, Any]
+
+_TOGETHER: Final = (
+    ("drains", "baseline"),
+    *((name,) for name in ("warm_up", "sink_alone", "open_loop", "http", "restore", "memory")),
+    *((name,) for name in ("scaling", "entries", "open", "profiles")),
+)
+"""What of one run replaces what of an earlier one: ratios are only of neighbours in time."""
+
+
+def combined(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several runs as one: of each section the last measurement, and what was run."""
+    found = dict(runs[-1])
+    for names in _TOGETHER:
+        of = next((run for run in reversed(runs) if any(run.get(name) for name in names)), runs[-1])
+        found |= {name: of.get(name) for name in names}
+    heads = ("at", "command", "options", "machine")
+    found["runs"] = [head for run in runs for head in run.get("runs") or [{name: run[name] for name in heads}]]
+    found["checks"] = list(dict.fromkeys(check for run in runs for check in run["checks"]))
+    found["summary"] = summary(found)
+    return found
 
 
 def summary(results: Json) -> dict[str, Any]:
@@ -64,13 +91,29 @@ def tables(results: Json) -> list[Table]:
 def sections(results: Json) -> list[tuple[str, list[str], list[list[str]]]]:
     """Every table as title, head and rows of text: the terminal and the documentation show the same."""
     found = results.get("summary") or summary(results)
-    options = results["options"]
+    return [
+        *_against_the_baseline(results, found),
+        *_at_a_rate(results),
+        *_http(results),
+        *_scaling(results),
+        *_growth(results),
+        ("Restore", ["what", "measured", "aim"], _restore(results)),
+        *_memory(results),
+    ]
+
+
+Section = tuple[str, list[str], list[list[str]]]
+
+
+def _against_the_baseline(results: Json, found: Mapping[str, Any]) -> list[Section]:
     counts = " and ".join(str(count) for count in CONNECTIONS)
+    commands = max((drain["transfers"] for drain in results["drains"]), default=0)
+    rounds = max((drain["round"] + 1 for drain in results["drains"]), default=0)
     return [
         (
             (
-                f"Transfers per second: a backlog of {options['commands']:,} commands, until the last final status is "
-                f"committed in Postgres (median of {options['rounds']}, lowest to highest)"
+                f"Transfers per second: a backlog of {commands:,} commands, until the last final status is "
+                f"committed in Postgres (median of {rounds}, lowest to highest)"
             ),
             ["load", "Aura Stream", f"SQL ledger (better of {counts} connections)", "ratio", "aim", "others' CPU"],
             [
@@ -79,7 +122,7 @@ def sections(results: Json) -> list[tuple[str, list[str], list[list[str]]]]:
                     _number(row["ours"]),
                     _number(row["baseline"]),
                     _number(row["ratio"], ".1f"),
-                    f"{row['aim']:g}",
+                    f"{AIMS[load]:g}",
                     _number(row["others_percent"], ".0f", " %"),
                 ]
                 for load, row in found.items()
@@ -111,20 +154,26 @@ def sections(results: Json) -> list[tuple[str, list[str], list[list[str]]]]:
                 for run in results["sink_alone"]
             ],
         ),
+    ]
+
+
+def _at_a_rate(results: Json) -> list[Section]:
+    seconds = max((run["sent"] / run["rate"] for run in results["open_loop"]), default=0.0)
+    return [
         (
             (
-                f"Latency in ms at a fixed rate for {options['seconds']:g} s, from the time a command was due to the "
+                f"Latency in ms at a fixed rate for {seconds:.0f} s, from the time a command was due to the "
                 "time its row was seen committed"
             ),
-            ["load", "rate", "row", "p50", "p90", "p99", "max", "commands per unit", "generator late, max"],
+            ["load", "rate", "row", "p50", "p90", "p99", "max", "generator late, max", "others' CPU"],
             [
                 [
                     run["load"],
                     f"{run['rate']:,.0f}/s",
                     name,
                     *(f"{run[row][field]:.1f}" for field in ("p50_ms", "p90_ms", "p99_ms", "max_ms")),
-                    f"{run['commands_per_unit']:.1f}",
                     f"{run['generator_late_ms_max']:.1f}",
+                    f"{run['cpu']['others_percent']:.0f} %" if "cpu" in run else "-",
                 ]
                 for run in results["open_loop"]
                 for row, name in (("first_row", "first"), ("final_row", "final status"))
@@ -143,26 +192,211 @@ def sections(results: Json) -> list[tuple[str, list[str], list[list[str]]]]:
                 for run in results["open_loop"]
             ],
         ),
-        ("Restore and memory", ["what", "measured", "aim"], _single(results)),
-    ]
-
-
-def markdown(results: Json) -> str:
-    """For the documentation."""
-    machine, options = results["machine"], results["options"]
-    parts = [
         (
-            f"Measured {results['at']} with `{results['command']}`: {machine['cores']} cores ({machine['processor']}), "
-            f"{machine['memory_gb']} GB, {machine['system']}, Python {machine['python']}, {machine['file_system']}, "
-            f"{machine['fsync_ms']} ms per fsync. {options['ledgers']} ledger and {options['sinks']} sink "
-            f"process(es), {options['partitions']} partitions; everything, the load generator and Kafka included, on "
-            "this one machine."
+            "Why it takes that long: the units of work at a fixed rate, all partitions together",
+            [
+                *("load", "rate", "units/s", "commands per unit", "records per unit", "compute ms", "commit ms p50"),
+                *("commit ms, mean", "broker's CPU ms per unit", "broker"),
+            ],
+            [
+                [
+                    run["load"],
+                    f"{run['rate']:,.0f}/s",
+                    f"{run['units_per_second']:,.0f}",
+                    f"{run['commands_per_unit']:.1f}",
+                    f"{run['shards']['records_per_unit']:.1f}",
+                    f"{run['shards']['compute_ms']:.1f}",
+                    f"{run['shards']['commit_ms_p50']:.1f}",
+                    f"{run['shards']['commit_ms']:.1f}",
+                    " → ".join(f"{cost:.1f}" for cost in run["kafka_ms_per_unit"]),
+                    "warm" if run["broker_is_warm"] else "NOT warm",
+                ]
+                for run in results["open_loop"]
+                if "shards" in run
+            ],
         ),
     ]
+
+
+def _http(results: Json) -> list[Section]:
+    found = results.get("http")
+    if not found:
+        return []
+    rounds = len(found["runs"]["api"])
+    rows = []
+    for kind, what, aim in (
+        ("bare", "a bare aiohttp handler: the same bytes, parsed, 202", "-"),
+        ("api", "one API process, one command per request", f"{HTTP_AIM:g} of the bare one"),
+        ("batch", f"one API process, {found['batch_lines']:,} commands per request", f"{BATCH_AIM:,}/s"),
+    ):
+        run = found[kind]
+        reached = f"{run['per_second']:,.0f}"
+        if kind == "api":
+            reached += f" ({found['ratio']:.2f}; by CPU {found['cpu_ratio']:.2f})"
+        rows.append(
+            [
+                what,
+                reached,
+                aim,
+                f"{run['p50_ms']:.1f} / {run['p99_ms']:.1f}",
+                f"{run['server_cpu_us']:.0f}",
+                f"{run['server_cores']:.2f}",
+            ]
+        )
+    return [
+        (
+            (
+                f"HTTP: commands accepted per second by one process over {found['connections']} connections "
+                f"(median of {rounds}); ledger and sink stopped"
+            ),
+            ["what", "commands/s", "aim", "ms per request, p50 / p99", "server's CPU us per command", "server's cores"],
+            rows,
+        )
+    ]
+
+
+def limit_of(run: Json) -> str:
+    """What a drain waited for: the process whose core is full, all cores, or nothing that computes."""
+    cores = run["cores"]
+    workers = {name: used for name, used in cores.items() if name.startswith(("ledger", "sink"))}
+    busiest = max(workers, key=lambda name: workers[name])
+    parts = []
+    if workers[busiest] >= FULL:
+        parts.append(f"the core of {busiest}")
+    if run["cpu"]["machine_percent"] >= 100 * FULL:
+        parts.append("all cores")
+    return " and ".join(parts) or f"waiting for commits ({busiest}: {workers[busiest]:.2f} of a core)"
+
+
+def _scaling(results: Json) -> list[Section]:
+    return [
+        (
+            "Scaling: draining with ledger processes and partitions, CPU seconds per 1,000 transfers, what limits it",
+            [
+                "load",
+                "partitions",
+                "ledgers",
+                "transfers/s",
+                *ROLES,
+                "commands per unit of work",
+                "limit",
+                "others' CPU",
+            ],
+            [
+                [
+                    run["load"],
+                    str(run["partitions"]),
+                    str(run["ledgers"]),
+                    f"{run['per_second']:,.0f}",
+                    *(f"{run['cpu'][role] / run['transfers'] * 1000:.3f}" for role in ROLES),
+                    f"{run['commands_per_unit']:.0f}",
+                    limit_of(run),
+                    f"{run['cpu']['others_percent']:.0f} %",
+                ]
+                for run in sorted(
+                    results.get("scaling") or [], key=lambda one: (one["load"], one["partitions"], one["ledgers"])
+                )
+            ],
+        )
+    ]
+
+
+def _growth(results: Json) -> list[Section]:
+    return [
+        (
+            "As the ledger grows: one-hop, balance_as_of in ms (p50 / max of 50 accounts), and restore",
+            [
+                *("entries", "one-hop/s", "balance now", "as of the past", "as known in the past", "database"),
+                *("changelog records", "restore", "records/s"),
+            ],
+            [
+                [
+                    f"{run['entries']:,}",
+                    f"{run['per_second']:,.0f}",
+                    *(
+                        f"{run['balance_ms'][name]['p50']:.2f} / {run['balance_ms'][name]['max']:.2f}"
+                        for name in ("now", "effective", "known")
+                    ),
+                    f"{run['database_mb']:,.0f} MB",
+                    f"{run['restore']['records']:,}",
+                    f"{run['restore']['seconds']:.1f} s",
+                    f"{run['restore']['per_second']:,.0f}",
+                ]
+                for run in results.get("entries") or []
+            ],
+        ),
+        (
+            "As open transactions grow: holds that wait, each with a deadline",
+            ["open holds", "one-hop/s", "ledger's CPU s per 1,000", "ledger's memory", "of it RocksDB"],
+            [
+                [
+                    f"{run['open']:,}",
+                    f"{run['per_second']:,.0f}",
+                    f"{run['cpu']['ledger'] / run['transfers'] * 1000:.3f}",
+                    ", ".join(f"{one['pss_mb']:.0f} MB" for one in _ledgers(run["memory"])),
+                    ", ".join(f"{one['rocksdb_mb']:.0f} MB" for one in _ledgers(run["memory"])),
+                ]
+                for run in results.get("open") or []
+            ],
+        ),
+    ]
+
+
+def _ledgers(memory: Mapping[str, Json]) -> list[Json]:
+    return [found for name, found in memory.items() if name.startswith("ledger")]
+
+
+def _restore(results: Json) -> list[list[str]]:
+    restored = results.get("restore")
+    if not restored:
+        return []
+    what = f"restore of {restored['records']:,} changelog records in {restored['seconds']:.1f} s"
+    return [[what, f"{restored['per_second']:,.0f} records/s", "200,000 records/s"]]
+
+
+def _memory(results: Json) -> list[Section]:
+    memory = results.get("memory")
+    if not memory:
+        return []
+    before, after, count = memory["before"], memory["after"], memory["accounts"]
+    return [
+        (
+            (
+                f"Memory in MB after {count:,} more accounts (aim: 300 MB per ledger for a million); proportional "
+                "(PSS) counts shared pages in parts"
+            ),
+            [
+                "process",
+                "resident before",
+                "resident",
+                "most",
+                "PSS",
+                "PSS more per million accounts",
+                "RocksDB's part",
+            ],
+            [
+                [
+                    name,
+                    f"{before[name]['rss_mb']:,.0f}",
+                    f"{found['rss_mb']:,.0f}",
+                    f"{found['most_mb']:,.0f}" if "most_mb" in found else "-",
+                    f"{found['pss_mb']:,.0f}",
+                    f"{(found['pss_mb'] - before[name]['pss_mb']) / count * 1e6:,.0f}",
+                    f"{found['rocksdb_mb']:,.0f}" if found.get("rocksdb_mb") else "-",
+                ]
+                for name, found in after.items()
+            ],
+        )
+    ]
+
+
+def markdown(results: Json, images: Mapping[str, str] = {}) -> str:
+    """For the documentation; `images` are the plots' paths by title, as the page sees them."""
+    parts = [_ran(run) for run in results.get("runs") or [results]]
+    parts += [f"![{title}]({path})" for title, path in images.items()]
     for title, head, rows in sections(results):
         if rows:
-            lines = [_row(head), _row(["---"] * len(head)), *(_row(row) for row in rows)]
-            parts.append(f"### {title}\n\n" + "\n".join(lines))
+            parts.append(f"### {title}\n\n" + _table(head, rows))
     for profile in results["profiles"]:
         rows = [
             [
@@ -172,38 +406,77 @@ def markdown(results: Json) -> str:
             ]
             for cost in profile["top"]
         ]
-        head = ["function", "own time", "microseconds per transfer"]
-        lines = [_row(head), _row(["---"] * 3), *(_row(row) for row in rows)]
         title = f"Where the {profile['role']}'s time goes, {profile['what']}: {profile['cpu_us_per_transfer']:.0f} us"
-        parts.append(f"### {title} of CPU per transfer\n\n" + "\n".join(lines))
+        head = ["function", "own time", "microseconds per transfer"]
+        parts.append(f"### {title} of CPU per transfer\n\n" + _table(head, rows))
+    if warmth := _warmth(results.get("warm_up") or {}):
+        parts.append(warmth)
     parts.append("Checked: " + "; ".join(results["checks"]) + ".")
     return "\n\n".join(parts)
 
 
+def _ran(run: Json) -> str:
+    machine, options = run["machine"], run["options"]
+    return (
+        f"Measured {run['at']} with `{run['command']}`: {machine['cores']} cores ({machine['processor']}), "
+        f"{machine['memory_gb']} GB, {machine['system']}, Python {machine['python']}, {machine['file_system']}, "
+        f"{machine['fsync_ms']} ms per fsync. {options['ledgers']} ledger and {options['sinks']} sink "
+        f"process(es), {options['partitions']} partitions where nothing else is said; everything, the load generator "
+        "and Kafka included, on this one machine."
+    )
+
+
+def _warmth(warm_up: Json) -> str:
+    raw, units = warm_up.get("raw_ms") or [], warm_up.get("units_ms") or []
+    if not raw and not units:
+        return ""
+    return (
+        "The broker while it warmed up, CPU ms: "
+        + " → ".join(f"{cost:.2f}" for cost in raw)
+        + " per small transaction; "
+        + " → ".join(f"{cost:.1f}" for cost in units)
+        + " per unit of work at 500 commands/s."
+    )
+
+
 def write_docs(path: Path, results: Json) -> None:
-    """Replaces what stands between the two marks. Raises :class:`SetupError` when they are not there."""
+    """Replaces what stands between a page's marks: figures and plots, or the plan, or both.
+
+    Plots are written into `images/` beside the page. Raises :class:`SetupError` when there are no marks.
+    """
+    results = {"summary": summary(results), **results}
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
+    has_figures = BEGIN in text and END in text
+    has_plan = PLAN_BEGIN in text and PLAN_END in text
+    if not (has_figures or has_plan):
         raise SetupError(
             "The figures have no place in this file.",
             where=str(path),
-            why=f"it lacks the lines {BEGIN} and {END}",
+            why=f"it lacks the lines {BEGIN} and {END} (or {PLAN_BEGIN} and {PLAN_END})",
             fix="add both lines where the figures belong",
         )
-    path.write_text(f"{before}{BEGIN}\n\n{markdown(results)}\n\n{END}{after}", encoding="utf-8")
+    if has_figures:
+        images = {}
+        for name, (title, svg) in plots(results).items():
+            image = path.parent / "images" / f"bench-{name}.svg"
+            image.parent.mkdir(exist_ok=True)
+            image.write_text(svg, encoding="utf-8")
+            images[title] = f"images/{image.name}"
+        text = _replaced(text, BEGIN, END, markdown(results, images))
+    if has_plan:
+        tables_of_plan = [f"{title}\n\n{_table(head, rows)}" for title, head, rows in plan(results)]
+        text = _replaced(text, PLAN_BEGIN, PLAN_END, "\n\n".join(tables_of_plan))
+    path.write_text(text, encoding="utf-8")
 
 
-def _single(results: Json) -> list[list[str]]:
-    rows = []
-    if restored := results["restore"]:
-        what = f"restore of {restored['records']:,} changelog records"
-        rows.append([what, f"{restored['per_second']:,.0f} records/s", "200,000 records/s"])
-    if memory := results["memory"]:
-        what = f"memory of each ledger process after {memory['accounts']:,} more accounts"
-        rows.append([what, ", ".join(f"{now:.0f} MB" for now in memory["ledger_mb"]), "300 MB for a million"])
-    return rows
+def _replaced(text: str, begin: str, end: str, inside: str) -> str:
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n\n{inside}\n\n{end}{after}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join([_row(head), _row(["---"] * len(head)), *(_row(row) for row in rows)])
 
 
 def _share(found: Mapping[str, Any], run: Json) -> str:

@@ -31,11 +31,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tx": ("aura_stream.cli.tx", "Look at transactions."),
     "account": ("aura_stream.cli.account", "Look at accounts and balances."),
     "ledger": ("aura_stream.cli.ledger", "Verify and export the ledger."),
+    "audit": ("aura_stream.cli.audit", "Verify the audit log and print the heads of its chains."),
     "topics": ("aura_stream.cli.topics", "Create and check the Kafka topics."),
     "db": ("aura_stream.cli.db", "Create and migrate the database schema."),
     "worker": ("aura_stream.cli.worker", "Run one worker process: ledger or sink."),
     "api": ("aura_stream.cli.api", "Run the HTTP API."),
     "rebuild": ("aura_stream.cli.rebuild", "Make anew what was lost, or compute everything again and compare."),
+    "mock-bank": ("aura_stream.cli.mock_bank", "Run the mock bank (sandbox only): banks that misbehave."),
+    "trigger": ("aura_stream.cli.trigger", "Make something happen outside: at the mock bank, or on the local chain."),
     "bench": ("aura_stream.cli.bench", "Measure throughput and latency."),
 }
 """Command -> (module, one line of help). The module has a typer app ``app``, or a function named like the command."""
@@ -88,7 +91,7 @@ def _listed_only() -> None:
 
 def _register(app: typer.Typer, name: str, module_name: str, help_text: str) -> None:
     module = import_module(module_name)
-    target = getattr(module, name, None)
+    target = getattr(module, name.replace("-", "_"), None)
     sub = getattr(module, "app", None)
     if isinstance(sub, typer.Typer) and not callable(target):
         app.add_typer(sub, name=name, help=help_text)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 import uvloop
 
+from aura_stream import logs
 from aura_stream.cli import say
 from aura_stream.settings import SetupError, load_settings
 
@@ -22,7 +23,7 @@ def api(
 
     overrides: dict[str, object] = ({"api_host": host} if host else {}) | ({"api_port": port} if port else {})
     settings = load_settings(**overrides)
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure(settings)
     # aiokafka reports every refused connection as an error of its own; our own lines say what it means for us.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     where = f"http://{settings.api_host}:{settings.api_port}"

@@ -92,7 +92,9 @@ async def _ask_postgres(settings: Settings, found: Pipeline) -> None:
 
 def _ask_worker(path: Path, found: Pipeline) -> None:
     try:
-        port = json.loads(path.read_text())["web_port"]
+        port = json.loads(path.read_text()).get("web_port")
+        if port is None:
+            return  # it has no partitions, and so no such page
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/partitions/", timeout=2) as answer:
             status = json.load(answer)
     except (OSError, ValueError, KeyError, urllib.error.URLError):

@@ -22,6 +22,7 @@ from aura_stream.cli.pipeline import look
 from aura_stream.embedded.jars import KAFKA_VERSION, cache_dir, ensure_jars, read_lock
 from aura_stream.embedded.kafka import broker_is_ready
 from aura_stream.embedded.local import (
+    MOCK_BANK,
     ROLE_GRACE_S,
     ROLE_TIMEOUT_S,
     SERVICES,
@@ -34,7 +35,7 @@ from aura_stream.settings import Settings, SettingsError, SetupError, load_setti
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-DATA = ("kafka", "postgres", "state", "log", "run", "api_key")
+DATA = ("kafka", "postgres", "state", "log", "run", "api_key", "mock-bank")
 """What `down --wipe` removes from the home directory; anything else there is not ours."""
 
 
@@ -68,6 +69,7 @@ def up(
         if has_command("topics"):
             _line("topics", lambda: stack.run_once("topics", "apply"))
         roles = [("ledger", slot) for slot in range(ledgers)] + [("sink", slot) for slot in range(sinks)]
+        roles += [("events", 0), ("webhooks", 0)]
         roles = (roles if has_command("worker") else []) + ([("api", 0)] if has_command("api") else [])
         for process in [stack.launch_role(role, slot) for role, slot in roles]:
             _line(process.name, _starting(process, partial(process.wait_ready, ROLE_TIMEOUT_S), running))
@@ -130,7 +132,11 @@ def status(as_json: JsonOption = False) -> None:
             }
         )
     # Of services alone, without a worker, nothing can be asked: there are no topics and no tables yet.
-    roles = [process for process in stack.known_processes() if process.pid is not None and process.name not in SERVICES]
+    roles = [
+        process
+        for process in stack.known_processes()
+        if process.pid is not None and process.name not in (*SERVICES, MOCK_BANK)
+    ]
     ready_files = [process.ready_file for process in roles if process.ready_file.exists()]
     pipeline = asyncio.run(look(stack.settings, ready_files)) if roles else None
     good = bool(rows) and all(row["state"] == "ready" for row in rows) and not (pipeline and pipeline.troubles)
@@ -370,7 +376,11 @@ def _check_topics(settings: Settings) -> Finding:
     if not any(_serves(address) for address in settings.kafka_bootstrap.split(",")):
         return Finding("topics", "unknown", "Kafka does not answer", "aura up")
     try:
-        asyncio.run(check_topics(settings.kafka_bootstrap, topics.ALL, partitions=settings.partitions))
+        asyncio.run(
+            check_topics(
+                settings.kafka_bootstrap, topics.every(bare=settings.bare_event_topics), partitions=settings.partitions
+            )
+        )
     except TopicMismatch as error:
         return Finding("topics", "fail", str(error), "aura topics apply")
     return Finding("topics", "ok", f"all {len(topics.ALL)} there, {settings.partitions} partitions each")

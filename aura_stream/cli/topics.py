@@ -26,7 +26,7 @@ def apply() -> None:
         created = asyncio.run(
             apply_topics(
                 settings.kafka_bootstrap,
-                topics.ALL,
+                topics.every(bare=settings.bare_event_topics),
                 partitions=settings.partitions,
                 replication=settings.replication_factor,
             )

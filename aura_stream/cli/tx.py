@@ -27,7 +27,7 @@ _MARKS = {
     "canceled": ("yellow", "■"),
     "requires_attention": ("red", "!"),
 }
-_TERMINAL = frozenset({"completed", "failed", "canceled"})
+_TERMINAL = frozenset({"completed", "failed", "canceled", "returned"})
 _POLL_S = 0.25
 
 

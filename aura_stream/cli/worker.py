@@ -1,4 +1,4 @@
-"""``aura worker ledger|sink``: one worker process. Start more of them to scale; Kafka shares the partitions out."""
+"""``aura worker``: one worker process of a role. Start more of them to scale; they share the work out."""
 
 from __future__ import annotations
 
@@ -12,15 +12,29 @@ from agents.worker import run
 from aura_stream.cli.topics import kafka_errors
 from aura_stream.engine.topics import check_topics
 from aura_stream.settings import load_settings
+from aura_stream.webhooks.process import run as send_webhooks
 
-Role = Literal["ledger", "sink"]
+Role = Literal["ledger", "sink", "events", "webhooks"]
 
 
 def worker(
-    role: Annotated[Role, typer.Argument(help="ledger: decides commands; sink: writes the ledger to Postgres.")],
+    role: Annotated[
+        Role,
+        typer.Argument(
+            help="ledger: decides commands; sink: writes the ledger to Postgres; events: keeps the log of events; "
+            "webhooks: sends them out."
+        ),
+    ],
 ) -> None:
     """Run one worker process until it is stopped (SIGTERM or Ctrl-C finishes the running batch)."""
     settings = load_settings()
+    if role == "webhooks":
+        send_webhooks(settings)
+        return
     with kafka_errors(settings):
-        asyncio.run(check_topics(settings.kafka_bootstrap, topics.ALL, partitions=settings.partitions))
+        asyncio.run(
+            check_topics(
+                settings.kafka_bootstrap, topics.every(bare=settings.bare_event_topics), partitions=settings.partitions
+            )
+        )
     run(role, settings)

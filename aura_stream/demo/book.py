@@ -289,10 +289,10 @@ class Book:
             self.figures.reasons[line["reason"]] += 1
 
     def event(self, event: dict[str, Any]) -> None:
-        """An event of `aura.transaction-events.v1`."""
-        id_, seq = event["transaction_id"], event["seq"]
-        if not seq:  # about an account, or a refused command
-            command_id = event["command_id"]
+        """An event of `aura.transaction-events.v1` or `aura.account-events.v1`."""
+        id_, seq = event.get("transaction_id", ""), event["seq"]
+        if not id_ or not seq:  # about an account, or a refused command
+            command_id = event.get("command_id") or event["causation_id"]
             if command_id not in self._by_command:
                 self._early[command_id].append(event)
                 return

@@ -19,7 +19,7 @@ from aura_stream.demo.figures import Latencies
 from aura_stream.ledger.connection import READER, connect
 
 JOURNAL: Final = "aura.journal.v1"
-EVENTS: Final = "aura.transaction-events.v1"
+EVENTS: Final = ("aura.transaction-events.v1", "aura.account-events.v1")
 DEAD_LETTERS: Final = "aura.dead-letters.v1"
 POLL_S: Final = 0.02
 """How often Postgres is asked how far it is: a measured latency is at most this much too long."""
@@ -71,7 +71,7 @@ class Topics:
             fetch_max_wait_ms=100,
         )
         await self._consumer.start()
-        topics = (COMMANDS, JOURNAL, EVENTS, DEAD_LETTERS)
+        topics = (COMMANDS, JOURNAL, *EVENTS, DEAD_LETTERS)
         self._consumer.assign([TopicPartition(topic, n) for topic in topics for n in range(self._partitions)])
 
     async def stop(self) -> None:
@@ -96,7 +96,7 @@ class Topics:
     def _read(self, place: TopicPartition, record: Any) -> None:
         if place.topic == JOURNAL:
             self._journal(place.partition, record)
-        elif place.topic == EVENTS:
+        elif place.topic in EVENTS:
             self._book.event(orjson.loads(record.value))
         elif place.topic == COMMANDS:
             self.commands_end[place.partition] = record.offset + 1

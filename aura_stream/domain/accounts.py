@@ -25,7 +25,7 @@ def open_account(asked: AccountRequest, account: Account | None, at: int) -> tup
     """Event and account of `account.open`. Raises :class:`Refused`; an id is used once, even if it was closed."""
     if account is not None:
         raise Refused("account_already_exists", f"{asked.account_id} is {account.status}")
-    return "account.opened", Account("open", opened_at=at)
+    return "account.opened", Account("open", opened_at=at, seq=1)
 
 
 def freeze(asked: AccountRequest, account: Account | None, at: int) -> tuple[str, Account]:
@@ -33,7 +33,7 @@ def freeze(asked: AccountRequest, account: Account | None, at: int) -> tuple[str
     account = _standing(asked, account)
     if account.status == "frozen":
         raise Refused("already_processed", f"{asked.account_id} is frozen")
-    return "account.frozen", msgspec.structs.replace(account, status="frozen")
+    return "account.frozen", msgspec.structs.replace(account, status="frozen", seq=account.seq + 1)
 
 
 def unfreeze(asked: AccountRequest, account: Account | None, at: int) -> tuple[str, Account]:
@@ -41,7 +41,7 @@ def unfreeze(asked: AccountRequest, account: Account | None, at: int) -> tuple[s
     account = _standing(asked, account)
     if account.status == "open":
         raise Refused("already_processed", f"{asked.account_id} is not frozen")
-    return "account.unfrozen", msgspec.structs.replace(account, status="open")
+    return "account.unfrozen", msgspec.structs.replace(account, status="open", seq=account.seq + 1)
 
 
 def close(asked: AccountRequest, account: Account | None, at: int) -> tuple[str, Account]:
@@ -53,7 +53,7 @@ def close(asked: AccountRequest, account: Account | None, at: int) -> tuple[str,
         raise Refused(
             "account_in_use", f"{asked.account_id} is not empty, or {account.open_items} transactions need it"
         )
-    return "account.closed", msgspec.structs.replace(account, status="closed", closed_at=at)
+    return "account.closed", msgspec.structs.replace(account, status="closed", closed_at=at, seq=account.seq + 1)
 
 
 def _standing(asked: AccountRequest, account: Account | None) -> Account:

@@ -1,7 +1,7 @@
 """The one table of assets, and amounts: decimal strings outside, integer minor units inside.
 
 Assets are append-only and a scale never changes: every entry ever written is read by it.
-Fiat scales follow ISO 4217; BTC and XAU have 8 places, ETH 18, AUSD (our token) 6.
+Fiat scales follow ISO 4217; BTC and XAU have 8 places, ETH 18, AUSD and AEUR (our tokens) 6.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ SCALES: Final[dict[str, int]] = {
     "XAU": 8,
     "ETH": 18,
     "AUSD": 6,
+    "AEUR": 6,
 }
 
 AMOUNT_PATTERN: Final = r"^-?(0|[1-9][0-9]{0,19})(\.[0-9]{1,18})?$"

@@ -93,6 +93,30 @@ TransactionIdText = Annotated[
 ]
 
 
+RailText = Annotated[
+    Literal["ach", "sepa", "sepa_instant"],
+    Field(description="How the fiat moves: ach (USD), sepa or sepa_instant (EUR)", examples=["sepa"]),
+]
+OperatorText = Annotated[
+    str,
+    StringConstraints(pattern=ids.CUSTOMER_PATTERN),
+    Field(description="Who asks for it on our side", examples=["olga"]),
+]
+NoteText = Annotated[
+    str,
+    StringConstraints(pattern=r"^[ -~]{0,200}$"),
+    Field(description="Why, for other people", examples=["bank-a answers no inquiries"]),
+]
+MintToText = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=256),
+    Field(
+        description="The customer's account in the rail's token, or an address of the chain",
+        examples=["alice:AUSD", "0x52908400098527886E0F7030069857D2E4169EE7"],
+    ),
+]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -110,12 +134,117 @@ class OnAccount(_Strict):
     account_id: AccountIdText
 
 
+class Party(_Strict):
+    """Who is on the other side at the bank."""
+
+    name: Annotated[
+        str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,70}$"), Field(description="Name of the account's holder")
+    ]
+    account: Annotated[
+        str,
+        StringConstraints(pattern=r"^([A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}|[0-9]{9}/[A-Za-z0-9-]{1,17})$"),
+        Field(
+            description="IBAN, or for ach <routing number>/<account number>",
+            examples=["DE89370400440532013000", "021000021/123456789"],
+        ),
+    ]
+
+
+class Payer(_Strict):
+    """Who pays in: for ach the account that is debited, else at most the name."""
+
+    name: Annotated[
+        str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,70}$"), Field(description="Name of the account's holder")
+    ]
+    account: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^[0-9]{9}/[A-Za-z0-9-]{1,17}$"),
+        Field(description="<routing number>/<account number>", examples=["021000021/123456789"]),
+    ] = None
+
+
 class SubmitDeposit(_Strict):
-    """Data of `deposit.submit`."""
+    """Data of `deposit.submit`. Without `rail` somebody confirms by hand that the money came (sandbox only).
+
+    With a rail the fiat comes through a bank; `mint_to` turns it into tokens.
+    """
 
     account_id: AccountIdText
     amount: AmountText
     effective_at: DateTimeText | None = None
+    rail: Annotated[
+        Literal["manual", "ach", "sepa", "sepa_instant"] | None,
+        Field(description="manual (default), ach (USD, we collect), sepa or sepa_instant (EUR, the payer sends)"),
+    ] = None
+    mint_to: MintToText | None = None
+    payer: Payer | None = None
+    requested_by: OperatorText | None = None
+
+
+class SubmitWithdrawal(_Strict):
+    """Data of `withdrawal.submit`: whole cents of a token account, which are burnt, or of a fiat account."""
+
+    account_id: AccountIdText
+    amount: AmountText
+    rail: RailText
+    beneficiary: Party
+    requested_by: OperatorText | None = None
+
+
+class RetryWithdrawal(_Strict):
+    """Data of `withdrawal.retry`: pays out what came back, without a burn."""
+
+    transaction_id: TransactionIdText
+    beneficiary: Party
+    rail: RailText | None = None
+
+
+class Approve(_Strict):
+    """Data of `transaction.approve` and `transaction.reject`."""
+
+    transaction_id: TransactionIdText
+    operator: OperatorText
+
+
+class Resolve(_Strict):
+    """Data of `transaction.resolve`."""
+
+    transaction_id: TransactionIdText
+    operator: OperatorText
+    outcome: Annotated[
+        Literal["inquire", "settled", "rejected", "match", "refund", "mint_again", "burn_again"],
+        Field(description="The way out"),
+    ]
+    note: NoteText | None = None
+
+
+class PauseScope(_Strict):
+    """What a pause is about: every field that is given must agree; none holds everything."""
+
+    tenant: Tenant | None = None
+    type: Annotated[
+        Literal["deposit", "withdrawal", "transfer", "hold"] | None, Field(description="Type of transaction")
+    ] = None
+    rail: RailText | None = None
+    bank: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,64}$"), Field(description="A bank")] | None = None
+    chain: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,64}$"), Field(description="A chain")] | None = None
+    asset: AssetText | None = None
+    account: AccountIdText | None = None
+
+
+class SetPause(_Strict):
+    """Data of `pause.set`."""
+
+    operator: OperatorText
+    scope: PauseScope
+    note: NoteText | None = None
+
+
+class LiftPause(_Strict):
+    """Data of `pause.lift`."""
+
+    operator: OperatorText
+    pause_id: Annotated[str, StringConstraints(pattern=ids.UUID_PATTERN), Field(description="Id of the pause")]
 
 
 class SubmitTransfer(_Strict):
@@ -220,6 +349,34 @@ class DepositReject(Envelope):
     data: OnTransaction
 
 
+class DepositRetry(Envelope):
+    """Collects again what came back for want of money: a new transaction, twice at most."""
+
+    type: Literal["deposit.retry"]
+    data: OnTransaction
+
+
+class WithdrawalSubmit(Envelope):
+    """Burns tokens and pays their fiat out through a bank."""
+
+    type: Literal["withdrawal.submit"]
+    data: SubmitWithdrawal
+
+
+class WithdrawalRetry(Envelope):
+    """Pays out to another beneficiary what came back of a payout: a new transaction."""
+
+    type: Literal["withdrawal.retry"]
+    data: RetryWithdrawal
+
+
+class WithdrawalRemint(Envelope):
+    """Turns what came back of a payout into tokens again: a new transaction."""
+
+    type: Literal["withdrawal.remint"]
+    data: OnTransaction
+
+
 class TransferSubmit(Envelope):
     """Moves money from an account of the customer to any account of the tenant."""
 
@@ -249,10 +406,47 @@ class HoldRelease(Envelope):
 
 
 class TransactionCancel(Envelope):
-    """Cancels an unconfirmed deposit or a hold."""
+    """Cancels an unconfirmed deposit or a hold, or what no bank and no chain can have yet."""
 
     type: Literal["transaction.cancel"]
     data: OnTransaction
+
+
+class TransactionApprove(Envelope):
+    """A second person lets a transaction begin."""
+
+    type: Literal["transaction.approve"]
+    data: Approve
+
+
+class TransactionReject(Envelope):
+    """A second person does not let a transaction begin."""
+
+    type: Literal["transaction.reject"]
+    data: Approve
+
+
+class TransactionResolve(Envelope):
+    """An operator's way out of `requires_attention`."""
+
+    type: Literal["transaction.resolve"]
+    data: Resolve
+
+
+class PauseSet(Envelope):
+    """Starts nothing in a scope until the pause is lifted. It acts everywhere, whatever the envelope's customer."""
+
+    MOVES_NO_MONEY = True
+    type: Literal["pause.set"]
+    data: SetPause
+
+
+class PauseLift(Envelope):
+    """Lifts a pause; what it parked goes on."""
+
+    MOVES_NO_MONEY = True
+    type: Literal["pause.lift"]
+    data: LiftPause
 
 
 Command = (
@@ -268,6 +462,15 @@ Command = (
     | HoldCapture
     | HoldRelease
     | TransactionCancel
+    | DepositRetry
+    | WithdrawalSubmit
+    | WithdrawalRetry
+    | WithdrawalRemint
+    | TransactionApprove
+    | TransactionReject
+    | TransactionResolve
+    | PauseSet
+    | PauseLift
 )
 COMMAND_TYPES: Final[dict[str, type[Envelope]]] = {
     "account.open": AccountOpen,
@@ -282,6 +485,15 @@ COMMAND_TYPES: Final[dict[str, type[Envelope]]] = {
     "hold.capture": HoldCapture,
     "hold.release": HoldRelease,
     "transaction.cancel": TransactionCancel,
+    "deposit.retry": DepositRetry,
+    "withdrawal.submit": WithdrawalSubmit,
+    "withdrawal.retry": WithdrawalRetry,
+    "withdrawal.remint": WithdrawalRemint,
+    "transaction.approve": TransactionApprove,
+    "transaction.reject": TransactionReject,
+    "transaction.resolve": TransactionResolve,
+    "pause.set": PauseSet,
+    "pause.lift": PauseLift,
 }
 ADAPTER: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Discriminator("type")])
 
@@ -329,6 +541,10 @@ def as_invalid(error: ValidationError) -> Invalid:
     return Invalid(reason, f"{field or 'the message'}: {first['msg']}", pointer)
 
 
+def _fields(model: BaseModel) -> dict[str, Any]:
+    return {key: value for key, value in model.__dict__.items() if value is not None}
+
+
 def parse_time(text: str) -> int:
     """Milliseconds since 1970 of an RFC 3339 time. Raises :class:`Invalid` ``invalid_datetime_format``."""
     try:
@@ -358,5 +574,5 @@ def fingerprint(command: Command) -> str:
     amount = content.get("amount")
     if amount is not None and "." in amount:
         content["amount"] = amount.rstrip("0").rstrip(".")
-    packed = orjson.dumps([command.type, content], option=orjson.OPT_SORT_KEYS)
+    packed = orjson.dumps([command.type, content], option=orjson.OPT_SORT_KEYS, default=_fields)
     return blake2b(packed, digest_size=16).hexdigest()

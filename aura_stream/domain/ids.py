@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from functools import lru_cache
-from hashlib import sha1
+from hashlib import blake2b, sha1
 from typing import Final, NamedTuple
 
 from aura_stream.domain.assets import SCALES
@@ -83,3 +83,26 @@ def id_bytes(text: str) -> bytes:
     if not _uuid.fullmatch(text):
         raise Invalid("invalid_uuid_format", f"{text[:64]!r} is not a UUID")
     return bytes.fromhex(text.replace("-", ""))
+
+
+def bank_reference(transaction_id: str, step: str) -> str:
+    """Our reference of a step towards a bank: 32 hex characters, which fit EndToEndId (Max35Text of ISO 20022).
+
+    Derived, so that whoever asks again asks with the same one. NACHA has room for 15: those are allotted by the lane.
+    """
+    return blake2b(f"{transaction_id}/{step}".encode(), digest_size=16).hexdigest()
+
+
+def chain_reference(transaction_id: str, step: str) -> str:
+    """Our one-time reference of a mint or burn: 32 bytes as 64 hex characters, the contract's `bytes32`."""
+    return blake2b(f"{transaction_id}/{step}".encode(), digest_size=32).hexdigest()
+
+
+def bank_lane_key(bank: str) -> bytes:
+    """The record key of a bank's lane. No tenant's name begins with `~`, so no customer's key is ever one."""
+    return f"~bank:{bank}".encode()
+
+
+def chain_lane_key(chain: str, token: str) -> bytes:
+    """The record key of the minter lane of a chain and token: one signing key, one source of nonces."""
+    return f"~chain:{chain}:{token}".encode()

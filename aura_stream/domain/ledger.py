@@ -22,7 +22,7 @@ from aura_stream.domain.assets import format_amount
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.requests import Submission
 from aura_stream.domain.signals import Credit
-from aura_stream.domain.state import AVAILABLE, FAILED, HELD, Account, Posting, Transaction
+from aura_stream.domain.state import AVAILABLE, FAILED, HELD, Account, Posting, Settlement, Transaction
 
 Accounts = Callable[[str], Account | None]
 """The present accounts of the customer's tenant and partition, by account id."""
@@ -39,7 +39,8 @@ class Decision(msgspec.Struct, frozen=True):
     """What follows from one command, answer or deadline.
 
     `transaction` is its new state and carries the new deadline; `accounts` are those that changed; `postings` make one
-    journal, effective at `effective_at` (ms); `credit` goes to the receiver's partition.
+    journal, effective at `effective_at` (ms); `credit` goes to the receiver's partition. `settlement` is set where a
+    bank or the chain has a part in it (see `settlement.py`).
     """
 
     event: str
@@ -48,6 +49,7 @@ class Decision(msgspec.Struct, frozen=True):
     postings: tuple[Posting, ...] = ()
     effective_at: int = 0
     credit: Credit | None = None
+    settlement: Settlement | None = None
 
 
 def clearing(asset: str) -> str:
@@ -87,6 +89,7 @@ def book(postings: tuple[Posting, ...], accounts: dict[str, Account]) -> dict[st
             account.entries + 1,
             account.opened_at,
             account.closed_at,
+            account.seq,
         )
     if total != 0:
         raise Broken(f"a journal is out of balance by {total}")

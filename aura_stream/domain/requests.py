@@ -20,12 +20,21 @@ from aura_stream.domain.commands import (
     ConfirmDeposit,
     DepositConfirm,
     DepositReject,
+    DepositRetry,
     DepositSubmit,
     HoldCapture,
     HoldPlace,
     HoldRelease,
+    PauseLift,
+    PauseSet,
+    TransactionApprove,
     TransactionCancel,
+    TransactionReject,
+    TransactionResolve,
     TransferSubmit,
+    WithdrawalRemint,
+    WithdrawalRetry,
+    WithdrawalSubmit,
     parse_time,
 )
 from aura_stream.domain.ids import AccountId, id_bytes, id_text, parse_account_id
@@ -33,11 +42,19 @@ from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.domain.state import Rules
 
 AccountCommand = AccountOpen | AccountFreeze | AccountUnfreeze | AccountClose
-SubmitCommand = TransferSubmit | DepositSubmit | HoldPlace  # the hot one first: a check asks in this order
-ActionCommand = DepositConfirm | DepositReject | HoldCapture | HoldRelease | TransactionCancel
+# The hot one first: a check asks in this order.
+SubmitCommand = TransferSubmit | DepositSubmit | HoldPlace | WithdrawalSubmit
+OperatorCommand = TransactionApprove | TransactionReject | TransactionResolve
+ActionCommand = DepositConfirm | DepositReject | HoldCapture | HoldRelease | TransactionCancel | OperatorCommand
+ChildCommand = DepositRetry | WithdrawalRetry | WithdrawalRemint
+PauseCommand = PauseSet | PauseLift
 
 # In live mode a bank or an operator says that money came or will not come, not the customer.
 _NOT_BY_CUSTOMERS: Final = frozenset({"deposit.confirm", "deposit.reject"})
+
+
+# Minor units of a token that are one of its fiat's: banks move whole cents.
+_TOKENS: Final = {"AUSD": 10 ** (SCALES["AUSD"] - SCALES["USD"]), "AEUR": 10 ** (SCALES["AEUR"] - SCALES["EUR"])}
 
 
 class AccountRequest(msgspec.Struct, frozen=True):
@@ -49,10 +66,20 @@ class AccountRequest(msgspec.Struct, frozen=True):
     refusal: Refused | None
 
 
+class Through(msgspec.Struct, frozen=True):
+    """What a submission asks of banks and chain."""
+
+    rail: str  # "" = no bank: a re-mint
+    mint_to: str = ""  # account or address; "" = no token
+    party_name: str = ""
+    party_account: str = ""
+    requested_by: str = ""
+
+
 class Submission(msgspec.Struct, frozen=True):
     """What a submit asks for. Times are ms since 1970, the amount minor units of `asset`, that of the own account."""
 
-    type: str  # deposit | transfer | hold
+    type: str  # deposit | transfer | hold | withdrawal
     transaction_id: str
     tenant: str
     customer: str
@@ -65,6 +92,7 @@ class Submission(msgspec.Struct, frozen=True):
     effective_at: int | None
     expires_at: int  # 0 = not given
     refusal: Refused | None
+    through: Through | None = None
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -96,22 +124,29 @@ def read_account(command: AccountCommand) -> AccountRequest:
 def read_submission(command: SubmitCommand, transaction_id: str, fingerprint: str, at: int) -> Submission:
     """Reads a submit that came at `at` (ms). Raises :class:`Invalid`."""
     data = command.data
-    from_account, to_account, expires_at = "", "", 0
+    from_account, to_account, expires_at, through, effective = "", "", 0, None, None
     if isinstance(command, TransferSubmit):
         type_, from_account, to_account = "transfer", command.data.from_account_id, command.data.to_account_id
-        own, own_pointer = from_account, "/data/from_account_id"
+        own, own_pointer, effective = from_account, "/data/from_account_id", command.data.effective_at
     elif isinstance(command, DepositSubmit):
         type_, to_account = "deposit", command.data.account_id
-        own, own_pointer = to_account, "/data/account_id"
+        own, own_pointer, effective = to_account, "/data/account_id", command.data.effective_at
+        through = _through_deposit(command)
+    elif isinstance(command, WithdrawalSubmit):
+        type_, from_account = "withdrawal", command.data.account_id
+        own, own_pointer = from_account, "/data/account_id"
+        party = command.data.beneficiary
+        _check_party(command.data.rail, party.account, "/data/beneficiary/account")
+        through = Through(command.data.rail, "", party.name, party.account, command.data.requested_by or "")
     else:
         type_, from_account, to_account = "hold", command.data.account_id, command.data.to_account_id
-        own, own_pointer = from_account, "/data/account_id"
+        own, own_pointer, effective = from_account, "/data/account_id", command.data.effective_at
         expires_at = _time(command.data.expires_at, "/data/expires_at")
     (owner, asset, _), refusal = _account(own, own_pointer)
     if owner != command.customer:
         refusal = refusal or _foreign(own, owner, command.customer)
     to_customer = owner
-    if from_account:
+    if from_account and to_account:
         (to_customer, to_asset, _), to_refusal = _account(to_account, "/data/to_account_id")
         if refusal is None:
             refusal = to_refusal
@@ -124,9 +159,13 @@ def read_submission(command: SubmitCommand, transaction_id: str, fingerprint: st
         amount = parse_amount(data.amount, asset)
     except Invalid as error:
         raise Invalid(error.reason, error.detail, "/data/amount") from None
+    if through is not None and asset in _TOKENS and amount % _TOKENS[asset]:
+        raise Invalid(
+            "invalid_amount_format", f"{data.amount} is not whole cents, which is what banks pay", "/data/amount"
+        )
     if amount <= 0:
         refusal = Refused("negative_amount", f"{data.amount} is not above zero")
-    effective_at = None if data.effective_at is None else _effective(data.effective_at, at)
+    effective_at = None if effective is None else _effective(effective, at)
     return Submission(
         type_,
         transaction_id,
@@ -141,7 +180,44 @@ def read_submission(command: SubmitCommand, transaction_id: str, fingerprint: st
         effective_at,
         expires_at,
         refusal,
+        through,
     )
+
+
+def _through_deposit(command: DepositSubmit) -> Through | None:
+    """What a deposit asks of banks and chain; None for one that is confirmed by hand."""
+    data, payer = command.data, command.data.payer
+    rail = data.rail or "manual"
+    if rail == "manual":
+        for field, value in (("mint_to", data.mint_to), ("payer", payer), ("requested_by", data.requested_by)):
+            if value is not None:
+                raise Invalid("unknown_field", f"{field} goes with a rail only", f"/data/{field}")
+        return None
+    if data.effective_at is not None:
+        raise Invalid("unknown_field", "the bank says when it counts", "/data/effective_at")
+    account = "" if payer is None else payer.account or ""
+    if rail == "ach" and not account:
+        raise Invalid("missing_fields", "ach debits an account: payer.account is missing", "/data/payer/account")
+    if rail != "ach" and account:
+        raise Invalid("unknown_field", f"by {rail} the payer sends the money himself", "/data/payer/account")
+    name = "" if payer is None else payer.name
+    return Through(rail, data.mint_to or "", name, account, data.requested_by or "")
+
+
+def _check_party(rail: str, account: str, pointer: str) -> None:
+    if ("/" in account) != (rail == "ach"):
+        form = "<routing number>/<account number>" if rail == "ach" else "an IBAN"
+        raise Invalid("invalid_field", f"{rail} needs {form}", pointer)
+
+
+def read_child(command: ChildCommand) -> bytes:
+    """The id of the transaction whose money a command uses again. Raises :class:`Invalid`."""
+    if isinstance(command, WithdrawalRetry) and command.data.rail is not None:
+        _check_party(command.data.rail, command.data.beneficiary.account, "/data/beneficiary/account")
+    try:
+        return id_bytes(command.data.transaction_id)
+    except Invalid as error:
+        raise Invalid(error.reason, error.detail, "/data/transaction_id") from None
 
 
 def read_action(command: ActionCommand, at: int, rules: Rules) -> Action:

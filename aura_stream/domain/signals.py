@@ -1,12 +1,39 @@
-"""What one customer's partition tells another's: money is coming, and whether it was taken.
+"""What a customer's partition is told: money is coming, whether it was taken, what banks and the chain did, pauses.
 
-Signals are internal: only the ledger writes them, each is handled exactly once and in order, and the engine carries
-the time. Amounts are minor units.
+Signals are internal: only the ledger and the lanes write them, each is handled exactly once and in order, and the
+engine carries the time. Amounts are minor units. Facts of banks and chains are checked by the lane that sends them
+(form, signature, duplicates); what they mean is decided by the machines.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
+from aura_stream.domain.pauses import Pause
+
+# What a bank did with an instruction or an expected payment (`BankFact.kind`).
+STARTED: Final = "started"  # the attempt is stored, the call may be out
+ACCEPTED: Final = "accepted"  # the bank has taken it; nothing has settled
+REJECTED: Final = "rejected"  # definitely not processed
+UNKNOWN: Final = "unknown"  # no definite answer; the lane inquires with the same reference
+UNDECIDED: Final = "undecided"  # the lane's inquiries have come to nothing: a person is needed
+SETTLED: Final = "settled"  # the money has moved
+RETURNED: Final = "returned"  # the money went back after it had settled (or instead)
+NOTICE: Final = "notice"  # a notification of change: the payment stands
+BANK_KINDS: Final = (STARTED, ACCEPTED, REJECTED, UNKNOWN, UNDECIDED, SETTLED, RETURNED, NOTICE)
+
+# What became of a mint or burn (`ChainFact.kind`).
+BROADCAST: Final = "broadcast"  # nonce and signed bytes are stored; from here on it may land
+MINED: Final = "mined"  # in a block, not yet deep enough
+CONFIRMED: Final = "confirmed"  # deep enough for its amount (again, after `reorged`)
+REORGED: Final = "reorged"  # its block was lost; the same bytes go out again
+STUCK: Final = "stuck"  # fees were raised as often as allowed
+WITHDRAWN: Final = "withdrawn"  # never signed and never will be
+FAILED_FOR_GOOD: Final = "failed"  # its nonce is used by another transaction at finality, or it reverted for good
+LOST: Final = "lost"  # had been confirmed, was reorganised away and can never land again
+CHAIN_KINDS: Final = (BROADCAST, MINED, CONFIRMED, REORGED, STUCK, WITHDRAWN, FAILED_FOR_GOOD, LOST)
 
 
 class Credit(msgspec.Struct, frozen=True, array_like=True, tag="credit"):
@@ -32,4 +59,62 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     journal_id: int = 0  # of the receiver's journal; 0 when refused
 
 
-Signal = Credit | Answer
+class BankFact(msgspec.Struct, frozen=True, array_like=True, tag="bank"):
+    """What a bank did; from the bank's lane to the customer's partition.
+
+    `amount` and `asset` are what the bank says that moved, set where money moved (settled, returned). `fact_id` is the
+    bank's own id of this news; the same fact comes once.
+    """
+
+    transaction_id: str
+    tenant: str
+    step: str  # debit | credit (a payment that was expected) | payout
+    kind: str  # one of BANK_KINDS
+    reference: str  # ours, of the instruction or of the expected payment
+    amount: int = 0
+    asset: str = ""
+    code: str = ""  # reason of a reject, return or notice: a row of bank_codes
+    bank_reference: str = ""
+    fact_id: str = ""
+    effective_at: int = 0  # ms since 1970; 0 = now
+
+
+class ChainFact(msgspec.Struct, frozen=True, array_like=True, tag="chain"):
+    """What became of a mint or burn; from the chain's lane to the customer's partition."""
+
+    transaction_id: str
+    tenant: str
+    step: str  # mint | burn
+    kind: str  # one of CHAIN_KINDS
+    reference: str  # ours, the contract's one-time reference
+    hash: str = ""  # of the chain's transaction
+    gas: int = 0  # wei paid, in `confirmed`
+
+
+class Unmatched(msgspec.Struct, frozen=True, array_like=True, tag="unmatched"):
+    """Money that a bank took in and that no reference explains; from its lane to the partition of the lane's key."""
+
+    tenant: str
+    bank: str
+    asset: str
+    amount: int
+    fact_id: str
+    text: str = ""  # what the payer wrote, printable
+    effective_at: int = 0
+
+
+class Paused(msgspec.Struct, frozen=True, array_like=True, tag="paused"):
+    """A pause was set or lifted; from the partition of its command to every partition, itself included."""
+
+    pause: Pause
+    home: int  # the partition that waits for `Applied`
+
+
+class Applied(msgspec.Struct, frozen=True, array_like=True, tag="applied"):
+    """A partition or lane has applied a pause, or its end."""
+
+    pause_id: str
+    lifted: bool
+
+
+Signal = Credit | Answer | BankFact | ChainFact | Unmatched | Paused | Applied

@@ -86,10 +86,15 @@ def read_lock(path: Path = LOCK_FILE) -> list[Jar]:
     return jars
 
 
-def cache_dir() -> Path:
-    """Directory for the jars, shared by all projects of this user."""
+def cache_root() -> Path:
+    """Directory for everything that is fetched once, shared by all projects of this user."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "aura-stream" / f"kafka-{KAFKA_VERSION}"
+    return (Path(base) if base else Path.home() / ".cache") / "aura-stream"
+
+
+def cache_dir() -> Path:
+    """Directory for the jars."""
+    return cache_root() / f"kafka-{KAFKA_VERSION}"
 
 
 def ensure_jars(jars: list[Jar] | None = None, cache: Path | None = None) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import Self
 
 from aura_stream import SetupError
 from aura_stream.embedded.jars import KAFKA_VERSION, ensure_jars
-from aura_stream.embedded.processes import Process, free_port, require_port
+from aura_stream.embedded.processes import Process, Server, free_port, require_port
 
 __all__ = ["KAFKA_SETTINGS", "KAFKA_VERSION", "KafkaCluster", "KafkaServer", "Listener", "replication_settings"]
 
@@ -77,7 +77,6 @@ logger.server.level = info
 """
 
 START_TIMEOUT_S = 60.0
-STOP_GRACE_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def replication_settings(brokers: int) -> dict[str, str]:
     }
 
 
-class KafkaServer:
+class KafkaServer(Server):
     """One broker and controller on 127.0.0.1, with its data below ``home``.
 
     ``port`` 0 takes a free one, kept over restarts. ``quorum`` maps node id to controller port when there are several
@@ -144,29 +143,10 @@ class KafkaServer:
             ready=self._is_ready,
         )
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     @property
     def bootstrap(self) -> str:
         """``host:port`` for clients."""
         return f"127.0.0.1:{self.port}"
-
-    @property
-    def pid(self) -> int | None:
-        """Pid of the JVM while it runs, else None."""
-        return self.process.pid
-
-    @property
-    def log_path(self) -> Path:
-        """The broker's log."""
-        return self.process.log_path
 
     @property
     def data_dir(self) -> Path:
@@ -203,19 +183,6 @@ class KafkaServer:
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until a launched broker serves. Raises :class:`SetupError` with its last log lines if it does not."""
         self.process.wait_ready(timeout_s)
-
-    def stop(self) -> None:
-        """Stop in order."""
-        self.process.stop(STOP_GRACE_S)
-
-    def kill(self) -> None:
-        """End it as a crash would (SIGKILL)."""
-        self.process.kill()
-
-    def restart(self) -> None:
-        """Stop in order and start again with the same data and port."""
-        self.stop()
-        self.start()
 
     def config(self) -> dict[str, str]:
         """The broker's server.properties."""

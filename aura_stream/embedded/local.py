@@ -21,6 +21,7 @@ from aura_stream.embedded.processes import Process, Stack, free_port, port_is_fr
 from aura_stream.settings import ENV_FILE, Settings, SetupError, read_env_file
 
 SERVICES = ("kafka", "postgres")
+MOCK_BANK = "mock-bank"
 ROLE_TIMEOUT_S = 60.0
 ROLE_GRACE_S = 20.0
 
@@ -97,7 +98,7 @@ class LocalStack:
     def role(
         self, role: str, slot: int = 0, *, env: Mapping[str, str] | None = None, module: str = "aura_stream.cli"
     ) -> Process:
-        """The process of a role: ``ledger`` or ``sink`` (ready when it has written its file), or ``api``.
+        """The process of a role: a worker's (ready when it has written its file), or ``api``.
 
         Its name, worker id and file names are ``<role>-<slot>``, for the API just ``api``.
         """
@@ -130,6 +131,33 @@ class LocalStack:
             tied=self.tied,
             ready=ready,
         )
+
+    def mock_bank(self, *options: str) -> Process:
+        """The process of the mock bank; ``options`` are those of `aura mock-bank`. Its data is in `<home>/mock-bank`.
+
+        Not a part of :meth:`start_role`: it is an outside program that happens to run here. Whoever starts it adds it
+        to ``roles``, so that :meth:`stop` ends it.
+        """
+        return Process(
+            MOCK_BANK,
+            [sys.executable, "-m", "aura_stream.cli", MOCK_BANK, *options],
+            run_dir=self.run_dir,
+            log_dir=self.log_dir,
+            env={
+                "AURA_HOME": str(self.home),
+                "AURA_MODE": self.settings.mode,
+                "AURA_MOCK_BANK_PORT": str(self.settings.mock_bank_port),
+                "PYTHONUNBUFFERED": "1",
+            },
+            tied=self.tied,
+        )
+
+    def start_mock_bank(self, *options: str) -> Process:
+        """Start the mock bank and wait until it is ready; :meth:`stop` ends it."""
+        process = self.mock_bank(*options)
+        if not process.alive:
+            require_port(self.settings.mock_bank_port, "The mock bank", "AURA_MOCK_BANK_PORT")
+        return self.roles.add(process, ROLE_TIMEOUT_S)
 
     def start_role(self, role: str, slot: int = 0, *, env: Mapping[str, str] | None = None) -> Process:
         """Start a role's process and wait until it is ready; :meth:`stop` ends it."""
@@ -204,7 +232,7 @@ class LocalStack:
 
     def _web_port(self, role: str, slot: int) -> int:
         """A loopback port for a worker's own status page: near the set one if free."""
-        port = self.settings.faust_web_port + slot + (100 if role == "sink" else 0)
+        port = self.settings.faust_web_port + slot + {"sink": 100, "events": 200}.get(role, 0)
         return port if port_is_free(port) else free_port()
 
 

@@ -11,12 +11,19 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote
 
 from aura_stream import SetupError
-from aura_stream.embedded.processes import LAUNCHER, Process, children, free_port, require_port, start_ticks, wait_until
+from aura_stream.embedded.processes import (
+    LAUNCHER,
+    Process,
+    Server,
+    children,
+    free_port,
+    require_port,
+    start_ticks,
+    wait_until,
+)
 
 __all__ = ["IDENTITY", "OWNER", "POSTGRES_SETTINGS", "POSTGRES_VERSION", "READER", "WRITER", "PostgresServer"]
 
@@ -55,12 +62,11 @@ POSTGRES_SETTINGS: dict[str, str] = {
 """Settings of the server, the same in docker-compose.yml (a test compares them)."""
 
 START_TIMEOUT_S = 30.0
-STOP_GRACE_S = 15.0
 
 _UNPRIVILEGED = ("postgres", "nobody")
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """One server on 127.0.0.1, with its data below ``home``.
 
     ``port`` 0 takes a free one, kept over restarts. Passwords are made with the data directory and kept beside it,
@@ -93,25 +99,6 @@ class PostgresServer:
             tied=tied,
             ready=self._is_ready,
         )
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def pid(self) -> int | None:
-        """Pid of the postmaster while it runs, else None."""
-        return self.process.pid
-
-    @property
-    def log_path(self) -> Path:
-        """The server's log."""
-        return self.process.log_path
 
     @property
     def data_dir(self) -> Path:
@@ -154,7 +141,7 @@ class PostgresServer:
 
     def stop(self) -> None:
         """Stop in order: open transactions are rolled back, clients disconnected (Postgres calls it fast)."""
-        self.process.stop(STOP_GRACE_S, signal.SIGINT)
+        self.process.stop(number=signal.SIGINT)
 
     def kill(self) -> None:
         """End the server and all its backends as a crash would (SIGKILL)."""
@@ -166,11 +153,6 @@ class PostgresServer:
             if ticks is not None and start_ticks(child) == ticks:
                 os.kill(child, signal.SIGKILL)
         wait_until(lambda: all(start_ticks(child) != ticks for child, ticks in backends if ticks is not None), 10)
-
-    def restart(self) -> None:
-        """Stop in order and start again with the same data and port."""
-        self.stop()
-        self.start()
 
     def program_version(self) -> str:
         """What the installed program says of itself. Raises :class:`SetupError` if there is none."""

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -356,6 +357,48 @@ class Process:
             self._child = None
         self.pid_file.unlink(missing_ok=True)
         self.ready_file.unlink(missing_ok=True)
+
+
+class Server(ABC):
+    """A server in one process: how it is started is its own, the rest is the same for all."""
+
+    process: Process
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """Pid while it runs, else None."""
+        return self.process.pid
+
+    @property
+    def log_path(self) -> Path:
+        """Its log."""
+        return self.process.log_path
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start and wait until it serves. Does nothing if it runs."""
+
+    def stop(self) -> None:
+        """Stop in order: what it knows is written down first."""
+        self.process.stop()
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL)."""
+        self.process.kill()
+
+    def restart(self) -> None:
+        """Stop in order and start again with the same data and port."""
+        self.stop()
+        self.start()
 
 
 class Stack:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -55,6 +55,7 @@ class Setup:
     rules_hash: str
     stores: Stores
     partitioner: Partitioner
+    called: Mapping[str, str] = field(default_factory=dict)  # what `outputs` are called in this cluster, if not so
     clock: Callable[[], int] = wall_clock  # ms since 1970; decides when deadlines are looked at
 
 
@@ -106,6 +107,7 @@ class Shard(Partition):
             "restored": counters.restored,
             "compute_s": round(counters.compute_s, 3),
             "commit_s": round(counters.commit_s, 3),
+            "store_bytes": self._store.memory_bytes() if self._store is not None else {},
         }
 
     # --- opening ---------------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ class Shard(Partition):
         setup = self.setup
         await setup.kafka.start()
         self._producer = setup.kafka.producer(f"{setup.app_id}-{self.number}")
-        await self._producer.start({*setup.names, *setup.outputs})
+        await self._producer.start({*setup.names, *(setup.called.get(one, one) for one in setup.outputs)})
         if self._store is None:
             self._store = await self._open_store()
         changelog = TopicPartition(setup.names.changelog, self.number)
@@ -308,6 +310,8 @@ class Shard(Partition):
     def _messages(self, finished: Finished) -> list[Message]:
         own, changelog = self.number, self.setup.names.changelog
         messages: list[Message] = [*finished.outputs]
+        if called := self.setup.called:
+            messages = [(called.get(one[0], one[0]), *one[1:]) for one in messages]
         messages.extend([(changelog, own, key, value, NO_HEADERS) for key, value in finished.changes.items()])
         return messages
 

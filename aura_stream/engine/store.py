@@ -20,6 +20,13 @@ Changes = Iterable[tuple[bytes, bytes | None]]
 """Keys with their new values; None deletes."""
 
 
+_MEMORY = {
+    "memtables": "cur-size-all-mem-tables",
+    "readers": "estimate-table-readers-mem",
+    "cache": "block-cache-usage",
+}
+
+
 class Store(Protocol):
     """An ordered map of bytes with one writer."""
 
@@ -31,6 +38,9 @@ class Store(Protocol):
 
     def write(self, changes: Changes) -> None:
         """All changes or none, visible at once."""
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes of memory it takes outside of Python, by what for; empty when it takes none."""
 
     def close(self) -> None:
         """Gives back files and locks."""
@@ -75,6 +85,10 @@ class MemoryStore:
                 if key not in self._data:
                     self._sorted = None
                 self._data[key] = value
+
+    def memory_bytes(self) -> dict[str, int]:
+        """All of it is Python's."""
+        return {}
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -150,6 +164,10 @@ class RocksStore:
             self._db.write(batch)
         except Exception as error:
             raise StoreFailed(f"cannot write {self.path}: {error}") from error
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes by RocksDB's own count; `cache` is the process' one block cache, the same number for all its shards."""
+        return {name: self._db.property_int_value(f"rocksdb.{key}") or 0 for name, key in _MEMORY.items()}
 
     def close(self) -> None:
         """Gives back files and the lock."""

@@ -57,7 +57,13 @@ class Record(Protocol):
     def value(self) -> bytes | None:
         """Its value."""
 
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """Its headers; only looked at when it becomes a dead letter."""
 
+
+REQUEST_ID = "aura-request-id"
+"""The header that names the request of a command, at the door and on a dead letter."""
 NO_HEADERS: list[tuple[str, bytes]] = []
 
 
@@ -170,12 +176,27 @@ class Unit:
             raise Oversize(f"a message to {topic}", len(value), OUTPUT_MAX)
         self.outputs.append(Output(topic, self.partition, key, value, headers))
 
+    def ask(self, topic: str, key: bytes, value: bytes) -> None:
+        """Sends a message to the partition of `key` of a topic, with the unit. Raises :class:`Oversize`."""
+        if len(value) > OUTPUT_MAX:
+            raise Oversize(f"a message to {topic}", len(value), OUTPUT_MAX)
+        self.outputs.append(Output(topic, self._shard.partitioner(key), key, value))
+
     def signal(self, key: bytes, signal: msgspec.Struct) -> None:
         """Sends a signal to the shard of `key`; it is handled there once and in order. Raises :class:`Oversize`."""
         encoded = _encode(signal)
         if len(encoded) > SIGNALS_BYTES_MAX:
             raise Oversize("a signal", len(encoded), SIGNALS_BYTES_MAX)
         self._outgoing.append((self._shard.partitioner(key), encoded))
+
+    def signal_partition(self, partition: int, signal: msgspec.Struct) -> None:
+        """Sends a signal to the shard of a partition, this one's too, like :meth:`signal`."""
+        self._outgoing.append((partition, _encode(signal)))
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions there are."""
+        return self._shard.partitioner.partitions
 
     def deadline(self, key: bytes, due: int) -> None:
         """Asks for a call of the actor's `deadline` with `key` once the shard's time has reached `due` (ms)."""
@@ -458,7 +479,11 @@ class Memory:
     def _bury(self, unit: Unit, record: Record, error: Exception) -> None:
         reason, detail = _reason(error)
         if reason == "internal_error":
-            log.error("%s[%s] offset %s: %s", record.topic, record.partition, record.offset, detail, exc_info=error)
+            request = next(
+                (value.decode(errors="replace")[:128] for name, value in record.headers if name == REQUEST_ID), "-"
+            )
+            place = (record.topic, record.partition, record.offset)
+            log.error("%s[%s] offset %s (request %s): %s", *place, request, detail, exc_info=error)
         self._copy_to_dead_letters(unit, record, record.value, reason, detail)
         answering = unit.attempt(self.actor.dead_letter, record, reason, detail)
         if answering is not None:
@@ -471,6 +496,7 @@ class Memory:
             ("aura-topic", record.topic.encode()),
             ("aura-partition", b"%d" % record.partition),
             ("aura-offset", b"%d" % record.offset),
+            *_request_id(record),
         ]
         unit.dead += 1
         unit.outputs.append(Output(self.names.dead_letters, unit.partition, record.key, value, headers))
@@ -524,6 +550,11 @@ class Memory:
 NEVER = (1 << 63) - 1
 _UNKNOWN = object()
 _encode = msgspec.json.Encoder().encode
+
+
+def _request_id(record: Record) -> list[tuple[str, bytes]]:
+    """The header that names the request which a record came with, of a length that a request id may have."""
+    return [(name, value[:128]) for name, value in record.headers if name == REQUEST_ID][:1]
 
 
 def _due(key: bytes) -> int:

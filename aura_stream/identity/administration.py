@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from aura_stream.domain.reasons import Refused
+from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.identity import repository
 from aura_stream.identity.audit import NO_TENANT, AuditLog, Origin
 from aura_stream.identity.authentication import make_api_key
@@ -22,6 +23,7 @@ from aura_stream.identity.permissions import Principal, Reach, check_grant, reac
 from aura_stream.identity.sealing import Sealer, Unsealable
 from aura_stream.identity.subjects import Subjects, User
 from aura_stream.identity.tokens import KeyRing, SigningKey
+from aura_stream.ledger.listing import Page, arranged, is_sealed, order_of
 
 log = logging.getLogger(__name__)
 Row = repository.Row
@@ -29,19 +31,10 @@ _Found = TypeVar("_Found")
 
 PUBLISHED_S: Final = 600.0
 """A new signing key is in the key set this long before it signs."""
-SEALED: Final = ("email", "full_name")
-"""Fields of users that only this process can compare."""
 SORTED_MAX: Final = 10_000
+"""Users that are opened to sort them by what is sealed; more would hold up the process."""
 _KEYS_MAX: Final = 10_000
 _DAY_S: Final = 86_400.0
-
-
-class Wanted(NamedTuple):
-    """Which users; None: any."""
-
-    status: str | None = None
-    role: str | None = None
-    email: str | None = None
 
 
 class Users:
@@ -69,43 +62,30 @@ class Users:
             row = await self._subjects.get(connection, user_id)
         return _found(row)
 
-    async def page(
-        self, tenant: str, wanted: Wanted, sort: Sequence[tuple[str, bool]], offset: int, limit: int
-    ) -> tuple[list[User], int]:
-        """One page of users, and how many there are. `sort`: (field, descending), the first decides first.
+    async def list(self, tenant: str, page: Page, *, counted: bool) -> tuple[list[User], int]:
+        """A page of a tenant's users, and how many there are if they are to be counted.
 
-        What is sealed cannot be sorted by the database: for that all users are opened here, up to a number.
-        Raises :class:`Refused` ``invalid_field`` when there are more.
+        The filter `email` is an address. Names and addresses are sealed: for a sort by them all users that the filters
+        leave are opened here, so many at most. Raises :class:`Invalid` when there are more.
         """
-        filters = self._filters(wanted)
+        filters = dict(page.filters)
+        if "email" in filters:
+            filters["email"] = self._subjects.address_hash(filters["email"])
+        page = replace(page, filters=filters)
+        sealed = is_sealed(repository.USERS, page.order)
         async with self._database.tenant(tenant) as connection:
-            count = await repository.count_users(connection, filters)
-            if not any(field in SEALED for field, _ in sort):
-                rows = await repository.users(connection, filters, sort, offset, limit)
-                return self._opened(rows), count
-            if count > SORTED_MAX:
-                raise Refused("invalid_field", f"sort: more than {SORTED_MAX} users are not sorted by {SEALED}")
-            users = self._opened(await repository.users(connection, filters, (), 0, SORTED_MAX))
-        for field, is_down in reversed(sort):
-            users.sort(key=lambda user: _sortable(user, field), reverse=is_down)
-        return users[offset : offset + limit], count
+            total = await repository.count_users(connection, page) if counted or sealed else 0
+            if sealed and total > SORTED_MAX:
+                detail = f"by email and full_name {SORTED_MAX} users at most are sorted, not {total}; use filters"
+                raise Invalid("invalid_field", detail, "sort")
+            rows = await (repository.all_users if sealed else repository.users)(connection, page)
+        users = [user for row in rows if (user := self._subjects.shown(row)) is not None]
+        return arranged(repository.USERS, page, map(_sortable, users)) if sealed else users, total
 
-    async def after(self, tenant: str, wanted: Wanted, after: tuple[datetime, str] | None, limit: int) -> list[User]:
-        """Users, oldest first, behind (created_at, id)."""
+    async def counts(self, tenant: str) -> Row:
+        """How many users a tenant has, and of which kind."""
         async with self._database.tenant(tenant) as connection:
-            return self._opened(await repository.users_after(connection, self._filters(wanted), after, limit))
-
-    async def stats(self, tenant: str) -> Row:
-        """How many users of each kind there are."""
-        async with self._database.tenant(tenant) as connection:
-            return await repository.user_stats(connection)
-
-    def _filters(self, wanted: Wanted) -> tuple[Any, ...]:
-        address = self._subjects.address_hash(wanted.email) if wanted.email is not None else None
-        return wanted.status, wanted.role, address
-
-    def _opened(self, rows: Sequence[Row]) -> list[User]:
-        return [user for row in rows if (user := self._subjects.shown(row)) is not None]
+            return await repository.user_counts(connection)
 
     async def create(self, principal: Principal, wanted: Registration, origin: Origin) -> User:
         """A user with any roles that the principal may give. Raises :class:`Refused`, :class:`Busy`."""
@@ -199,6 +179,17 @@ class Tenants:
         await self._feed.confirmed(seq)
         return row
 
+    async def set_limits(
+        self, principal: Principal, tenant: str, changes: Mapping[str, int | None], origin: Origin
+    ) -> Row:
+        """Gives a tenant limits of its own. Raises :class:`Refused` ``tenant_not_found``."""
+        async with self._database.platform() as connection:
+            row = await repository.set_tenant_limits(connection, tenant, changes)
+            if row is None:
+                raise Refused("tenant_not_found", f"there is no tenant {tenant}")
+            await self._audit.done(connection, NO_TENANT, principal.actor, "tenant.limits", tenant, origin)
+        return row
+
 
 class ApiKeys:
     """Keys for servers."""
@@ -249,17 +240,16 @@ class ApiKeys:
             await self._audit.done(connection, tenant, principal.actor, "api_key.create", key_id, origin)
         return key, row
 
-    async def list(
-        self, principal: Principal, tenant: str, after: tuple[datetime, str] | None, limit: int
-    ) -> Sequence[Row]:
-        """Keys, newest first: one's own, or with the reach for it all of the tenant."""
+    async def list(self, principal: Principal, tenant: str, page: Page) -> Sequence[Row]:
+        """A page of keys: one's own, or with the reach for it all of the tenant."""
         async with self._database.tenant(tenant) as connection:
-            return await repository.api_keys(connection, self._owner(principal), after, limit)
+            return await repository.api_keys(connection, self._owner(principal), page)
 
     async def of_user(self, tenant: str, user_id: str) -> Sequence[Row]:
         """A user's keys, newest first."""
+        page = Page(filters={}, order=order_of(repository.API_KEYS, ""), limit=_KEYS_MAX)
         async with self._database.tenant(tenant) as connection:
-            return await repository.api_keys(connection, user_id, None, _KEYS_MAX)
+            return await repository.api_keys(connection, user_id, page)
 
     async def revoke(self, principal: Principal, tenant: str, key_id: str, origin: Origin) -> None:
         """Revokes a key; answered when every API process knows. Raises :class:`Refused` ``api_key_not_found``."""
@@ -367,7 +357,6 @@ def _found(row: _Found | None) -> _Found:
     return row
 
 
-def _sortable(user: User, field: str) -> Any:
-    value = user["roles"] if field == "role" else user[field]
-    # Nobody's address comes last, as in the database.
-    return (value is None, value.lower() if isinstance(value, str) else value or "")
+def _sortable(user: User) -> User:
+    """With what a page by name or address goes by; who has none comes first."""
+    return user | {"sort_email": (user["email"] or "").lower(), "sort_name": (user["full_name"] or "").lower()}

@@ -13,8 +13,10 @@ from aura_stream.identity import repository, samples
 from aura_stream.identity.administration import ApiKeys, SigningKeys, Tenants, Users
 from aura_stream.identity.audit import AuditLog
 from aura_stream.identity.authentication import Authentication
+from aura_stream.identity.cleanup import Cleanup
 from aura_stream.identity.database import Database, IdentityUnavailable
 from aura_stream.identity.feed import Feed, Revocation
+from aura_stream.identity.limits import Limits
 from aura_stream.identity.logins import Logins
 from aura_stream.identity.passwords import Busy, Passwords
 from aura_stream.identity.privacy import Privacy
@@ -47,6 +49,7 @@ class Identity:
         self.feed = Feed(self.database, self._forget)
         self.authentication.trust(self.feed)
         self.audit = AuditLog(self.database, self.subjects)
+        self.limits = Limits(self.database, sealer)
         self.logins = Logins(
             self.database,
             tokens,
@@ -71,12 +74,19 @@ class Identity:
             life_s=max(settings.refresh_token_s, settings.access_token_s) + 60.0,
             days=settings.signing_key_days,
         )
+        self.cleanup = Cleanup(
+            self.database,
+            answers_s=settings.idempotency_ttl_s,
+            ended_s=settings.ended_keep_s,
+            interval_s=settings.cleanup_interval_s,
+        )
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begins to connect."""
         self.feed.start()
         self.audit.start()
+        self.cleanup.start()
         self._task = asyncio.create_task(self._keep(), name="identity keeper")
 
     async def stop(self) -> None:
@@ -85,6 +95,7 @@ class Identity:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        await self.cleanup.stop()
         await self.audit.stop()
         await self.feed.stop()
         await self.database.close()

@@ -61,6 +61,7 @@ _TABLE: Final[dict[str, tuple[Reach, ...]]] = {
     "privacy.erase":      (_O, _O, _T, _P, _O, _N, _P),
     "audit.read":         (_N, _N, _T, _P, _P, _N, _P),
     "events.read":        (_O, _T, _T, _P, _P, _T, _P),
+    "webhooks.manage":    (_O, _N, _T, _P, _N, _T, _P),
 }
 # fmt: on
 
@@ -83,6 +84,15 @@ COMMAND_ACTIONS: Final = {
     "hold.capture": "money.process",
     "hold.release": "money.process",
     "transaction.cancel": "money.cancel",
+    "withdrawal.submit": "money.create",
+    "deposit.retry": "money.create",
+    "withdrawal.retry": "money.create",
+    "withdrawal.remint": "money.create",
+    "transaction.approve": "operations.check",
+    "transaction.reject": "operations.check",
+    "transaction.resolve": "operations.make",
+    "pause.set": "operations.make",
+    "pause.lift": "operations.check",
 }
 """What sending a command of a type is, as an action."""
 

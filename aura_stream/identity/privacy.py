@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from aura_stream.domain.reasons import Refused
@@ -18,6 +17,7 @@ from aura_stream.identity.database import Database
 from aura_stream.identity.feed import Feed
 from aura_stream.identity.permissions import Principal, check_checker, check_grant
 from aura_stream.identity.subjects import Subjects, User
+from aura_stream.ledger.listing import Page
 
 Row = repository.Row
 
@@ -31,17 +31,14 @@ class Privacy:
         self._audit = audit
         self._subjects = subjects
 
-    async def audit_rows(
-        self, tenant: str, filters: Sequence[Any], before: int | None, limit: int, *, across: bool = False
-    ) -> list[dict[str, Any]]:
-        """Rows of the audit log, newest first, with the addresses that can still be opened."""
+    async def audit_rows(self, tenant: str, page: Page, *, across: bool = False) -> list[dict[str, Any]]:
+        """A page of the audit log, with the addresses that can still be opened."""
         place = self._database.platform() if across else self._database.tenant(tenant)
         async with place as connection:
-            rows = await repository.audit_rows(connection, (tenant, *filters), before, limit)
             return [
                 dict(row)
                 | {"address": await self._subjects.open_for(connection, row["actor"], row["address_sealed"], PLACE)}
-                for row in rows
+                for row in await repository.audit_rows(connection, tenant, page)
             ]
 
     async def exported(self, principal: Principal, tenant: str, user: User, origin: Origin) -> None:
@@ -80,12 +77,10 @@ class Privacy:
         async with self._database.tenant(tenant) as connection:
             return _found(await repository.erasure(connection, request_id), user_id)
 
-    async def list(
-        self, tenant: str, user_id: str | None, status: str | None, after: tuple[datetime, str] | None, limit: int
-    ) -> Sequence[Row]:
-        """Requests, newest first."""
+    async def list(self, tenant: str, page: Page) -> Sequence[Row]:
+        """A page of requests."""
         async with self._database.tenant(tenant) as connection:
-            return await repository.erasures(connection, user_id, status, after, limit)
+            return await repository.erasures(connection, page)
 
     async def approve(self, principal: Principal, tenant: str, request_id: str, origin: Origin) -> Row:
         """Agrees to what somebody else asked for; the person's logins end now.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
 
 from aura_stream.domain.reasons import Refused
+from aura_stream.ledger.listing import SEALED, Column, Listing, Page, filtered, select
 
 if TYPE_CHECKING:
+    from aura_stream.identity.limits import Bucket
     from aura_stream.ledger.connection import Connection
 
 Row = asyncpg.Record
@@ -19,7 +21,8 @@ Row = asyncpg.Record
 _USER = """user_id, tenant_id, customer_id, email_sealed, full_name_sealed, roles, status, verified_at, created_at,
 updated_at, (SELECT k.key_sealed FROM identity.subject_keys k WHERE k.user_id = users.user_id) AS key_sealed"""
 _API_KEY = """key_id, tenant_id, customer_id, user_id, name, scopes, created_by, created_at, expires_at, revoked_at"""
-_TENANT = """tenant_id, name, status, needs_verified_email, created_at, deactivated_at"""
+_TENANT = """tenant_id, name, status, needs_verified_email, rate_limit, rate_window_s, command_limit, created_at,
+    deactivated_at"""
 
 
 # --- tenants ------------------------------------------------------------------------------------------------------
@@ -74,6 +77,18 @@ async def set_tenant_status(connection: Connection, tenant_id: str, status: str)
     )
 
 
+async def set_tenant_limits(connection: Connection, tenant_id: str, changes: Mapping[str, int | None]) -> Row | None:
+    """Sets `rate_limit`, `rate_window_s`, `command_limit`, all of them; None when there is no such tenant."""
+    return await connection.fetchrow(
+        f"""UPDATE identity.tenants SET rate_limit = $2, rate_window_s = $3, command_limit = $4
+        WHERE tenant_id = $1 RETURNING {_TENANT}""",  # noqa: S608 - constants
+        tenant_id,
+        changes.get("rate_limit"),
+        changes.get("rate_window_s"),
+        changes.get("command_limit"),
+    )
+
+
 # --- users --------------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +136,62 @@ async def subject_key(connection: Connection, user_id: str) -> bytes | None:
     """The sealed key of a person of any tenant; None when it is destroyed."""
     key: bytes | None = await connection.fetchval("SELECT identity.subject_key($1)", uuid.UUID(user_id))
     return key
+
+
+USERS = Listing(
+    columns={
+        "created_at": Column("created_at", "created_at", "time"),
+        "updated_at": Column("updated_at", "updated_at", "time"),
+        "email": Column("sort_email", SEALED, "text"),
+        "full_name": Column("sort_name", SEALED, "text"),
+        "status": Column("status", "status", "text"),
+        "id": Column("user_id", "user_id", "uuid"),
+    },
+    key=("id",),
+    filters={
+        "status": "status = {}",
+        "role": "{} = ANY(roles)",
+        "email": "email_hash = {}",
+        "from": "created_at >= {}",
+        "to": "created_at < {}",
+    },
+    default="created_at:asc",
+)
+"""Users of one tenant. An e-mail address is looked for by its keyed hash."""
+
+
+async def users(connection: Connection, page: Page) -> Sequence[Row]:
+    """A page of users (:data:`USERS`)."""
+    query = f"SELECT {_USER} FROM identity.users WHERE true"  # noqa: S608 - constants
+    text, arguments = select(USERS, query, page)
+    return await connection.fetch(text, *arguments)
+
+
+async def all_users(connection: Connection, page: Page) -> Sequence[Row]:
+    """All users that the filters of a page leave, in no order."""
+    query = f"SELECT {_USER} FROM identity.users WHERE true"  # noqa: S608 - constants
+    text, arguments = filtered(USERS, query, page)
+    return await connection.fetch(text, *arguments)
+
+
+async def count_users(connection: Connection, page: Page) -> int:
+    """How many those are."""
+    text, arguments = filtered(USERS, "SELECT count(*) FROM identity.users WHERE true", page)
+    count: int = await connection.fetchval(text, *arguments)
+    return count
+
+
+async def user_counts(connection: Connection) -> Row:
+    """How many users there are, and of which kind."""
+    return cast(
+        "Row",
+        await connection.fetchrow(
+            """SELECT count(*) AS total_users, count(*) FILTER (WHERE status = 'ACTIVE') AS active_users,
+                count(*) FILTER (WHERE 'admin' = ANY(roles) AND status <> 'DELETED') AS admin_users,
+                count(*) FILTER (WHERE status = 'SUSPENDED') AS suspended_users
+            FROM identity.users"""
+        ),
+    )
 
 
 async def password_hash(connection: Connection, user_id: str) -> str | None:
@@ -394,19 +465,23 @@ async def live_api_key(connection: Connection, key_id: str) -> Row | None:
     )
 
 
-async def api_keys(
-    connection: Connection, user_id: str | None, after: tuple[datetime, str] | None, limit: int
-) -> Sequence[Row]:
-    """API keys, newest first: of a user, or all of the tenant."""
-    return await connection.fetch(
-        f"""SELECT {_API_KEY} FROM identity.api_keys
-        WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::timestamptz IS NULL OR (created_at, key_id) < ($2, $3))
-        ORDER BY created_at DESC, key_id DESC LIMIT $4""",  # noqa: S608 - constants
-        uuid.UUID(user_id) if user_id else None,
-        after[0] if after else None,
-        after[1] if after else "",
-        limit,
-    )
+API_KEYS = Listing(
+    columns={
+        "created_at": Column("created_at", "created_at", "time"),
+        "id": Column("key_id", "key_id", "text"),
+    },
+    key=("id",),
+    filters={},
+    default="created_at:desc",
+)
+"""API keys of one tenant."""
+
+
+async def api_keys(connection: Connection, user_id: str | None, page: Page) -> Sequence[Row]:
+    """A page of API keys (:data:`API_KEYS`): of a user, or all of the tenant."""
+    query = f"SELECT {_API_KEY} FROM identity.api_keys WHERE ($1::uuid IS NULL OR user_id = $1)"  # noqa: S608 - constants
+    text, arguments = select(API_KEYS, query, page, (uuid.UUID(user_id) if user_id else None,))
+    return await connection.fetch(text, *arguments)
 
 
 async def revoke_api_key(connection: Connection, key_id: str, user_id: str | None) -> bool:
@@ -525,82 +600,29 @@ async def free_answer(connection: Connection, tenant: str, actor: str, key: str)
 
 # --- lists for admins ---------------------------------------------------------------------------------------------
 
-_USER_FILTERS = """status = coalesce($1, status) AND ($2::text IS NULL OR $2 = ANY (roles))
-    AND ($3::bytea IS NULL OR email_hash = $3)"""
-_USER_SORT = {"created_at": "created_at", "updated_at": "updated_at", "status": "status", "role": "roles"}
-"""What users can be sorted by in SQL; the rest is sealed."""
+AUDIT = Listing(
+    columns={"seq": Column("seq", "seq", "integer")},
+    key=("seq",),
+    filters={
+        "actor": "actor = {}",
+        "action": "action = {}",
+        "outcome": "outcome = {}",
+        "subject": "subject = {}",
+        "from": "at >= {}",
+        "to": "at < {}",
+        "about": "(actor = 'user:' || {0} OR subject = {0})",
+    },
+    default="seq:desc",
+)
+"""Rows of one chain of the audit log. `about`: a user's id, as actor or subject."""
 
 
-async def users(
-    connection: Connection, filters: Sequence[Any], sort: Sequence[tuple[str, bool]], offset: int, limit: int
-) -> Sequence[Row]:
-    """Users by filters (status, role, hash of the address; None: any) and (field, descending)."""
-    order = ", ".join(f"{_USER_SORT[field]} {'DESC' if is_down else 'ASC'}" for field, is_down in sort)
-    return await connection.fetch(
-        f"""SELECT {_USER} FROM identity.users WHERE {_USER_FILTERS}
-        ORDER BY {order + ", " if order else ""}user_id OFFSET $4 LIMIT $5""",  # noqa: S608 - constants
-        *filters,
-        offset,
-        limit,
-    )
-
-
-async def count_users(connection: Connection, filters: Sequence[Any]) -> int:
-    """How many users the filters leave."""
-    count: int = await connection.fetchval(
-        f"SELECT count(*) FROM identity.users WHERE {_USER_FILTERS}",  # noqa: S608 - constants
-        *filters,
-    )
-    return count
-
-
-async def users_after(
-    connection: Connection, filters: Sequence[Any], after: tuple[datetime, str] | None, limit: int
-) -> Sequence[Row]:
-    """Users, oldest first, behind (created_at, user id): stable while users are added."""
-    return await connection.fetch(
-        f"""SELECT {_USER} FROM identity.users
-        WHERE {_USER_FILTERS} AND ($4::timestamptz IS NULL OR (created_at, user_id) > ($4, $5::uuid))
-        ORDER BY created_at, user_id LIMIT $6""",  # noqa: S608 - constants
-        *filters,
-        after[0] if after else None,
-        uuid.UUID(after[1]) if after else None,
-        limit,
-    )
-
-
-async def user_stats(connection: Connection) -> Row:
-    """How many users there are of each kind; who is deleted counts as that only."""
-    row = await connection.fetchrow(
-        """SELECT count(*) FILTER (WHERE status <> 'DELETED') AS total_users,
-            count(*) FILTER (WHERE status = 'ACTIVE') AS active_users,
-            count(*) FILTER (WHERE status <> 'DELETED' AND 'admin' = ANY (roles)) AS admin_users,
-            count(*) FILTER (WHERE status = 'SUSPENDED') AS suspended_users,
-            count(*) FILTER (WHERE status = 'DELETED') AS deleted_users
-        FROM identity.users"""
-    )
-    assert row is not None  # an aggregate
-    return row
-
-
-async def audit_rows(connection: Connection, filters: Sequence[Any], before: int | None, limit: int) -> Sequence[Row]:
-    """Rows of the audit log, newest first, below a `seq`.
-
-    Filters (None: any): tenant, actor, action, outcome, subject, from, to, about (a user: as actor or subject).
-    """
-    return await connection.fetch(
-        """SELECT tenant_id, seq, at, actor, action, outcome, reason, subject, request_id, address_sealed
-        FROM identity.audit_log
-        WHERE tenant_id = $1 AND actor = coalesce($2, actor) AND action = coalesce($3, action)
-            AND outcome = coalesce($4, outcome) AND subject = coalesce($5, subject)
-            AND ($6::timestamptz IS NULL OR at >= $6) AND ($7::timestamptz IS NULL OR at < $7)
-            AND ($8::text IS NULL OR actor = 'user:' || $8 OR subject = $8)
-            AND ($9::bigint IS NULL OR seq < $9)
-        ORDER BY seq DESC LIMIT $10""",
-        *filters,
-        before,
-        limit,
-    )
+async def audit_rows(connection: Connection, tenant: str, page: Page) -> Sequence[Row]:
+    """A page of the audit log (:data:`AUDIT`)."""
+    query = """SELECT tenant_id, seq, at, actor, action, outcome, reason, subject, request_id, address_sealed
+        FROM identity.audit_log WHERE tenant_id = $1"""
+    text, arguments = select(AUDIT, query, page, (tenant,))
+    return await connection.fetch(text, *arguments)
 
 
 async def answers_of_key(connection: Connection, key: str) -> Sequence[Row]:
@@ -643,21 +665,25 @@ async def erasure(connection: Connection, request_id: str, *, lock: bool = False
     )
 
 
-async def erasures(
-    connection: Connection, user_id: str | None, status: str | None, after: tuple[datetime, str] | None, limit: int
-) -> Sequence[Row]:
-    """Requests, newest first: of a person, or all of the tenant."""
-    return await connection.fetch(
-        f"""SELECT {_ERASURE} FROM identity.erasure_requests
-        WHERE ($1::uuid IS NULL OR user_id = $1) AND status = coalesce($2, status)
-            AND ($3::timestamptz IS NULL OR (created_at, request_id) < ($3, $4::uuid))
-        ORDER BY created_at DESC, request_id DESC LIMIT $5""",  # noqa: S608 - constants
-        uuid.UUID(user_id) if user_id else None,
-        status,
-        after[0] if after else None,
-        uuid.UUID(after[1]) if after else None,
-        limit,
-    )
+ERASURES = Listing(
+    columns={
+        "created_at": Column("created_at", "created_at", "time"),
+        "updated_at": Column("updated_at", "updated_at", "time"),
+        "status": Column("status", "status", "text"),
+        "id": Column("request_id", "request_id", "uuid"),
+    },
+    key=("id",),
+    filters={"status": "status = {}", "user_id": "user_id = {}::uuid"},
+    default="created_at:desc",
+)
+"""Requests to be forgotten, of one tenant."""
+
+
+async def erasures(connection: Connection, page: Page) -> Sequence[Row]:
+    """A page of requests (:data:`ERASURES`)."""
+    query = f"SELECT {_ERASURE} FROM identity.erasure_requests WHERE true"  # noqa: S608 - constants
+    text, arguments = select(ERASURES, query, page)
+    return await connection.fetch(text, *arguments)
 
 
 async def set_erasure(
@@ -731,3 +757,56 @@ async def decide_requeue(connection: Connection, requeue_id: uuid.UUID, status: 
     )
     assert row is not None  # locked by the caller
     return row
+
+
+# --- limits, and what has served its time -------------------------------------------------------------------------
+
+
+async def lease(connection: Connection, bucket: Bucket, name: str, wanted: int, at_least: int) -> Row:
+    """Takes up to `wanted` from a bucket: `granted, left_over, allowed, window_s, left_s`."""
+    row = await connection.fetchrow(
+        "SELECT * FROM identity.lease($1, $2, $3, $4, $5, $6, $7)",
+        name,
+        bucket.kind,
+        bucket.tenant,
+        wanted,
+        at_least,
+        bucket.limit,
+        bucket.window_s,
+    )
+    assert row is not None
+    return row
+
+
+async def is_login_place(connection: Connection, target: str, place: str) -> bool:
+    """Whether somebody has logged in as `target` from there before."""
+    found: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM identity.login_places WHERE target = $1 AND place = $2)", target, place
+    )
+    return found
+
+
+async def remember_login_place(connection: Connection, target: str, place: str) -> None:
+    """Notes that `target` was logged in as from there."""
+    await connection.execute(
+        """INSERT INTO identity.login_places (target, place) VALUES ($1, $2)
+        ON CONFLICT (target, place) DO UPDATE SET seen_at = clock_timestamp()""",
+        target,
+        place,
+    )
+
+
+async def clean(connection: Connection, answers_s: float, ended_s: float, count_max: int) -> dict[str, int]:
+    """Removes what is older than that, so many rows of each kind at most; how many were removed, by kind.
+
+    Nothing while another process does it.
+    """
+    if not await connection.fetchval("SELECT pg_try_advisory_xact_lock(hashtextextended('identity.clean', 0))"):
+        return {}
+    rows = await connection.fetch("SELECT * FROM identity.clean($1, $2, $3)", answers_s, ended_s, count_max)
+    return {row["kind"]: row["removed"] for row in rows}
+
+
+async def audit_heads(connection: Connection) -> Sequence[Row]:
+    """The last link of every tenant's audit chain: `tenant_id, seq, hash`."""
+    return await connection.fetch("SELECT * FROM identity.audit_heads()")

@@ -14,7 +14,7 @@ or changes by design: transactions, accounts, refusals, checkpoints.
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -49,9 +49,9 @@ class Head(NamedTuple):
 class HeadMessage(msgspec.Struct, frozen=True):
     """A head as it is published, and as `aura ledger heads` prints it: one JSON object, `hash` in hexadecimal."""
 
-    partition: int
-    seq: int
-    hash: str
+    partition: Annotated[int, msgspec.Meta(ge=0)]
+    seq: Annotated[int, msgspec.Meta(ge=1, description="The unit: ledger.chain_blocks (partition, seq).")]
+    hash: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="The block's hash, hexadecimal.")]
     v: int = 1
 
 

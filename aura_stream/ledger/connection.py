@@ -21,6 +21,7 @@ WRITER: Final = "aura_writer"
 READER: Final = "aura_reader"
 IDENTITY: Final = "aura_identity"
 PLATFORM: Final = "aura_platform"
+EVENTS: Final = "aura_events"
 TENANT: Final = "aura_tenant"
 
 CONNECT_TIMEOUT_S: Final = 5.0

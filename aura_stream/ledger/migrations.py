@@ -14,7 +14,7 @@ from pogo_core.util import migrate as pogo
 from pogo_core.util import sql as pogo_sql
 
 from aura_stream.domain.assets import SCALES
-from aura_stream.ledger.connection import CONNECT_TIMEOUT_S, IDENTITY, OWNER, PLATFORM, READER, TENANT, WRITER
+from aura_stream.ledger.connection import CONNECT_TIMEOUT_S, EVENTS, IDENTITY, OWNER, PLATFORM, READER, TENANT, WRITER
 from aura_stream.ledger.errors import NotMigrated
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ MIGRATIONS: Final = Path(__file__).parent.parent / "sql" / "migrations"
 SCHEMA: Final = "ledger"
 LOGINS: Final = (
     ("aura_write", WRITER),
+    ("aura_write", EVENTS),
     ("aura_read", READER),
     ("aura_read", TENANT),
     ("aura_auth", IDENTITY),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +17,9 @@ from typing import Any, cast
 import asyncpg
 import orjson
 
+from aura_stream.domain.assets import SCALES
 from aura_stream.ledger.connection import TENANT, pool_init
+from aura_stream.ledger.listing import Column, Listing, Page, filtered, select
 
 Row = asyncpg.Record
 
@@ -41,11 +43,7 @@ SELECT e.journal_id, e.leg, e.transaction_id, j.kind, e.account_id, e.asset, e.l
 FROM ledger.entries e JOIN ledger.journals j USING (journal_id)
 """
 _ENTRIES_OF_JOURNALS = _ENTRIES + "WHERE e.journal_id = ANY($1::bigint[]) ORDER BY e.journal_id, e.leg"
-_ENTRIES_OF_ACCOUNT = (
-    _ENTRIES
-    + """WHERE e.tenant_id = $1 AND e.account_id = $2 AND (e.journal_id, e.leg) < ($3, $4)
-ORDER BY e.journal_id DESC, e.leg DESC LIMIT $5"""
-)
+_ENTRIES_OF_ACCOUNT = _ENTRIES + "WHERE e.tenant_id = $1 AND e.account_id = $2"
 _ACCOUNT = """
 SELECT account_id, tenant_id, customer_id, asset, name, status, opened_at, closed_at
 FROM ledger.accounts WHERE tenant_id = $1 AND account_id = $2
@@ -62,20 +60,88 @@ FROM ledger.accounts a LEFT JOIN ledger.balances b ON b.tenant_id = a.tenant_id 
 WHERE a.tenant_id = $1 AND a.customer_id = $2 ORDER BY a.account_id
 """
 _BALANCES_AS_OF = "SELECT posted, pending, available FROM ledger.balance_as_of($1, $2, $3, $4)"
-_LIST = f"SELECT {_TRANSACTION_COLUMNS} FROM ledger.transactions t WHERE t.tenant_id = $1"  # noqa: S608 - constants
-_FILTERS = {
-    "customer": "t.customer_id = ${}",
-    "type": "t.type = ${}",
-    "status": "t.status = ${}",
-    "asset": "t.asset = ${}",
-    "account_id": "${} IN (t.from_account_id, t.to_account_id)",
-    "idempotency_key": "t.idempotency_key = ${}",
-    "created_from": "t.created_at >= ${}",
-    "created_before": "t.created_at < ${}",
-}
+# What one minor unit of an asset is worth in major units: amounts of several assets compare, exactly.
+_UNIT = "CASE {} " + " ".join(f"WHEN '{asset}' THEN 1e-{scale}" for asset, scale in SCALES.items()) + " END"
+_MAJOR = f"(t.amount * {_UNIT.format('t.asset')})"
+_LIST = f"""
+SELECT {_TRANSACTION_COLUMNS}, {_MAJOR} AS major FROM ledger.transactions t WHERE t.tenant_id = $1
+"""  # noqa: S608 - only constants of this module
+_COUNT = "SELECT count(*) FROM ledger.transactions t WHERE t.tenant_id = $1"
+_ACCOUNTS = """
+SELECT a.account_id, a.tenant_id, a.customer_id, a.asset, a.name, a.status, a.opened_at, a.closed_at
+FROM ledger.accounts a WHERE a.tenant_id = $1
+"""
+_COUNT_ACCOUNTS = "SELECT count(*) FROM ledger.accounts a WHERE a.tenant_id = $1"
+_COUNT_ENTRIES = "SELECT count(*) FROM ledger.entries e WHERE e.tenant_id = $1 AND e.account_id = $2"
+
+TRANSACTIONS = Listing(
+    columns={
+        "created_at": Column("created_at", "t.created_at", "time"),
+        "updated_at": Column("updated_at", "t.updated_at", "time"),
+        "amount": Column("major", _MAJOR, "decimal"),
+        "type": Column("type", "t.type", "text"),
+        "status": Column("status", "t.status", "text"),
+        "id": Column("transaction_id", "t.transaction_id", "uuid"),
+    },
+    key=("id",),
+    filters={
+        "customer": "t.customer_id = {}",
+        "type": "t.type = ANY({}::text[])",
+        "status": "t.status = ANY({}::text[])",
+        "state": "t.state = ANY({}::text[])",
+        "not_state": "t.state <> ALL({}::text[])",
+        "asset": "t.asset = {}",
+        "account_id": "{} IN (t.from_account_id, t.to_account_id)",
+        "into": "split_part(t.to_account_id, ':', 1) = {0}"
+        " AND split_part(t.from_account_id, ':', 1) IS DISTINCT FROM {0}",
+        "out_of": "split_part(t.from_account_id, ':', 1) = {}",
+        "idempotency_key": "t.idempotency_key = {}",
+        "from": "t.created_at >= {}",
+        "to": "t.created_at < {}",
+        "min": _MAJOR + " >= {}::numeric",
+        "max": _MAJOR + " <= {}::numeric",
+    },
+    default="created_at:desc",
+)
+"""Transactions. `min` and `max` are in major units of each one's own asset; `into` and `out_of` name a customer."""
+ACCOUNTS = Listing(
+    columns={
+        "opened_at": Column("opened_at", "a.opened_at", "time"),
+        "asset": Column("asset", "a.asset", "text"),
+        "status": Column("status", "a.status", "text"),
+        "id": Column("account_id", "a.account_id", "text"),
+    },
+    key=("id",),
+    filters={
+        "customer": "a.customer_id = {}",
+        "asset": "a.asset = {}",
+        "status": "a.status = {}",
+        "from": "a.opened_at >= {}",
+        "to": "a.opened_at < {}",
+    },
+    default="id:asc",
+)
+"""Accounts of customers."""
+_ENTRY_MAJOR = f"(abs(e.amount) * {_UNIT.format('e.asset')})"
+ENTRIES = Listing(
+    columns={
+        "journal_id": Column("journal_id", "e.journal_id", "integer"),
+        "leg": Column("leg", "e.leg", "integer"),
+    },
+    key=("journal_id", "leg"),
+    filters={
+        "direction": "(e.amount > 0) = ({} = 'debit')",
+        "layer": "e.layer = {}",
+        "from": "e.posted_at >= {}",
+        "to": "e.posted_at < {}",
+        "min": _ENTRY_MAJOR + " >= {}::numeric",
+        "max": _ENTRY_MAJOR + " <= {}::numeric",
+    },
+    default="journal_id:desc",
+    hidden=frozenset({"leg"}),
+)
+"""Entries of one account; a journal's number orders them as they were booked."""
 _FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
-LAST_JOURNAL = (1 << 63) - 1
-"""Above every journal id: where a listing of entries begins."""
 
 
 class ReadsUnavailable(Exception):
@@ -173,30 +239,34 @@ class LedgerReads:
         return _balances(cast("asyncpg.Record", row))
 
     async def entries_of_account(
-        self, tenant: str, account_id: str, before: tuple[int, int], limit: int
-    ) -> list[dict[str, Any]]:
-        """An account's entries below (journal id, leg), newest first."""
-        async with self._connection(tenant) as connection:
-            return [
-                _entry(row) for row in await connection.fetch(_ENTRIES_OF_ACCOUNT, tenant, account_id, *before, limit)
-            ]
+        self, tenant: str, account_id: str, page: Page, *, counted: bool
+    ) -> tuple[list[dict[str, Any]], int]:
+        """A page of an account's entries (:data:`ENTRIES`), and how many there are if they are to be counted."""
+        rows, total = await self._page(
+            ENTRIES, _ENTRIES_OF_ACCOUNT, _COUNT_ENTRIES, (tenant, account_id), page, counted
+        )
+        return [_entry(row) for row in rows], total
 
-    async def transactions(
-        self, tenant: str, filters: Mapping[str, Any], before: tuple[datetime, str] | None, limit: int
-    ) -> list[dict[str, Any]]:
-        """Transactions newest first, below (created_at, id). `filters`: names of the filter table above."""
-        arguments: list[Any] = [tenant]
-        query = _LIST
-        for name, value in filters.items():
-            arguments.append(value)
-            query += " AND " + _FILTERS[name].format(len(arguments))
-        if before is not None:
-            arguments += [before[0], uuid.UUID(before[1])]
-            query += f" AND (t.created_at, t.transaction_id) < (${len(arguments) - 1}, ${len(arguments)})"
-        arguments.append(limit)
-        query += f" ORDER BY t.created_at DESC, t.transaction_id DESC LIMIT ${len(arguments)}"
-        async with self._connection(tenant) as connection:
-            return [_transaction(row) for row in await connection.fetch(query, *arguments)]
+    async def transactions(self, tenant: str, page: Page, *, counted: bool) -> tuple[list[dict[str, Any]], int]:
+        """A page of transactions (:data:`TRANSACTIONS`), and how many there are if they are to be counted."""
+        rows, total = await self._page(TRANSACTIONS, _LIST, _COUNT, (tenant,), page, counted)
+        return [_transaction(row) | {"major": row["major"]} for row in rows], total
+
+    async def accounts(self, tenant: str, page: Page, *, counted: bool) -> tuple[list[dict[str, Any]], int]:
+        """A page of accounts (:data:`ACCOUNTS`), and how many there are if they are to be counted."""
+        rows, total = await self._page(ACCOUNTS, _ACCOUNTS, _COUNT_ACCOUNTS, (tenant,), page, counted)
+        return [dict(row) for row in rows], total
+
+    async def _page(
+        self, listing: Listing, query: str, count: str, first: tuple[str, ...], page: Page, counted: bool
+    ) -> tuple[Sequence[Row], int]:
+        text, arguments = select(listing, query, page, first)
+        async with self._connection(first[0]) as connection:
+            total = 0
+            if counted:
+                how_many, given = filtered(listing, count, page, first)
+                total = await connection.fetchval(how_many, *given)
+            return await connection.fetch(text, *arguments), total
 
     @asynccontextmanager
     async def _connection(

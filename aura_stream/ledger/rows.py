@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from aura_stream import journal
-from aura_stream.domain.state import TERMINAL
+from aura_stream.domain.state import may_follow
 from aura_stream.ledger import copy
 from aura_stream.ledger.chain import GENESIS, seal, unit_line
 from aura_stream.ledger.errors import Diverged
@@ -78,6 +78,10 @@ def optional(text: str) -> str:
 def quoted(text: str) -> str:
     """`text` as a JSON string. NUL, which jsonb cannot hold, becomes U+FFFD."""
     return f'"{text}"' if _plain(text) else msgspec.json.encode(text.replace("\x00", "\ufffd")).decode()
+
+
+def _json(value: msgspec.Struct) -> str:
+    return msgspec.json.encode(value).decode().replace("\\u0000", "\ufffd")
 
 
 @lru_cache(maxsize=1 << 12)
@@ -192,6 +196,7 @@ class Batch:
                 if isinstance(line, journal.TransactionLine):
                     self._transaction(line, seq)
                     counts[0] += 1
+                    unasked += not line.command_id
                 elif isinstance(line, journal.ChangeLine):
                     self._change(line, seq)
                     counts[1] += 1
@@ -203,6 +208,9 @@ class Batch:
                 elif isinstance(line, journal.AccountLine):
                     self._account(line, seq)
                     counts[3] += 1
+                    unasked += not line.command_id
+                elif isinstance(line, journal.PauseLine):
+                    unasked += not line.command_id
                 elif line.kind == "repeat":
                     counts[4] += 1
                 elif line.kind == "refused":
@@ -329,7 +337,7 @@ class Batch:
             row = self.changes[line.id] = Row(b"", line.tenant, line.customer, line.seq, seq)
         elif (
             row.seq != line.seq - 1
-            or (row.status in TERMINAL and line.status != row.status)
+            or not may_follow(row.status, line.status)
             or (row.tenant, row.customer) != (line.tenant, line.customer)
         ):
             found = f"transaction {line.id}: seq {line.seq} {line.status} follows seq {row.seq} {row.status}"
@@ -343,9 +351,11 @@ class Batch:
         row.seq, row.at = event_seq, line.at
         row.status, row.state, row.reason = line.status, line.state, line.reason
         command = f',"command_id":{quoted(line.command_id)}' if line.command_id else ""
+        # Names are checked at the door, but a bank's words may hold a NUL, which jsonb cannot.
+        by_bank = "" if line.by_bank is None else f',"by_bank":{_json(line.by_bank)}'
         row.history.append(
             f'{{"seq":{event_seq}{_event_head(line.event, line.status, line.state, line.reason)},"at":{line.at},'
-            f'"journal_seq":{seq}{command}}}'
+            f'"journal_seq":{seq}{command}{by_bank}}}'
         )
         if line.journals:
             self._journals(line.journals, seq)

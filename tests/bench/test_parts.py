@@ -10,6 +10,7 @@ import pytest
 from aura_stream import SetupError
 from aura_stream.bench.baseline import Run, parse
 from aura_stream.bench.generator import due_ns
+from aura_stream.bench.http_client import Plan, Tally, requests
 from aura_stream.bench.kafka import lines_of
 from aura_stream.bench.loads import (
     BETWEEN,
@@ -22,14 +23,17 @@ from aura_stream.bench.loads import (
     command_id,
     current,
     customer,
+    holds,
     index_of,
     openings,
     transfers,
 )
-from aura_stream.bench.machine import Meter, cpu_s, memory_mb
+from aura_stream.bench.machine import Meter, cpu_s, memory_mb, proportional_mb
 from aura_stream.bench.observer import Sightings
 from aura_stream.bench.profile import Cost, costs, text
-from aura_stream.domain.commands import DepositConfirm, TransferSubmit, parse_command
+from aura_stream.bench.units import Stretch, figures
+from aura_stream.bench.warm import still_falls
+from aura_stream.domain.commands import DepositConfirm, HoldPlace, TransferSubmit, parse_command, parse_time
 from aura_stream.domain.ids import derived_id, id_text, parse_account_id, record_key
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.journal import ENCODE, AnswerLine, ChangeLine, TransactionLine, UnitRecord
@@ -68,6 +72,44 @@ def test_opening_confirms_the_very_deposits_it_submits() -> None:
         elif command.type == "deposit.submit":
             submitted.add(id_text(derived_id(TENANT, command.customer, command.idempotency_key)))
     assert len(submitted) == 6 and submitted == confirmed
+
+
+def test_holds_wait_for_decades_each_with_its_own_deadline() -> None:
+    placed = [parse_command(value) for _, value in holds(1, 500)]
+    assert all(isinstance(command, HoldPlace) for command in placed)
+    deadlines = [parse_time(command.data.expires_at) for command in placed if isinstance(command, HoldPlace)]
+    assert min(deadlines) > parse_time("2060-01-01T00:00:00Z") and len(set(deadlines)) > 450
+
+
+def test_a_broker_is_warm_when_a_piece_costs_no_less_than_the_one_before() -> None:
+    assert still_falls([]) and still_falls([5.0]) and still_falls([5.0, 4.0])
+    assert not still_falls([5.0, 4.6]) and not still_falls([5.0, 2.0, 2.1])
+
+
+def test_a_commits_median_counts_units_and_not_looks() -> None:
+    found = figures([Stretch(1, 1, 0.001, 0.100), Stretch(8, 16, 0.008, 0.040), Stretch(1, 3, 0.001, 0.060)])
+    assert found["units"] == 10 and found["records_per_unit"] == 2.0
+    assert found["commit_ms_p50"] == pytest.approx(5.0) and found["commit_ms"] == pytest.approx(20.0)
+    assert found["compute_ms"] == pytest.approx(1.0)
+    assert figures([])["units"] == 0
+
+
+def test_requests_are_whole_and_their_number_of_commands_is_what_was_asked() -> None:
+    single = list(requests(Plan(1, "key", 3, 25, 4)))
+    assert len(single) == 25 and len({request.split(b"Idempotency-Key: ")[1][:36] for request in single}) == 25
+    batches = list(requests(Plan(1, "key", 3, 25, 4, lines=10)))
+    assert [request.partition(b"\r\n\r\n")[2].count(b"\n") + 1 for request in batches] == [10, 10, 5]
+    for request in single + batches:
+        head, _, body = request.partition(b"\r\n\r\n")
+        assert f"Content-Length: {len(body)}".encode() in head and b"Bearer key" in head
+
+
+def test_only_answers_that_accept_are_counted() -> None:
+    tally = Tally()
+    tally.add("202", b"{}", 1.0, batch=False)
+    tally.add("503", b"away", 1.0, batch=False)
+    tally.add("200", b'{"status":"accepted"}\n{"status":"refused"}\n{"status":"accepted"}', 1.0, batch=True)
+    assert tally.accepted == 3 and tally.statuses == {"202": 1, "503": 1, "200": 1} and tally.surprise == "503 away"
 
 
 def test_commands_are_shared_out_as_the_product_does_it() -> None:
@@ -141,3 +183,4 @@ def test_the_meter_counts_this_process() -> None:
     assert read["gone"] == 0.0 and read["own"] >= 0.0
     now, most = memory_mb(os.getpid())
     assert 0 < now <= most * 1.001
+    assert 0 < proportional_mb(os.getpid()) <= now * 1.1 and proportional_mb(None) == 0.0

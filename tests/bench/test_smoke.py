@@ -13,9 +13,10 @@ import pytest
 from aura_stream.bench.report import BEGIN, END
 
 TINY = [
-    *("--loads", "between", "--commands", "300", "--rounds", "1", "--seconds", "1", "--rates", "100"),
-    *("--warm-up", "0"),
-    *("--memory", "200", "--partitions", "4", "--verify"),
+    *("--loads", "between", "--commands", "300", "--rounds", "1", "--seconds", "2", "--rates", "50"),
+    *("--warm-up", "1", "--partitions", "4", "--verify"),
+    *("--requests", "200", "--batch-commands", "500", "--memory", "200"),
+    *("--grid-ledgers", "1,2", "--grid-partitions", "2", "--entries", "10000", "--open", "100,200"),
 ]
 
 
@@ -27,11 +28,11 @@ def aura(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=290,
     )
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_tiny_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> None:
     page, figures, data = tmp_path / "page.md", tmp_path / "figures.json", tmp_path / "data"
     page.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
@@ -46,10 +47,28 @@ def test_a_tiny_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> No
     (paced,) = results["open_loop"]
     assert paced["sent"] == paced["first_row"]["count"] == paced["final_row"]["count"] == 100
     assert 0 < paced["first_row"]["p50_ms"] <= paced["final_row"]["p50_ms"] <= paced["final_row"]["max_ms"]
-    assert results["restore"]["records"] > 1000 and results["memory"]["ledger_mb"][0] > 10
-    assert results["checks"][0].startswith("900 transfers completed, entries sum to zero")
+    shards = paced["shards"]
+    # Two counts of the same units: Postgres' rows, and the ledger's own.
+    assert shards["units"] > 0 and abs(paced["units"] - shards["units"]) <= 2 and shards["records_per_unit"] >= 1
+    assert shards["commit_ms_p50"] > 0 and shards["commit_ms"] > 0 and paced["units_per_second"] > 0
+    assert len(paced["kafka_ms_per_unit"]) >= 3 and results["warm_up"]["raw_ms"] and results["warm_up"]["units_ms"]
+    http = results["http"]
+    assert http["ratio"] == http["api"]["per_second"] / http["bare"]["per_second"] and http["batch"]["per_second"] > 0
+    assert http["accepted"] == 100 + 200 + 100 + 500, "what was for warming up, and what counts"
+    assert [(run["partitions"], run["ledgers"]) for run in results["scaling"]] == [(2, 1), (2, 2)]
+    assert {"ledger-0", "ledger-1", "sink-0", "kafka", "postgres"} == results["scaling"][1]["cores"].keys()
+    (grown,) = results["entries"]
+    assert abs(grown["entries"] - 10_000) <= 1 and grown["restore"]["records"] > 1_000
+    assert all(took["p50"] > 0 for took in grown["balance_ms"].values()) and len(grown["balance_ms"]) == 3
+    assert [run["open"] for run in results["open"]] == [100, 200] and all(run["per_second"] for run in results["open"])
+    memory = results["memory"]["after"]["ledger-0"]
+    assert memory["rss_mb"] > memory["pss_mb"] > memory["rocksdb_mb"] > 0
+    assert results["restore"]["records"] > 1000
+    assert results["checks"][0].endswith(" transfers completed, entries sum to zero, nothing under way")
     assert results["checks"][1] == "aura ledger verify: good"
     assert "between customers" in done.stdout and "between customers" in page.read_text(encoding="utf-8")
+    pictures = {path.stem for path in (tmp_path / "images").iterdir()}
+    assert pictures == {f"bench-{name}" for name in ("throughput", "cpu", "latency", "scaling", "balance", "growth")}
     assert not list(data.iterdir()), "its data is still there"
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(data) not in processes, "something of it still runs"
@@ -59,7 +78,8 @@ def test_a_tiny_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("arguments", [
-    ["--loads", "sideways"], ["--rates", "fast"], ["--rates", "50%", "--rounds", "0"], ["--skip", "everything"],
+    ["--loads", "sideways"], ["--rates", "fast"], ["--rates", "50%", "--skip", "drain"], ["--skip", "everything"],
+    ["--only", "nothing"], ["--open", "some"], ["--grid-partitions", "0"],
 ])  # fmt: skip
 def test_what_cannot_be_measured_is_refused_before_anything_starts(arguments: list[str], tmp_path: Path) -> None:
     refused = aura(*arguments, cwd=tmp_path)

@@ -20,7 +20,7 @@ from aura_stream.engine.driver import Driver, LogRecord
 from aura_stream.engine.unit import Names
 from tables.balances import BALANCES
 from tables.transactions import TRANSACTIONS
-from topics import COMMANDS, DEAD_LETTERS, JOURNAL, SIGNALS, TRANSACTION_EVENTS
+from topics import ACCOUNT_EVENTS, COMMANDS, DEAD_LETTERS, JOURNAL, SIGNALS, TRANSACTION_EVENTS
 from topics.changelog import CHANGELOG
 
 START_MS = 1_800_000_000_000
@@ -93,8 +93,9 @@ class Play:
                     self.book.line(partition, line)
 
     def _events(self) -> None:
-        for value in self.driver.values(TRANSACTION_EVENTS.name):
-            self.book.event(orjson.loads(value))
+        for topic in (TRANSACTION_EVENTS, ACCOUNT_EVENTS):
+            for value in self.driver.values(topic.name):
+                self.book.event(orjson.loads(value))
         for records in self.driver.topics[DEAD_LETTERS.name].values():
             for record in records:
                 headers = dict(record.headers)

@@ -63,7 +63,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         stack.run_once("db", "migrate")
         stack.kafka.wait_ready()
         stack.run_once("topics", "apply")
-        for process in [stack.launch_role(role) for role in ("ledger", "sink", "api")]:
+        for process in [stack.launch_role(role) for role in ("ledger", "sink", "events", "webhooks", "api")]:
             process.wait_ready(ROLE_TIMEOUT_S)
         yield Reader(place, stack)
     finally:
@@ -94,6 +94,13 @@ def test_the_identity_guide_works(reader: Reader) -> None:
     assert '"posted":"10000.00","available":"10000.00"' in printed
     assert '"code":"token_revoked"' in printed
     assert '"roles":["admin"]' in printed
+
+
+def test_the_events_guide_works(reader: Reader) -> None:
+    printed = reader.types("docs/guide/events.md")
+
+    assert '"type":"deposit.credited"' in printed and '"type":"account.opened"' in printed
+    assert "\nid: " in printed and "\ndata: {" in printed
 
 
 async def test_the_queries_of_the_sql_guide_work(reader: Reader) -> None:

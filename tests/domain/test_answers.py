@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agents import settlements
 from agents.ledger import ACCOUNTS, ACTIONS, SUBMITS
 from aura_stream.domain.commands import COMMAND_TYPES
 from aura_stream.domain.ids import derived_id, id_text
@@ -53,7 +54,7 @@ def a_dead_letter(
 
 
 def test_every_command_type_is_decided_by_something() -> None:
-    assert {*SUBMITS, *ACTIONS, *ACCOUNTS} == set(COMMAND_TYPES)
+    assert {*SUBMITS, *ACTIONS, *ACCOUNTS, *settlements.COMMANDS} == set(COMMAND_TYPES)
 
 
 def test_s05_the_same_command_twice_makes_one_transaction() -> None:
@@ -152,9 +153,10 @@ def test_refused_command_has_an_event_with_its_reason() -> None:
     sent = world.send("account.close", "alice", account_id="alice:EUR")
     world.driver.run()
 
-    event = world.events()[-1]
-    assert (event.type, event.reason, event.command_id) == ("command.refused", "account_in_use", sent.command_id)
-    assert (event.data.command_type, event.data.account_id, event.seq) == ("account.close", "alice:EUR", 0)
+    event = world.account_events()[-1]
+    assert (event.type, event.causation_id, event.seq) == ("command.refused", sent.command_id, 0)
+    said = {name: event.data[name] for name in ("command_type", "account_id", "reason")}
+    assert said == {"command_type": "account.close", "account_id": "alice:EUR", "reason": "account_in_use"}
 
 
 def changed(**changes: Any) -> bytes:

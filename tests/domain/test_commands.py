@@ -16,7 +16,16 @@ from aura_stream.domain import ids
 from aura_stream.domain.assets import SCALES, format_amount, parse_amount
 from aura_stream.domain.commands import COMMAND_TYPES, Envelope, fingerprint, format_time, parse_command, parse_time
 from aura_stream.domain.reasons import REASONS, Invalid, Refused
-from aura_stream.domain.requests import read_account, read_action, read_submission
+from aura_stream.domain.requests import (
+    ActionCommand,
+    ChildCommand,
+    PauseCommand,
+    SubmitCommand,
+    read_account,
+    read_action,
+    read_child,
+    read_submission,
+)
 from aura_stream.domain.state import Rules
 
 EXAMPLES: list[dict[str, Any]] = schemas.command()["examples"]
@@ -28,12 +37,14 @@ def understood(value: bytes) -> Envelope | None:
     """The command in the bytes, read to the end, or None; any other exception fails the test."""
     try:
         command = parse_command(value)
-        if command.type in ("transfer.submit", "deposit.submit", "hold.place"):
+        if isinstance(command, SubmitCommand):
             read_submission(command, "id", fingerprint(command), NOW)
-        elif command.type.startswith("account."):
-            read_account(command)  # type: ignore[arg-type]  # chosen by its type
-        else:
-            read_action(command, NOW, RULES)  # type: ignore[arg-type]  # chosen by its type
+        elif isinstance(command, ActionCommand):
+            read_action(command, NOW, RULES)
+        elif isinstance(command, ChildCommand):
+            read_child(command)
+        elif not isinstance(command, PauseCommand):
+            read_account(command)
     except Invalid as error:
         assert error.reason in REASONS
         assert error.pointer == "" or error.pointer[0] == "/"

@@ -17,16 +17,25 @@ import msgspec
 from agents.ledger import Ledger
 from aura_stream import journal
 from aura_stream.domain.events import DECODE as DECODE_EVENT
-from aura_stream.domain.events import TransactionEvent
+from aura_stream.domain.events import Event, TransactionEvent
 from aura_stream.domain.ids import derived_id, id_text, parse_account_id, record_key
-from aura_stream.domain.state import TERMINAL, Account, Rules, Transaction
+from aura_stream.domain.state import Account, Rules, Transaction, may_follow
 from aura_stream.engine.driver import Driver, LogRecord
 from aura_stream.engine.store import MemoryStore
 from aura_stream.engine.unit import Memory, Names
-from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, Line, ReceivedLine, TransactionLine, UnitRecord
+from aura_stream.journal import (
+    AccountLine,
+    AnswerLine,
+    ChangeLine,
+    Line,
+    PauseLine,
+    ReceivedLine,
+    TransactionLine,
+    UnitRecord,
+)
 from tables.balances import BALANCES, balance_key
 from tables.transactions import TRANSACTIONS
-from topics import commands, dead_letters, signals, transaction_events
+from topics import account_events, commands, dead_letters, signals, transaction_events
 from topics import journal as journal_topic
 from topics.changelog import CHANGELOG
 
@@ -38,9 +47,14 @@ NAMES = Names(
     changelog=CHANGELOG.name,
 )
 EVENTS = transaction_events.TRANSACTION_EVENTS.name
+ACCOUNT_EVENTS = account_events.ACCOUNT_EVENTS.name
 START = 1_800_000_000_000
 HOUR = 3_600_000
 DAY = 24 * HOUR
+
+
+_NO_OUTCOME = ("idempotency_key_reused", "paused")
+"""Refusals that leave the key as it is."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +171,10 @@ class World:
         """All events, partition by partition."""
         return [DECODE_EVENT(value) for value in self.driver.values(EVENTS)]
 
+    def account_events(self) -> list[Event]:
+        """All events of accounts, partition by partition."""
+        return [msgspec.json.decode(value, type=Event) for value in self.driver.values(ACCOUNT_EVENTS)]
+
     def types(self, transaction_id: str, customer: str = "") -> list[str]:
         """The types of a transaction's events, in order."""
         return [
@@ -227,14 +245,14 @@ class World:
                     elif isinstance(line, ChangeLine):
                         seq, status, _ = states[line.id]
                         assert line.seq == seq + 1
-                        assert status not in TERMINAL, "a terminal status changed"
+                        assert may_follow(status, line.status), "a terminal status changed"
                         states[line.id] = (line.seq, line.status, line.state)
                     elif isinstance(line, ReceivedLine):
                         assert line.id not in received, "a credit was handled twice"
                         received[line.id] = line
                     elif isinstance(line, AccountLine):
                         statuses[line.tenant, line.account_id] = line.status
-                    if isinstance(line, AccountLine | AnswerLine):
+                    if isinstance(line, AccountLine | AnswerLine | PauseLine):
                         continue
                     for booking in line.journals:
                         number += 1
@@ -322,11 +340,11 @@ class World:
                 if key is not None:
                     keys[command_id] = key
         for partition, line in self.lines():
-            if isinstance(line, ReceivedLine) or (isinstance(line, ChangeLine) and not line.command_id):
+            if isinstance(line, ReceivedLine) or (not isinstance(line, AnswerLine) and not line.command_id):
                 continue
             answered[partition] += 1
             told[line.command_id] += 1
-            if isinstance(line, AnswerLine) and (line.kind == "dead_letter" or line.reason == "idempotency_key_reused"):
+            if isinstance(line, AnswerLine) and (line.kind == "dead_letter" or line.reason in _NO_OUTCOME):
                 continue
             key = keys[line.command_id]
             if isinstance(line, AnswerLine) and line.kind == "repeat":
@@ -335,7 +353,7 @@ class World:
                     assert line.transaction_id == then
                 else:
                     assert (line.reason, line.transaction_id, line.account_id, line.status, line.state) == then
-            elif key not in first or isinstance(line, AccountLine):
+            elif key not in first or isinstance(line, AccountLine | PauseLine):
                 first[key] = _outcome(line)
             else:
                 # Only the key of a command that moves no money may be used again, after a day.
@@ -345,22 +363,35 @@ class World:
         assert told == asked
 
     def _check_events(self, lines: dict[str, Line]) -> None:
-        events = self.events()
-        assert len({e.id for e in events}) == len(events)
+        events, of_accounts = self.events(), self.account_events()
+        ids = [e.id for e in events] + [e.id for e in of_accounts]
+        assert len(set(ids)) == len(ids)
         expected = {
             place for place, line in lines.items() if not isinstance(line, AnswerLine) or line.kind == "refused"
         }
-        assert {e.id for e in events} == expected
+        assert set(ids) == expected
         seqs: dict[tuple[str, str], int] = defaultdict(int)
         for event in events:
             line = lines[event.id]
             assert event.id.startswith(f"{event.partition}-{event.journal_seq}-")
             assert event.type == ("command.refused" if isinstance(line, AnswerLine) else line.event)
             assert (event.tenant, event.customer) == (line.tenant, line.customer)
-            assert event.reason == ("" if isinstance(line, AccountLine) else line.reason)
+            assert not isinstance(line, AccountLine)
+            assert event.reason == ("" if isinstance(line, PauseLine) else line.reason)
             if event.seq:
                 seqs[event.transaction_id, event.customer] += 1
                 assert event.seq == seqs[event.transaction_id, event.customer]
+        for about in of_accounts:
+            line = lines[about.id]
+            assert isinstance(line, AccountLine | AnswerLine)
+            assert about.id.startswith(f"{about.partition}-{about.journal_seq}-")
+            assert about.type == ("command.refused" if isinstance(line, AnswerLine) else line.event)
+            assert (about.tenant_id, about.customer_id) == (line.tenant, line.customer)
+            assert about.data.get("reason", "") == (line.reason if isinstance(line, AnswerLine) else "")
+            assert about.causation_id == line.command_id
+            if about.seq:
+                seqs[about.data["account_id"], about.tenant_id] += 1
+                assert about.seq == seqs[about.data["account_id"], about.tenant_id]
 
     def check_rebuild(self) -> None:
         """The recorded inputs, fed into empty shards, give the same journal, events and signals, byte by byte."""
@@ -410,7 +441,9 @@ def _outcome(line: Any) -> tuple[str, Any]:
         return "action", ("", line.id, "", line.status, line.state)
     if isinstance(line, AccountLine):
         return "account", ("", "", line.account_id, line.status, "")
-    kind = "account" if line.command_type.startswith("account.") else "action"
+    if isinstance(line, PauseLine):
+        return "account", ("", line.id, "", line.status, "")
+    kind = "account" if line.command_type.startswith(("account.", "pause.")) else "action"
     return kind, (line.reason, line.transaction_id, line.account_id, "", "")
 
 

@@ -100,7 +100,8 @@ async def test_l12_sec11_unknown_and_known_address_cost_the_same_and_say_the_sam
         before = passwords.verified
         status, answer, headers = await node.call("POST", "/v1/auth/login", {"email": email, "password": "wrong one"})
         assert passwords.verified == before + 1
-        seen.append((status, {**answer, "request_id": ""}, headers["WWW-Authenticate"]))
+        del answer["request_id"], answer["error"]["timestamp"]
+        seen.append((status, answer, headers["WWW-Authenticate"]))
     assert seen[0] == seen[1] and seen[0][0] == 401
 
 
@@ -108,7 +109,7 @@ async def test_l12_what_is_wrong_with_a_user_is_said_only_after_the_password(nod
     ada = await register(node)
     status, _, _ = await node.call("PUT", f"/v1/users/{ada.id}", {"status": "SUSPENDED"}, token=OPERATOR)
     assert status == 200
-    for password, expected in (("wrong one", (401, "invalid_credentials")), (PASSWORD, (403, "account_suspended"))):
+    for password, expected in (("wrong one", (401, "invalid_credentials")), (PASSWORD, (422, "account_suspended"))):
         assert await node.code("POST", "/v1/auth/login", {"email": ada.email, "password": password}) == expected
 
 

@@ -50,6 +50,7 @@ EXPECTED = {
     "privacy.erase": (O, O, T, P, O),
     "audit.read": (N, N, T, P, P),
     "events.read": (O, T, T, P, P),
+    "webhooks.manage": (O, N, T, P, N),
 }
 
 

@@ -80,7 +80,9 @@ def test_an_expected_error_has_no_traceback_and_leaves_stdout_empty(aura: Aura) 
 
 
 def test_wipe_is_refused_in_live_mode(aura: Aura) -> None:
-    result = aura("down", "--wipe", AURA_MODE="live", AURA_API_KEY="k" * 24, AURA_IDENTITY_SECRET=os.urandom(32).hex())
+    result = aura(
+        "down", "--wipe", AURA_MODE="live", AURA_API_KEY=os.urandom(16).hex(), AURA_IDENTITY_SECRET=os.urandom(32).hex()
+    )
     assert result.returncode == 2
     assert "not wiped" in result.stderr
 

@@ -20,6 +20,7 @@ from aura_stream.embedded.postgres import POSTGRES_SETTINGS, POSTGRES_VERSION
 from aura_stream.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+ROLES = ("ledger", "sink", "events", "webhooks", "api")
 TEXT = (ROOT / "docker-compose.yml").read_text()
 
 
@@ -66,23 +67,23 @@ def test_only_the_api_can_be_reached_from_outside_and_only_from_this_machine(com
     assert compose["networks"]["inside"]["internal"] is True
     for name, service in services.items():
         assert ("ports" in service) == (name == "api")
-        assert service["networks"] == (["inside", "outside"] if name == "api" else ["inside"])
+        assert service["networks"] == (["inside", "outside"] if name in ("api", "webhooks") else ["inside"])
     assert all(port.startswith("127.0.0.1:") for port in services["api"]["ports"])
 
 
 def test_every_lasting_service_has_a_health_check_and_the_order_is_complete(services: dict[str, Any]) -> None:
     once = {"migrate", "topics"}
-    assert set(services) == {"kafka", "postgres", "ledger", "sink", "api", *once}
+    assert set(services) == {"kafka", "postgres", *ROLES, *once}
     for name, service in services.items():
         assert ("healthcheck" in service) == (name not in once)
         for needed, how in service.get("depends_on", {}).items():
             done = "service_completed_successfully" if needed in once else "service_healthy"
             assert how["condition"] == done
-    assert all(set(services[name]["depends_on"]) == once for name in ("ledger", "sink", "api"))
+    assert all(set(services[name]["depends_on"]) == once for name in ROLES)
 
 
 def test_no_role_but_the_migration_logs_in_as_owner(services: dict[str, Any]) -> None:
-    for name in ("ledger", "sink", "api", "topics"):
+    for name in (*ROLES, "topics"):
         dsns = [value for value in services[name]["environment"].values() if "postgresql://" in str(value)]
         assert all(re.search("://aura_(write|read|auth):", dsn) for dsn in dsns)
     assert "://aura:" in services["migrate"]["environment"]["AURA_POSTGRES_DSN"]
@@ -90,7 +91,7 @@ def test_no_role_but_the_migration_logs_in_as_owner(services: dict[str, Any]) ->
 
 def test_every_setting_is_one_of_ours_and_every_variable_has_an_example(services: dict[str, Any]) -> None:
     known = {f"AURA_{name.upper()}" for name in Settings.model_fields}
-    for name in ("migrate", "topics", "ledger", "sink", "api"):
+    for name in ("migrate", "topics", *ROLES):
         assert set(services[name]["environment"]) <= known
     example = (ROOT / ".env.example").read_text()
     used = set(re.findall(r"\$\{(\w+)", TEXT))

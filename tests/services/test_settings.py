@@ -82,11 +82,14 @@ def test_a_bad_value_is_named_with_its_place(
 SECRET = "5f0c1b8e27d94a36b1c2d3e4f5061728394a5b6c7d8e9f00112a3b4c5d6e7f80"
 
 
-@pytest.mark.parametrize("key", [None, "short"])
+KEY = "q8Vn2xLr7TzK4mWc9Yd3Hb6J"
+
+
+@pytest.mark.parametrize("key", [None, "short", "k" * 24])
 def test_live_refuses_a_missing_or_weak_api_key(home: Path, key: str | None) -> None:
     with pytest.raises(SettingsError, match="AURA_API_KEY"):
         load_settings(mode="live", api_key=key, identity_secret=SECRET)
-    assert load_settings(mode="live", api_key="k" * 24, identity_secret=SECRET).mode == "live"
+    assert load_settings(mode="live", api_key=KEY, identity_secret=SECRET).mode == "live"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ def test_live_refuses_a_missing_or_weak_api_key(home: Path, key: str | None) -> 
 def test_sec44_l97_live_refuses_a_missing_default_or_weak_identity_secret(home: Path, secret: str | None) -> None:
     given = {} if secret is None else {"identity_secret": secret}
     with pytest.raises(SettingsError, match="AURA_IDENTITY_SECRET") as caught:
-        load_settings(mode="live", api_key="k" * 24, **given)
+        load_settings(mode="live", api_key=KEY, **given)
     assert secret is None or secret not in str(caught.value)
 
 

@@ -27,7 +27,7 @@ from aura_stream.engine.unit import Record
 from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, Line, TransactionLine
 from tests.domain.world import World as Book
 from tests.simulation.world import LEDGER, PARTITIONS, World
-from topics import TRANSACTION_EVENTS
+from topics import ACCOUNT_EVENTS, TRANSACTION_EVENTS
 
 if TYPE_CHECKING:
     from tests.simulation.workload import Client
@@ -78,7 +78,7 @@ class Checker:
             if isinstance(partition, Shard) and partition.state == "working"
         }
         self.topics: dict[str, dict[int, list[Any]]] = defaultdict(dict)
-        for topic in (*NAMES, TRANSACTION_EVENTS.name):
+        for topic in (*NAMES, TRANSACTION_EVENTS.name, ACCOUNT_EVENTS.name):
             for number in range(PARTITIONS):
                 log = world.broker.at((topic, number))
                 self.topics[topic][number] = log.committed(0, len(log.records))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from aura_stream.domain.assets import SCALES
-from aura_stream.domain.state import TERMINAL
+from aura_stream.domain.state import may_follow
 from aura_stream.ledger import writer
 from aura_stream.ledger.rows import COPY_COLUMNS
 from tests.simulation.copied import rows_of
@@ -322,7 +322,7 @@ class SimulatedConnection:
                 continue
             if (row["tenant_id"], row["customer_id"]) != (tenant, customer):
                 continue
-            if row["status"] in TERMINAL and status != row["status"]:
+            if not may_follow(row["status"], status):
                 raise asyncpg.CheckViolationError(f"transaction {id_} is {row['status']} and final")
             ids = [*_ids(row["journal_ids"]), *_ids(journals)]
             new = {"seq": seq, "status": status, "state": state, "reason": reason or "\\N", "updated_at": at}

@@ -28,7 +28,7 @@ from tests.simulation.log import Broker
 from tests.simulation.loop import Loop
 from tests.simulation.network import Network
 from tests.simulation.postgres import Server
-from topics import TRANSACTION_EVENTS
+from topics import ACCOUNT_EVENTS, TRANSACTION_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,7 +141,7 @@ class World:
             app_id=LEDGER,
             kafka=kafka,
             names=NAMES,
-            outputs=(TRANSACTION_EVENTS.name,),
+            outputs=(TRANSACTION_EVENTS.name, ACCOUNT_EVENTS.name),
             actor=Ledger(msgspec.json.decode(rules, type=Rules)),
             rules=rules,
             rules_hash=rules_hash,

@@ -41,7 +41,8 @@ class Rule:
     - ``lose reply``: it is done, the connection ends instead of the answer;
     - ``mute``: it is done, and the connection is silent from then on;
     - ``delay``: it arrives `delay_s` later, and so do those behind it on this connection;
-    - ``late``: the connection ends (with `silent`: is silent from now on), it arrives `delay_s` later by another one;
+    - ``late``: the connection ends (with `silent`: is silent from now on), it arrives `delay_s` later by another one,
+      with `after` not before that rule has been hit;
     - ``repeat``: it arrives, and again `delay_s` later by another one (what a retry of TCP's user may do).
 
     The first `skip` that fit are let through; `times` bounds how often (None: no bound); `chance` is per request.
@@ -55,6 +56,7 @@ class Rule:
     chance: float = 1.0
     skip: int = 0
     silent: bool = False
+    after: Rule | None = None
     hits: int = 0
 
     def fits(self, api: int, frame: bytes, chances: random.Random) -> bool:
@@ -255,7 +257,7 @@ class KafkaProxy(Proxy):
                 if rule.what == "lose request":
                     return
                 if rule.what == "late":
-                    self._deliver_later(frame, rule.delay_s)
+                    self._deliver_later(frame, rule)
                     if not rule.silent:
                         return
                     connection.muted = True
@@ -263,7 +265,7 @@ class KafkaProxy(Proxy):
                 if rule.what == "lose reply":
                     connection.unanswered.add(number)
                 elif rule.what == "repeat":
-                    self._deliver_later(frame, rule.delay_s)
+                    self._deliver_later(frame, rule)
                 elif rule.what == "delay":
                     await asyncio.sleep(rule.delay_s)
                 elif rule.what == "mute":
@@ -284,9 +286,11 @@ class KafkaProxy(Proxy):
             connection.writer.write(frame)
             await connection.writer.drain()
 
-    def _deliver_later(self, frame: bytes, delay_s: float) -> None:
+    def _deliver_later(self, frame: bytes, rule: Rule) -> None:
         async def deliver() -> None:
-            await asyncio.sleep(delay_s)
+            await asyncio.sleep(rule.delay_s)
+            while rule.after is not None and not rule.after.hits:  # noqa: ASYNC110 - rules are plain data
+                await asyncio.sleep(0.01)
             with contextlib.suppress(*_CLOSED, TimeoutError):
                 reader, writer = await asyncio.open_connection(*self.target)
                 try:

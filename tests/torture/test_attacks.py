@@ -145,16 +145,15 @@ async def test_c01_an_endtxn_held_back_past_the_time_out_commits_nothing_of_the_
     await feeder.started.wait()
     empty = await visible(direct, setup)
     # Neither the first EndTxn nor its retries arrive before the shard has given up, reopened and sent the unit anew.
-    # The new unit's own EndTxn is held back until after the first late one.
-    proxy.rules = [
-        Rule("late", (END_TXN,), times=2, delay_s=COMMIT_TIMEOUT_S + 2, silent=True),
-        Rule("delay", (END_TXN,), times=1, delay_s=2.7),
-    ]
+    # The new unit's own EndTxn is held back meanwhile.
+    held = Rule("delay", (END_TXN,), times=1, delay_s=2.7)
+    proxy.rules = [Rule("late", (END_TXN,), silent=True, after=held)]
     shard.put([record], 1)
+    await reached(lambda: shard.counters.reopened >= 1, 30)
+    proxy.rules = [held]
     await reached(lambda: len(proxy.late_errors) >= 1, 30)
-    assert shard.counters.reopened >= 1 and shard.counters.units == 0
+    assert held.hits == 1 and shard.counters.units == 0, "the unit is open for the second time"
     assert proxy.late_errors[0] in OLD_EPOCH
-    assert proxy.rules[1].hits == 1, "the unit is open for the second time"
     assert await visible(direct, setup) == empty
     await reached(lambda: shard.counters.units == 1, 30)
     await reached(lambda: proxy.settled(), 30)

@@ -18,7 +18,7 @@ from tests.torture.faults import Torture, fill, no_tmpfs, tmpfs
 from tests.torture.ordeal import ordeal
 from tests.torture.proxies import OFFSET_COMMIT, PRODUCE, Rule, Way
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 async def leader_of(torture: Torture, topic: str, partition: int) -> int:

@@ -13,7 +13,7 @@ from tests.torture.faults import Torture, all_connections, owner_session
 from tests.torture.ordeal import ordeal
 from tests.torture.proxies import Way
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
 
 async def test_n11_a_commit_whose_answer_is_lost_is_there_once(torture: Torture) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.torture.faults import Torture
 from tests.torture.ordeal import ordeal
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 REPOSITORY = Path(__file__).parents[2]
 BEFORE = "09aa490a"
 """The version before. A change that it cannot run beside moves this on, and says so in the changelog."""

@@ -18,7 +18,7 @@ from tests.torture.ordeal import ordeal
 from tests.torture.proxies import FETCH, Rule
 from tests.torture.role import KILLED, LEDGER_POINTS, PLANTED, SINK_POINTS, crash
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 ENGINE_STOPPED = 70
 
 

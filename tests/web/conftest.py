@@ -21,6 +21,7 @@ from aura_stream.embedded.processes import free_port
 from aura_stream.engine.topics import apply_topics
 from aura_stream.ledger.migrations import migrate
 from aura_stream.settings import Settings, load_settings
+from tests.web.shapes import only_what_is_allowed
 from web.app import create_app
 from web.services import SERVICES, Services
 
@@ -56,6 +57,8 @@ def backend(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) 
             kafka_bootstrap=kafka.bootstrap,
             postgres_dsn=postgres.dsn(database=database),
             partitions=PARTITIONS,
+            rate_limit=1_000_000,
+            login_limit=1_000_000,
         )
         with Stack() as processes:
             for role in ("ledger", "sink"):
@@ -70,6 +73,8 @@ def environment(role: str, settings: Settings) -> dict[str, str]:
         "AURA_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
         "AURA_POSTGRES_DSN": settings.postgres_dsn,
         "AURA_PARTITIONS": str(PARTITIONS),
+        "AURA_RATE_LIMIT": str(settings.rate_limit),
+        "AURA_LOGIN_LIMIT": str(settings.login_limit),
         "AURA_ROLE": role,
         "AURA_FAUST_WEB_PORT": str(free_port()),
     }
@@ -118,6 +123,7 @@ class Api:
 async def client_of(settings: Settings) -> tuple[TestClient[Any, Any], Services]:
     """A started client of an app with these settings; its journal tail is reading."""
     app = create_app(settings)
+    app.middlewares.insert(0, only_what_is_allowed)
     client = TestClient(TestServer(app), timeout=aiohttp.ClientTimeout(total=40))
     await client.start_server()
     return client, app[SERVICES]

@@ -17,7 +17,7 @@ from aura_stream.domain.reasons import REASONS
 from aura_stream.settings import load_settings
 from tests.web.conftest import client_of
 from web.app import HANDLERS, create_app
-from web.contract import CONTRACT_FILE, ContractMismatch, load_contract
+from web.contract import CONTRACT_FILE, ContractMismatch, Part, load_contract
 from web.problems import Problem
 
 NOWHERE = {"kafka_bootstrap": "127.0.0.1:1", "postgres_dsn": "postgresql://nobody@127.0.0.1:1/none"}
@@ -62,6 +62,31 @@ def test_contract_knows_the_assets_of_the_ledger() -> None:
 
     assert schemas["Asset"]["enum"] == list(SCALES)
     assert f"(?:{'|'.join(SCALES)})" in schemas["AccountId"]["pattern"]
+
+
+PARTS = [
+    (f"{one.id}-{part.where}", part)
+    for one in load_contract().operations.values()
+    for part in (one.body, one.query, one.path_part)
+    if part is not None and part.names
+]
+
+
+@pytest.mark.parametrize("part", [part for _, part in PARTS], ids=[name for name, _ in PARTS])
+def test_u26_l86_every_field_refuses_nul_bytes_excess_and_other_types(part: Part) -> None:
+    values: list[Any] = ["\0", "a\0b", "x" * 200_000, {"a": 1}, [[]], "\ud7ff" * 70_000]
+    for name in part.names:
+        for value in values:
+            with pytest.raises(Problem) as caught:
+                part.check({name: value})
+            pointer = f"/{name}" if part.where == "body" else name
+            found = [error for error in caught.value.errors if error["pointer"] == pointer]
+            assert found, (name, str(value)[:20])
+            assert caught.value.status == 400
+            assert len(found[0]["detail"]) <= 300
+    with pytest.raises(Problem) as caught:
+        part.check({"no_such_field": 1})
+    assert "unknown_field" in [error["code"] for error in caught.value.errors]
 
 
 def test_every_reason_can_be_told() -> None:
@@ -132,7 +157,7 @@ async def test_a02_write_without_a_usable_key_is_refused(client: Client, headers
     ("method", "path", "status", "code"),
     [
         ("GET", "/v2/nothing", 404, "route_not_found"),
-        ("DELETE", "/v1/accounts", 405, "method_not_allowed"),
+        ("DELETE", "/v1/holds", 405, "method_not_allowed"),
         ("GET", "/v1/transactions?limit=0", 400, "invalid_field"),
         ("GET", "/v1/transactions?limit=1&limit=2", 400, "invalid_field"),
         ("GET", "/v1/transactions?color=red", 400, "unknown_field"),

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import struct
-from datetime import UTC, datetime, timedelta
-
 from aiohttp import web
 
-from aura_stream.domain.commands import parse_time
 from aura_stream.domain.reasons import Invalid
+from aura_stream.identity import repository
 from aura_stream.identity.logins import Registration
 from aura_stream.identity.permissions import Reach
 from web.answers import json_response
 from web.call import Call
 from web.identity.once import once
 from web.identity.views import api_key_of_row, tenant_of_row, user_of_row
-from web.problems import FieldError, Problem
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_CURSOR = struct.Struct(">q")
+from web.pages import asked, time_of, times_of
+from web.problems import from_domain
 
 
 async def create_user(call: Call) -> web.Response:
@@ -34,6 +28,21 @@ async def create_user(call: Call) -> web.Response:
         return 201, user_of_row(row)
 
     return await once(call, make)
+
+
+async def list_users(call: Call) -> web.Response:
+    """GET /v1/users: those of the tenant."""
+    wanted = asked(call.query, repository.USERS, times_of(call.query))
+    try:
+        rows, total = await call.services.identity.users.list(call.tenant, wanted.page, counted=wanted.is_numbered)
+    except Invalid as error:
+        raise from_domain(error, where="query") from None
+    return json_response(wanted.answer(rows, total, user_of_row))
+
+
+async def count_users(call: Call) -> web.Response:
+    """GET /v1/users/stats."""
+    return json_response(dict(await call.services.identity.users.counts(call.tenant)))
 
 
 async def get_user(call: Call) -> web.Response:
@@ -107,6 +116,18 @@ async def deactivate_tenant(call: Call) -> web.Response:
     return await _set_status(call, "inactive")
 
 
+async def set_tenant_limits(call: Call) -> web.Response:
+    """PUT /v1/tenants/{tenant_id}/limits: limits of rates of its own; what is left out is the setting's."""
+
+    async def make() -> tuple[int, dict[str, object]]:
+        tenants = call.services.identity.tenants
+        return 200, tenant_of_row(
+            await tenants.set_limits(call.principal, call.path["tenant_id"], call.body, call.origin)
+        )
+
+    return await once(call, make)
+
+
 async def activate_tenant(call: Call) -> web.Response:
     """POST /v1/tenants/{tenant_id}/activate."""
     return await _set_status(call, "active")
@@ -124,7 +145,7 @@ async def create_api_key(call: Call) -> web.Response:
     """POST /v1/api-keys: the answer shows the key, this once."""
     wanted = dict(call.body)
     if "expires_at" in wanted:
-        wanted["expires_at"] = _time(wanted["expires_at"])
+        wanted["expires_at"] = time_of("expires_at", wanted["expires_at"], where="body")
     if call.reach == Reach.OWN:
         wanted.setdefault("user_id", call.principal.user_id)
 
@@ -137,12 +158,9 @@ async def create_api_key(call: Call) -> web.Response:
 
 async def list_api_keys(call: Call) -> web.Response:
     """GET /v1/api-keys, newest first."""
-    limit = call.query.get("limit", 50)
-    after = _read_cursor(call.query["cursor"]) if "cursor" in call.query else None
-    rows = await call.services.identity.api_keys.list(call.principal, call.tenant, after, limit + 1)
-    page, has_more = rows[:limit], len(rows) > limit
-    cursor = _make_cursor(page[-1]["created_at"], page[-1]["key_id"]) if has_more else None
-    return json_response({"items": [api_key_of_row(row) for row in page], "has_more": has_more, "next_cursor": cursor})
+    wanted = asked(call.query, repository.API_KEYS)
+    rows = await call.services.identity.api_keys.list(call.principal, call.tenant, wanted.page)
+    return json_response(wanted.answer(rows, 0, api_key_of_row))
 
 
 async def revoke_api_key(call: Call) -> web.Response:
@@ -174,27 +192,3 @@ async def revoke_signing_key(call: Call) -> web.Response:
         return 200, {"kid": call.path["kid"], "revoked": True}
 
     return await once(call, make)
-
-
-def _time(text: str) -> datetime:
-    try:
-        parse_time(text)
-        return datetime.fromisoformat(text.upper())
-    except Invalid as error:
-        place = FieldError(in_="body", pointer="/expires_at", code=error.reason, detail=error.detail)
-        raise Problem(error.reason, error.detail, errors=[place]) from None
-
-
-def _make_cursor(created_at: datetime, key_id: str) -> str:
-    micros = (created_at - _EPOCH) // timedelta(microseconds=1)
-    return base64.urlsafe_b64encode(_CURSOR.pack(micros) + bytes.fromhex(key_id)).rstrip(b"=").decode()
-
-
-def _read_cursor(text: str) -> tuple[datetime, str]:
-    try:
-        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        (micros,) = _CURSOR.unpack(raw[:8])
-        return _EPOCH + timedelta(microseconds=micros), raw[8:].hex()
-    except (ValueError, OverflowError, struct.error):
-        place = FieldError(in_="query", pointer="cursor", code="invalid_field", detail="not a cursor of this listing")
-        raise Problem("invalid_field", "cursor: not a cursor of this listing", errors=[place]) from None

@@ -10,6 +10,7 @@ from web.answers import json_response
 from web.authenticate import DEFAULT_TENANT, authenticate, credential_of
 from web.call import Call
 from web.identity.views import grant, registered, session_of_row, user_of_row
+from web.limits import guessing
 from web.problems import FieldError, Problem
 from web.views import instant
 
@@ -32,9 +33,10 @@ async def register(call: Call) -> web.Response:
 async def login(call: Call) -> web.Response:
     """POST /v1/auth/login: tokens, or 409 with the tenants to choose from."""
     body = call.body
-    result = await call.services.identity.logins.login(
-        body["email"], body["password"], body.get("tenant_code"), call.origin
-    )
+    async with guessing(call.request, call.services, body["email"], call.origin):
+        result = await call.services.identity.logins.login(
+            body["email"], body["password"], body.get("tenant_code"), call.origin
+        )
     if isinstance(result, ChooseTenant):
         tenants = [{"tenant_code": tenant, "name": name} for tenant, name in result.tenants]
         raise Problem("tenant_selection_required", members={"tenants": tenants})

@@ -1,51 +1,25 @@
-"""`/v1/users`, `/v1/users/{user_id}/sessions`, `/v1/audit-log`, `/v1/idempotency-keys`: what admins look up."""
+"""`/v1/users/{user_id}/sessions`, `/v1/audit-log`, `/v1/idempotency-keys`: what admins look up."""
 
 from __future__ import annotations
 
-import uuid
-from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-import orjson
 from aiohttp import web
 
-from aura_stream.domain.commands import parse_time
-from aura_stream.domain.reasons import Invalid
 from aura_stream.identity import repository
-from aura_stream.identity.administration import Wanted
 from aura_stream.identity.audit import NO_TENANT
 from aura_stream.identity.permissions import Reach
-from aura_stream.ledger.reads import ReadsUnavailable
+from aura_stream.ledger.listing import Page, order_of
+from aura_stream.ledger.reads import TRANSACTIONS, ReadsUnavailable
 from web.answers import json_response, postgres_away
 from web.call import Call
 from web.identity.once import once
-from web.identity.views import session_of_row, user_of_row
-from web.problems import FieldError, Problem
+from web.identity.views import session_of_row
+from web.pages import asked, times_of
+from web.problems import Problem
 from web.views import instant, transaction_of_row
 
-PAGE_SIZE_MAX = 100
-
-
-async def list_users(call: Call) -> web.Response:
-    """GET /v1/users: a page by number, sorted as asked; oldest first by default."""
-    page, size = call.query.get("page", 1), min(call.query.get("page_size", 20), PAGE_SIZE_MAX)
-    sort = [_sort(part) for part in call.query["sort"].split(",")] if "sort" in call.query else [("created_at", False)]
-    users = call.services.identity.users
-    rows, count = await users.page(call.tenant, _wanted(call), sort, (page - 1) * size, size)
-    answer = {"items": [user_of_row(row) for row in rows], "page": page, "page_size": size, "total": count}
-    return json_response(answer | {"has_more": page * size < count})
-
-
-async def list_users_keyset(call: Call) -> web.Response:
-    """GET /v1/users/keyset: oldest first, stable while users are added."""
-    limit = call.query.get("limit", 20)
-    rows = await call.services.identity.users.after(call.tenant, _wanted(call), keyset_of(call), limit + 1)
-    return json_response(keyset_page(rows, limit, "user_id", user_of_row))
-
-
-async def get_user_stats(call: Call) -> web.Response:
-    """GET /v1/users/stats."""
-    return json_response(dict(await call.services.identity.users.stats(call.tenant)))
+_TRANSACTIONS_MAX: Final = 100
 
 
 async def list_user_sessions(call: Call) -> web.Response:
@@ -68,19 +42,14 @@ async def end_user_session(call: Call) -> web.Response:
 
 async def list_audit_log(call: Call) -> web.Response:
     """GET /v1/audit-log, newest first; of the platform's own chain for who crosses tenants."""
-    query, limit = call.query, call.query.get("limit", 50)
-    is_platform = query.get("chain") == "platform"
+    filters = times_of(call.query)
+    is_platform = filters.pop("chain", "tenant") == "platform"
     if is_platform and call.reach < Reach.PLATFORM:
         raise Problem("insufficient_permissions", "The platform's own audit log is for operators and auditors.")
-    times = [_time("query", name, query[name]) if name in query else None for name in ("from", "to")]
-    named = [query.get(name) for name in ("actor", "action", "outcome", "subject")]
+    wanted = asked(call.query, repository.AUDIT, filters)
     tenant = NO_TENANT if is_platform else call.tenant
-    rows = await call.services.identity.privacy.audit_rows(
-        tenant, (*named, *times, None), query.get("before"), limit + 1, across=is_platform
-    )
-    page, has_more = rows[:limit], len(rows) > limit
-    cursor = page[-1]["seq"] if has_more else None
-    return json_response({"items": [audit_of_row(row) for row in page], "has_more": has_more, "next_cursor": cursor})
+    rows = await call.services.identity.privacy.audit_rows(tenant, wanted.page, across=is_platform)
+    return json_response(wanted.answer(rows, 0, audit_of_row))
 
 
 async def get_idempotency_key(call: Call) -> web.Response:
@@ -90,7 +59,8 @@ async def get_idempotency_key(call: Call) -> web.Response:
     async with services.identity.database.tenant(call.tenant) as connection:
         answers = await repository.answers_of_key(connection, key)
     try:
-        rows = await services.reads.transactions(call.tenant, {"idempotency_key": key}, None, 100)
+        page = Page(filters={"idempotency_key": key}, order=order_of(TRANSACTIONS, ""), limit=_TRANSACTIONS_MAX)
+        rows, _ = await services.reads.transactions(call.tenant, page, counted=False)
     except ReadsUnavailable as error:
         raise postgres_away(error) from None
     if not answers and not rows:
@@ -112,45 +82,3 @@ def audit_of_row(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the audit log; `hash` and `previous` are for who verifies it in SQL."""
     names = ("seq", "actor", "action", "outcome", "reason", "subject", "request_id", "address")
     return {name: row[name] for name in names} | {"at": instant(row["at"])}
-
-
-def keyset_of(call: Call) -> tuple[datetime, str] | None:
-    """The place that a keyset page begins behind: the JSON object of `cursor`."""
-    text = call.query.get("cursor")
-    if text is None:
-        return None
-    try:
-        value = orjson.loads(text)
-        if set(value) != {"inserted_at", "id"}:
-            raise ValueError(value)
-        return _time("query", "cursor", value["inserted_at"]), str(uuid.UUID(value["id"]))
-    except (ValueError, TypeError, AttributeError):
-        detail = 'not {"inserted_at": time, "id": UUID}'
-        place = FieldError(in_="query", pointer="cursor", code="invalid_field", detail=detail)
-        raise Problem("invalid_field", f"cursor: {detail}", errors=[place]) from None
-
-
-def keyset_page(rows: Any, limit: int, name: str, view: Any) -> dict[str, Any]:
-    """A page of `limit` of the rows, of which there may be one more; `name` is the column with the id."""
-    page, has_more = rows[:limit], len(rows) > limit
-    last = page[-1] if has_more else None
-    cursor = {"inserted_at": last["created_at"].isoformat(), "id": str(last[name])} if last is not None else None
-    return {"items": [view(row) for row in page], "has_more": has_more, "next_cursor": cursor}
-
-
-def _wanted(call: Call) -> Wanted:
-    return Wanted(call.query.get("status"), call.query.get("role"), call.query.get("email"))
-
-
-def _sort(part: str) -> tuple[str, bool]:
-    field, _, direction = part.strip().partition(":")
-    return {"inserted_at": "created_at"}.get(field, field), direction == "desc"
-
-
-def _time(where: str, name: str, text: str) -> datetime:
-    try:
-        parse_time(text)
-        return datetime.fromisoformat(text.upper())
-    except Invalid as error:
-        place = FieldError(in_=where, pointer=name, code=error.reason, detail=error.detail)
-        raise Problem(error.reason, error.detail, errors=[place]) from None

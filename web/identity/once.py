@@ -28,7 +28,7 @@ async def once(call: Call, make: Callable[[], Awaitable[tuple[int, dict[str, Any
     """
     identity = call.services.identity
     tenant, actor, key = call.tenant or NO_TENANT, call.principal.actor, call.idempotency_key
-    canonical = orjson.dumps([call.request.method, call.request.path, call.body], option=orjson.OPT_SORT_KEYS)
+    canonical = orjson.dumps([call.place, call.body], option=orjson.OPT_SORT_KEYS)
     fingerprint = sha256(canonical).digest()
     place = f"stored_answers/{tenant}/{actor}/{key}"
     async with identity.database.tenant(tenant) as connection:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from aura_stream.domain.reasons import Refused
+from aura_stream.identity import repository
 from aura_stream.identity.permissions import Reach
 from aura_stream.identity.repository import Row
-from aura_stream.ledger.reads import LAST_JOURNAL, LedgerReads, ReadsUnavailable
+from aura_stream.ledger.listing import Listing, Page, order_of
+from aura_stream.ledger.reads import ENTRIES, TRANSACTIONS, LedgerReads, ReadsUnavailable
 from web.answers import json_response, postgres_away
 from web.call import Call
-from web.identity.lists import audit_of_row, keyset_of, keyset_page
+from web.identity.lists import audit_of_row
 from web.identity.once import once
 from web.identity.views import api_key_of_row, erasure_of_row, session_of_row, user_of_row
+from web.pages import asked
 from web.problems import Problem
 from web.views import account_of_row, balances_of, entry_of_row, transaction_of_row
 
@@ -30,7 +35,7 @@ async def export(call: Call) -> web.Response:
     await identity.privacy.exported(call.principal, call.tenant, user, call.origin)
     sessions = await identity.logins.sessions(call.tenant, user_id)
     keys = await identity.api_keys.of_user(call.tenant, user_id)
-    requests = await identity.privacy.list(call.tenant, user_id, None, None, _PAGE)
+    requests = await identity.privacy.list(call.tenant, _page(repository.ERASURES, {"user_id": user_id}))
     partition = services.erasures.partition_of(call.tenant, user["customer_id"])
     await services.lookup.fresh([partition])
     try:
@@ -38,13 +43,9 @@ async def export(call: Call) -> web.Response:
         transactions = await _transactions(services.reads, call.tenant, user["customer_id"])
     except ReadsUnavailable as error:
         raise postgres_away(error) from None
-    audit: list[dict[str, Any]] = []
-    while True:
-        before = audit[-1]["seq"] if audit else None
-        rows = await identity.privacy.audit_rows(call.tenant, (*[None] * 6, user_id), before, _PAGE)
-        audit += rows
-        if len(rows) < _PAGE:
-            break
+    audit = await _all(
+        repository.AUDIT, {"about": user_id}, lambda page: identity.privacy.audit_rows(call.tenant, page)
+    )
     document = {
         "profile": user_of_row(user),
         "sessions": [session_of_row(row, call.principal.session_id) for row in sessions],
@@ -74,12 +75,12 @@ async def request_erasure(call: Call) -> web.Response:
 
 async def list_erasures(call: Call) -> web.Response:
     """GET /v1/privacy/erasure-requests, newest first."""
-    limit = call.query.get("limit", 50)
-    mine = call.principal.user_id if call.reach == Reach.OWN else None
-    rows = await call.services.identity.privacy.list(
-        call.tenant, mine, call.query.get("status"), keyset_of(call), limit + 1
-    )
-    return json_response(keyset_page(rows, limit, "request_id", erasure_of_row))
+    filters = {"status": call.query["status"]} if "status" in call.query else {}
+    if call.reach == Reach.OWN:
+        filters["user_id"] = call.principal.user_id
+    wanted = asked(call.query, repository.ERASURES, filters)
+    rows = await call.services.identity.privacy.list(call.tenant, wanted.page)
+    return json_response(wanted.answer(rows, 0, erasure_of_row))
 
 
 async def get_erasure(call: Call) -> web.Response:
@@ -137,25 +138,37 @@ async def _accounts(reads: LedgerReads, tenant: str, customer: str) -> list[dict
     """The customer's accounts with their balances and all their entries."""
     accounts = []
     for row, balances in await reads.accounts_of(tenant, customer):
-        entries: list[dict[str, Any]] = []
-        before = (LAST_JOURNAL, 0)
-        while True:
-            page = await reads.entries_of_account(tenant, row["account_id"], before, _PAGE)
-            entries += [entry_of_row(one) for one in page]
-            if len(page) < _PAGE:
-                break
-            before = (page[-1]["journal_id"], page[-1]["leg"])
-        shown = {"balances": balances_of(row["account_id"], balances), "entries": entries}
+
+        async def entries(page: Page, account_id: str = row["account_id"]) -> list[dict[str, Any]]:
+            return (await reads.entries_of_account(tenant, account_id, page, counted=False))[0]
+
+        found = [entry_of_row(one) for one in await _all(ENTRIES, {}, entries)]
+        shown = {"balances": balances_of(row["account_id"], balances), "entries": found}
         accounts.append(account_of_row(row) | shown)
     return accounts
 
 
 async def _transactions(reads: LedgerReads, tenant: str, customer: str) -> list[dict[str, Any]]:
+    async def transactions(page: Page) -> list[dict[str, Any]]:
+        return (await reads.transactions(tenant, page, counted=False))[0]
+
+    rows = await _all(TRANSACTIONS, {"customer": customer}, transactions)
+    return [transaction_of_row(row).resource for row in rows]
+
+
+async def _all(
+    listing: Listing, filters: dict[str, Any], read: Callable[[Page], Awaitable[list[dict[str, Any]]]]
+) -> list[dict[str, Any]]:
+    """All rows of a listing, read page by page."""
     found: list[dict[str, Any]] = []
-    before = None
+    page = _page(listing, filters)
     while True:
-        page = await reads.transactions(tenant, {"customer": customer}, before, _PAGE)
-        found += [transaction_of_row(row).resource for row in page]
-        if len(page) < _PAGE:
+        rows = await read(page)
+        found += rows
+        if len(rows) < page.limit:
             return found
-        before = (page[-1]["created_at"], str(page[-1]["transaction_id"]))
+        page = replace(page, after=tuple(rows[-1][listing.columns[one.name].row] for one in page.order))
+
+
+def _page(listing: Listing, filters: dict[str, Any]) -> Page:
+    return Page(filters=filters, order=order_of(listing, ""), limit=_PAGE)

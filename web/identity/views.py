@@ -90,6 +90,9 @@ def tenant_of_row(row: Row) -> Json:
         "name": row["name"],
         "status": row["status"],
         "needs_verified_email": row["needs_verified_email"],
+        "rate_limit": row["rate_limit"],
+        "rate_window_s": row["rate_window_s"],
+        "command_limit": row["command_limit"],
         "created_at": instant(row["created_at"]),
         "deactivated_at": instant(row["deactivated_at"]) if row["deactivated_at"] else None,
     }

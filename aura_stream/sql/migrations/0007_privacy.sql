@@ -1,5 +1,5 @@
 -- Personal data under a key per person that can be destroyed; requests to erase; dead letters sent again.
--- depends: 0003_tenant_wall
+-- depends: 0006_manners
 
 -- migrate: apply
 

@@ -1,0 +1,737 @@
+"""Deposits by bank: fiat comes in by ACH (we collect) or SEPA (the payer sends), and becomes tokens or stays fiat.
+
+    submit ─screening─▶ requires_approval ──approve──▶ (start)      a name to review, an amount above the limit
+       │                 │ │ └─reject──▶ denied          (failed)
+       │                 │ └───cancel──▶ canceled
+       │                 └─7 days──────▶ expired         (canceled)
+       ├────▶ (start)
+       └─refused, or a denied name──▶ refused            (failed)
+
+    (start) pull ─▶ submitting ──accepted──▶ submitted ──settled──▶ funds_settled
+                       │ │ │                  │  └─rejected, returned─▶ rejected       (failed)
+                       │ │ └─settled: D1 is booked in the same unit ─▶ funds_settled
+                       │ └───rejected, returned ─▶ rejected                            (failed)
+                       └──unknown─▶ submitting: the lane inquires with the same reference, nothing is sent again
+    (start) push ─▶ awaiting_funds ──settled──▶ funds_settled
+                       │ │ └─accepted (announced) ─▶ submitted
+                       │ └───cancel─▶ canceled
+                       └─7 days─────▶ expired            (canceled; money that still comes goes to suspense)
+    (start) re-mint ─▶ mint_queued                       (no bank: the money is there, it is set aside)
+
+    funds_settled ──no mint asked──▶ completed
+       │  └──hold over──▶ mint_queued ─broadcast─▶ mint_broadcast ─mined─▶ mint_confirming ─confirmed─▶ completed
+       └returned─▶ returned  │  └returned─▶ withdrawing ─withdrawn─▶ returned              (failed)
+          (failed)           │                   └─broadcast─▶ mint_broadcast, then as below
+                             └─ failed for good ─▶ same state (requires_attention: mint_again | refund)
+    mint_broadcast, mint_confirming ──returned──▶ same state; once confirmed: held, then ─▶ returning
+    completed ──returned──▶ returning ──burnt──▶ returned     (nothing to burn: returned at once)
+    completed ──reorged──▶ completed ──confirmed──▶ completed (journals only; no customer, no status)
+    completed ──lost──▶ returned                              (the tokens can never land)
+
+    Any wait without an answer ends in the same state with status requires_attention; a later fact still ends it.
+    Ways out for an operator: inquire; settled, rejected (the statement says so); match, refund; mint_again, burn_again.
+
+    D1 accepted        in_transit / pending_in
+    D2 settled         trust / in_transit; pending_in / held              (push without D1: trust / held)
+    D4 confirmed       held / reserve, held / fees; custody / token available; gas
+       no mint         held / available, held / fees
+       rejected        D1 back
+       returned before the mint is signed     held / trust
+       returned later  receivable / trust; fees / receivable; the claw-back: token available / held, and once burnt
+                       held / custody, reserve / receivable; the shortfall: trust / operating, the receivable stays
+       unmatched       trust / suspense, and by an operator suspense / held or available
+       reorged         unconfirmed / custody, and back
+       lost            token available / unconfirmed, reserve / fiat available; the rest: receivable:chain / unconfirmed
+
+Invariants
+    BD1  tokens are asked for only against fiat that has settled, once per round, under a reference of their own
+    BD2  a debit is instructed at most once; whatever is asked later bears the same reference
+    BD3  what a bank says that moved is booked in the same unit, whatever the state: if it does not fit, in suspense
+    BD4  claw-back takes what is available and never more; the reserve is made whole in the same unit
+    BD5  while it is under way both accounts have an open item, so that what comes always lands
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from aura_stream.domain.bank_codes import ATTENTION, FREEZE, INQUIRE, RETRIES_MAX, RETRY, code_of
+from aura_stream.domain.banking_days import banking_days_after
+from aura_stream.domain.ids import bank_reference, chain_reference
+from aura_stream.domain.lane_requests import Burn, Expect, Inquire, Instruct, Mint, Withdraw
+from aura_stream.domain.ledger import enough, expect, usable, with_open_items
+from aura_stream.domain.pauses import in_force
+from aura_stream.domain.reasons import Refused
+from aura_stream.domain.requests import Submission
+from aura_stream.domain.settlement import (
+    DAY,
+    HOUR,
+    NATIVE,
+    RAILS,
+    Booking,
+    Case,
+    Settled,
+    admitted,
+    attention,
+    available,
+    cents,
+    check_approval,
+    custody,
+    enter,
+    fees,
+    in_transit,
+    is_there,
+    journal,
+    kept_open,
+    moved,
+    needs_approval,
+    never_landed,
+    operating,
+    owners,
+    postponed,
+    receivable,
+    reserve,
+    same_state,
+    scope,
+    step,
+    suspense,
+    tokens,
+    trust,
+    unconfirmed,
+)
+from aura_stream.domain.signals import (
+    ACCEPTED,
+    BROADCAST,
+    CONFIRMED,
+    FAILED_FOR_GOOD,
+    LOST,
+    MINED,
+    NOTICE,
+    REJECTED,
+    REORGED,
+    RETURNED,
+    SETTLED,
+    STUCK,
+    UNDECIDED,
+    UNKNOWN,
+    WITHDRAWN,
+    BankFact,
+    ChainFact,
+)
+from aura_stream.domain.state import (
+    AVAILABLE,
+    CANCELED,
+    COMPLETED,
+    FAILED,
+    HELD,
+    PENDING_IN,
+    PROCESSING,
+    REQUIRES_APPROVAL,
+    REQUIRES_ATTENTION,
+    TERMINAL,
+    Account,
+    Posting,
+    Settlement,
+)
+from aura_stream.domain.state import RETURNED as STATUS_RETURNED
+
+WAITS_MS: Final = {
+    "requires_approval": 7 * DAY,
+    "awaiting_funds": 7 * DAY,
+    "submitting": DAY,
+    "submitted": 10 * DAY,
+    "mint_queued": DAY,
+    "withdrawing": HOUR,
+    "mint_broadcast": DAY,
+    "mint_confirming": DAY,
+    "returning": DAY,
+}
+"""How long each state waits before it expires (requires_approval, awaiting_funds) or a person must look at it."""
+
+ON_CHAIN: Final = frozenset({"mint_queued", "withdrawing", "mint_broadcast", "mint_confirming", "returning"})
+_AT_BANK: Final = ("awaiting_funds", "submitting", "submitted")
+_SIGNED: Final = ("mint_broadcast", "mint_confirming")
+_HOLDS_FIAT: Final = ("funds_settled", "mint_queued", "withdrawing", "mint_broadcast", "mint_confirming")
+
+
+# --- beginning -------------------------------------------------------------------------------------------------------
+
+
+def begin(asked: Submission, case: Case) -> Settled:
+    """The first step of a deposit that is read and allowed to be asked for. Raises :class:`Refused`."""
+    s = admitted(asked, case)
+    case = case._replace(settlement=s)
+    if not s.rail:
+        enough(usable(case.accounts(s.account), s.account), asked)
+    if needs_approval(case.rules.settlement, asked.tenant, s):
+        deadline = case.at + WAITS_MS["requires_approval"]
+        first = step(case, "deposit.requires_approval", REQUIRES_APPROVAL, "requires_approval", deadline=deadline)
+    else:
+        first = _start(case)
+    return kept_open(case, first)
+
+
+def retried(case: Case) -> Settlement:
+    """What a new debit takes over from one that came back. Raises :class:`Refused` when the code does not allow it."""
+    t, s = case.transaction, case.settlement
+    if t.status not in (FAILED, STATUS_RETURNED) or not s.code:
+        raise Refused("invalid_state_transition", f"the {t.type} is {t.state}")
+    if s.child_id:
+        raise Refused("already_processed", f"{s.child_id} tries again")
+    if code_of(s.code).action != RETRY or s.tries >= RETRIES_MAX:
+        raise Refused("retry_not_allowed", f"{s.code} after {s.tries} retries")
+    return Settlement(
+        *(s.rail, s.bank, s.chain, s.fiat, s.token, s.account, s.token_account, s.address, s.amount, 0),
+        party_name=s.party_name,
+        party_account=s.party_account,
+        requested_by=s.requested_by,
+        parent_id=case.id,
+        tries=s.tries + 1,
+    )
+
+
+def _start(case: Case, **more: Any) -> Settled:
+    s = case.settlement
+    if not s.rail:
+        aside = journal(s.fiat, moved(s.account, s.account, s.amount, to=HELD))
+        return _queue(case, journals=aside, **more)
+    t, id_ = case.transaction, case.id
+    reference = bank_reference(id_, "deposit")
+    if RAILS[s.rail].is_pull:
+        instruct = Instruct(
+            *(id_, t.tenant, t.customer, "debit", s.rail, reference, s.fiat, s.amount, s.party_name, s.party_account)
+        )
+        return enter(
+            case, "deposit.submitting", "submitting", WAITS_MS["submitting"], bank_requests=(instruct,), **more
+        )
+    expected = Expect(id_, t.tenant, t.customer, s.rail, reference, s.fiat, s.amount)
+    deadline = case.at + WAITS_MS["awaiting_funds"]
+    return step(
+        case,
+        "deposit.awaiting_funds",
+        PROCESSING,
+        "awaiting_funds",
+        deadline=deadline,
+        bank_requests=(expected,),
+        **more,
+    )
+
+
+def _queue(case: Case, **more: Any) -> Settled:
+    """Asks for the mint."""
+    t, s = case.transaction, case.settlement
+    mint = Mint(case.id, t.tenant, t.customer, mint_reference(case), s.token, tokens(s, s.amount - s.fee), s.address)
+    return enter(
+        case,
+        "deposit.mint_queued",
+        "mint_queued",
+        WAITS_MS["mint_queued"],
+        chain=True,
+        chain_requests=(mint,),
+        **more,
+    )
+
+
+def mint_reference(case: Case, round_: int = 0) -> str:
+    """The one-time reference of the present round's mint."""
+    return chain_reference(case.id, f"mint/{round_ or case.settlement.round}")
+
+
+def burn_reference(case: Case) -> str:
+    """The one-time reference of the present round of the claw-back's burn."""
+    return chain_reference(case.id, f"return/{case.settlement.round}")
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def approve(case: Case, operator: str) -> Settled:
+    """`transaction.approve`: a second person lets it begin. Raises :class:`Refused`."""
+    check_approval(case, operator)
+    return _start(case, approved_by=operator)
+
+
+def reject(case: Case, operator: str) -> Settled:
+    """`transaction.reject`: it does not begin. Raises :class:`Refused`."""
+    expect(case.transaction, "requires_approval", done=("denied",))
+    return step(case, "deposit.denied", FAILED, "denied", reason="denied", ends=True, approved_by=operator)
+
+
+def cancel(case: Case) -> Settled:
+    """`transaction.cancel`: allowed until a bank may have it. Raises :class:`Refused`."""
+    t, s = case.transaction, case.settlement
+    if t.state == "canceled":
+        raise Refused("already_processed", "the deposit is canceled")
+    is_parked = t.state in ("submitting", "mint_queued") and not s.is_asked and not s.settled_by
+    if t.state not in ("requires_approval", "awaiting_funds") and not is_parked:
+        raise Refused("invalid_state_transition", f"the deposit is {t.state}")
+    return step(
+        case, "deposit.canceled", CANCELED, "canceled", ends=True, journals=_given_back(case) if is_parked else ()
+    )
+
+
+def _given_back(case: Case) -> tuple[Booking, ...]:
+    """What a re-mint has set aside."""
+    s = case.settlement
+    return () if s.rail else journal(s.fiat, moved(s.account, s.account, s.amount, of=HELD))
+
+
+def resolve(case: Case, outcome: str, operator: str) -> Settled:
+    """`transaction.resolve`: an operator's way out. Raises :class:`Refused` where it does not lead anywhere."""
+    t, s = case.transaction, case.settlement
+    is_waiting = t.status == REQUIRES_ATTENTION
+    at_bank = is_waiting and t.state in ("submitting", "submitted")
+    if outcome == "inquire" and at_bank:
+        inquire = Inquire(case.id, bank_reference(case.id, "deposit"))
+        deadline = case.at + WAITS_MS[t.state]
+        return step(case, "deposit.inquiring", PROCESSING, t.state, deadline=deadline, bank_requests=(inquire,))
+    fact = BankFact(case.id, t.tenant, "debit", SETTLED, "", s.amount, s.fiat, fact_id=f"operator:{operator}")
+    if outcome == "settled" and at_bank and not s.suspense:
+        settled = _settled(case, fact)
+        assert settled is not None
+        return settled
+    if outcome == "rejected" and at_bank and not s.suspense:
+        return _rejected(case, s.code)
+    if outcome == "match" and t.state in _AT_BANK and s.suspense == s.amount:
+        # The money is in suspense already: only what it stands for changes.
+        moves = (moved(suspense(s), s.account, s.amount, to=HELD),)
+        return _held(case, journal(s.fiat, *_undone(case), *moves), case.at, f"operator:{operator}", suspense=0)
+    if outcome == "refund" and s.suspense and is_there(case, s.account):
+        return _suspense_refunded(case)
+    if outcome == "refund" and is_waiting and s.is_dead and t.state in _HOLDS_FIAT and not s.returned_by:
+        back = journal(s.fiat, moved(s.account, s.account, s.amount, of=HELD))
+        return step(case, "deposit.refunded", FAILED, "refunded", reason=t.reason, ends=True, journals=back)
+    if outcome == "mint_again" and is_waiting and s.is_dead and t.state in _HOLDS_FIAT and not s.returned_by:
+        case = case._replace(settlement=msgspec.structs.replace(s, round=s.round + 1, is_dead=False, hash=""))
+        return _queue(case)
+    if outcome == "burn_again" and t.state == "returning" and s.is_dead:
+        case = case._replace(settlement=msgspec.structs.replace(s, round=s.round + 1, is_dead=False))
+        status = t.status if t.status in TERMINAL else PROCESSING
+        return step(
+            *(case, "deposit.returning", status, "returning"),
+            reason="bank_returned",
+            deadline=case.at + WAITS_MS["returning"],
+            chain_requests=(_return_burn(case, s.clawed),),
+        )
+    raise Refused("invalid_state_transition", f"{outcome} is no way out of {t.status}/{t.state}")
+
+
+def _suspense_refunded(case: Case) -> Settled:
+    t, s = case.transaction, case.settlement
+    credit = moved(suspense(s), s.account, s.suspense)
+    if t.status not in TERMINAL and t.state in _AT_BANK:
+        journals = journal(s.fiat, *_undone(case), credit)
+        return step(
+            *(case, "deposit.refunded", FAILED, "refunded"),
+            reason="amount_mismatch" if s.suspense != s.amount else "refunded",
+            ends=True,
+            journals=journals,
+            booked=False,
+            suspense=0,
+        )
+    return same_state(case, "deposit.suspense_credited", journals=journal(s.fiat, credit), suspense=0)
+
+
+def _undone(case: Case) -> tuple[tuple[Posting, ...], ...]:
+    """D1 taken back, if it is booked."""
+    s = case.settlement
+    return (moved(s.account, in_transit(s), s.amount, of=PENDING_IN),) if s.booked else ()
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+def deadline(case: Case) -> Settled:
+    """A deadline has come: it expires, goes on, or calls a person."""
+    t = case.transaction
+    if t.state == "funds_settled":
+        return onward(case)
+    moved_deadline = postponed(case, chain=t.state in ON_CHAIN)
+    if moved_deadline is not None:
+        return moved_deadline
+    if t.state in ("requires_approval", "awaiting_funds") and not case.settlement.suspense:
+        return step(case, "deposit.expired", CANCELED, "expired", reason="expired", ends=True)
+    if t.status in TERMINAL:
+        return same_state(case, "deposit.break_opened", deadline=0)
+    return attention(case, "no_answer")
+
+
+def resume(case: Case) -> Settled:
+    """The pause that it was parked by is over: it goes on with the time that was left."""
+    t, s = case.transaction, case.settlement
+    if t.state == "submitting" and not s.is_asked:
+        return _start(case)
+    if t.state == "mint_queued" and not s.is_asked:
+        return _queue(case)
+    pause = in_force(case.pauses, scope(t.tenant, t.type, s, chain=t.state in ON_CHAIN))
+    if pause is not None:
+        return step(case, "deposit.parked", t.status, t.state, reason="paused", parked_by=pause.id, left_ms=s.left_ms)
+    return step(case, "deposit.resumed", t.status, t.state, deadline=case.at + s.left_ms)
+
+
+def onward(case: Case) -> Settled:
+    """What follows `funds_settled`: the mint, or the credit when none was asked for."""
+    s = case.settlement
+    if s.token:
+        return _queue(case)
+    journals = journal(
+        s.fiat,
+        moved(s.account, s.account, s.amount - s.fee, of=HELD),
+        moved(s.account, fees(s, "deposit"), s.fee, of=HELD),
+    )
+    return step(case, "deposit.completed", COMPLETED, "completed", ends=True, journals=journals, is_credited=True)
+
+
+# --- what the bank says ----------------------------------------------------------------------------------------------
+
+
+def bank_fact(case: Case, fact: BankFact) -> Settled | None:
+    """What a bank did; None when it says nothing new."""
+    t, s = case.transaction, case.settlement
+    if fact.kind == SETTLED:
+        return _settled(case, fact)
+    if fact.kind == RETURNED:
+        return _returned(case, fact)
+    if fact.kind == NOTICE:
+        return same_state(case, "deposit.notice", code=fact.code)
+    if t.state not in _AT_BANK:
+        if fact.kind == ACCEPTED and fact.bank_reference and not s.bank_reference:
+            return same_state(case, "deposit.referenced", bank_reference=fact.bank_reference)
+        return None
+    if fact.kind == ACCEPTED:
+        if s.booked:
+            return None
+        return step(
+            *(case, "deposit.submitted", PROCESSING, "submitted"),
+            deadline=case.at + WAITS_MS["submitted"],
+            journals=journal(s.fiat, moved(in_transit(s), s.account, s.amount, to=PENDING_IN)),
+            effective_at=fact.effective_at,
+            booked=True,
+            bank_reference=fact.bank_reference,
+        )
+    if fact.kind == REJECTED:
+        action = code_of(fact.code).action
+        if action == ATTENTION:
+            return attention(case, "unknown_code", code=fact.code)
+        if action != INQUIRE:
+            return _rejected(case, fact.code)
+    if fact.kind in (REJECTED, UNKNOWN):
+        if t.reason == "unknown_outcome":
+            return None
+        return same_state(case, "deposit.unknown_outcome", reason="unknown_outcome", code=fact.code)
+    return attention(case, "unknown_outcome", code=fact.code) if fact.kind == UNDECIDED else None
+
+
+def _rejected(case: Case, code: str) -> Settled:
+    """It is definite that no money came: D1 goes back."""
+    return step(
+        *(case, "deposit.rejected", FAILED, "rejected"),
+        reason="bank_rejected",
+        journals=journal(case.settlement.fiat, *_undone(case)),
+        ends=True,
+        freezes=code_of(code).action == FREEZE,
+        booked=False,
+        code=code,
+    )
+
+
+def _settled(case: Case, fact: BankFact) -> Settled | None:
+    t, s = case.transaction, case.settlement
+    if fact.fact_id and fact.fact_id == s.settled_by:
+        return None
+    fits = fact.asset == s.fiat and fact.amount == s.amount
+    if t.state in _AT_BANK and fits and not s.suspense:
+        moves = [moved(trust(s), s.account, s.amount, to=HELD)]
+        if RAILS[s.rail].is_pull or s.booked:
+            moves = [
+                moved(trust(s), in_transit(s), s.amount),
+                moved(s.account, s.account, s.amount, of=PENDING_IN, to=HELD),
+            ]
+            if not s.booked:
+                moves.insert(0, moved(in_transit(s), s.account, s.amount, to=PENDING_IN))
+        return _held(case, journal(s.fiat, *moves), fact.effective_at or case.at, fact.fact_id or "-", fact)
+    # Money came that is not what was expected: it is booked all the same, and nobody's yet.
+    received = f"@bank:{s.bank}:trust:{fact.asset}", f"@suspense:unmatched:{fact.asset}"
+    more: dict[str, Any] = {
+        "journals": journal(fact.asset, moved(*received, fact.amount)),
+        "effective_at": fact.effective_at,
+        "suspense": s.suspense + (fact.amount if fact.asset == s.fiat else 0),
+        "settled_by": fact.fact_id or "-",
+    }
+    if t.state in _AT_BANK:
+        return attention(case, "amount_mismatch" if fact.asset == s.fiat else "currency_mismatch_at_bank", **more)
+    return same_state(case, "deposit.unmatched", **more)
+
+
+def _held(
+    case: Case,
+    journals: tuple[Booking, ...],
+    effective_at: int,
+    fact_id: str,
+    fact: BankFact | None = None,
+    **changes: Any,
+) -> Settled:
+    """D2 is booked: the money waits out its hold, or goes on at once."""
+    t, s = case.transaction, case.settlement
+    days = case.rules.settlement.mint_hold_days.get(t.tenant, 2 if case.rules.mode == "live" else 0)
+    hold = banking_days_after(case.at, days) if RAILS[s.rail].is_pull and s.token else case.at
+    return step(
+        *(case, "deposit.funds_settled", PROCESSING, "funds_settled"),
+        deadline=hold if hold > case.at else 0,
+        goes_on=hold <= case.at,
+        journals=journals,
+        effective_at=effective_at,
+        booked=False,
+        settled_by=fact_id,
+        bank_reference=(fact.bank_reference if fact is not None else "") or s.bank_reference,
+        **changes,
+    )
+
+
+def _returned(case: Case, fact: BankFact) -> Settled | None:
+    """The bank has taken the money back."""
+    t, s = case.transaction, case.settlement
+    if fact.fact_id and fact.fact_id == s.returned_by:
+        return None
+    if s.returned_by or not s.rail or (fact.asset, fact.amount) != (s.fiat, s.amount):
+        # A second return, or of another amount: the books disagree, reconciliation decides.
+        return same_state(case, "deposit.break_opened", code=fact.code)
+    if t.state in _AT_BANK:
+        return _rejected(case, fact.code)
+    noted: dict[str, Any] = {"code": fact.code, "returned_by": fact.fact_id or "-"}
+    if t.state == "funds_settled" or (t.state == "mint_queued" and (not s.is_asked or s.is_dead)):
+        return _taken_back(case, fact.code, fact.fact_id or "-", fact.effective_at)
+    if t.state == "mint_queued":
+        return step(
+            *(case, "deposit.withdrawing", PROCESSING, "withdrawing"),
+            reason="bank_returned",
+            deadline=case.at + WAITS_MS["withdrawing"],
+            chain_requests=(Withdraw(case.id, mint_reference(case)),),
+            **noted,
+        )
+    if t.state in _SIGNED:
+        if s.is_dead:
+            return _taken_back(case, fact.code, fact.fact_id or "-", fact.effective_at)
+        return same_state(case, "deposit.return_noted", reason="bank_returned", **noted)
+    if t.state == "completed":
+        noted_case = case._replace(settlement=msgspec.structs.replace(s, **noted))
+        return _clawed_back(noted_case, (), effective_at=fact.effective_at)
+    return same_state(case, "deposit.break_opened", code=fact.code)
+
+
+def _taken_back(case: Case, code: str, fact_id: str, effective_at: int = 0) -> Settled:
+    """Settled, not minted: the bank has it back, nothing is owed."""
+    s = case.settlement
+    return step(
+        *(case, "deposit.returned", FAILED, "returned"),
+        reason="bank_returned",
+        ends=True,
+        freezes=code_of(code).action == FREEZE,
+        journals=journal(s.fiat, moved(s.account, trust(s), s.amount, of=HELD)),
+        effective_at=effective_at,
+        code=code,
+        returned_by=fact_id,
+    )
+
+
+def _clawed_back(case: Case, before: tuple[Booking, ...], effective_at: int = 0, gas: int = 0) -> Settled:
+    """Credited and taken back by the bank: what is available goes back, we make good the rest at once.
+
+    `before` are D4's journals when the credit is booked in this very step: then the tokens lie in held.
+    """
+    t, s = case.transaction, case.settlement
+    net = s.amount - s.fee
+    just_credited = t.status not in TERMINAL
+    freezes = code_of(s.code).action == FREEZE
+    fiat = (moved(receivable(s), trust(s), s.amount), moved(fees(s, "deposit"), receivable(s), s.fee))
+    if not s.token:
+        clawed = min(available(case, s.account), net)
+        journals = journal(
+            s.fiat,
+            *fiat,
+            moved(s.account, receivable(s), clawed),
+            moved(trust(s), operating(s), net - clawed),
+        )
+        return step(
+            *(case, "deposit.returned", STATUS_RETURNED, "returned"),
+            reason="bank_returned",
+            journals=journals,
+            effective_at=effective_at,
+            freezes=freezes,
+        )
+    one = cents(s.token, s.fiat)
+    if just_credited:
+        clawed = tokens(s, net) if s.token_account else 0
+    else:
+        clawed = min(available(case, s.token_account), tokens(s, net)) // one * one
+    journals = before + journal(s.fiat, *fiat, moved(trust(s), operating(s), net - clawed // one))
+    if not clawed:
+        return step(
+            *(case, "deposit.returned", STATUS_RETURNED, "returned"),
+            reason="bank_returned",
+            journals=journals,
+            effective_at=effective_at,
+            ends=just_credited,
+            freezes=freezes,
+            is_credited=True,
+        )
+    if not just_credited:
+        journals += journal(s.token, moved(s.token_account, s.token_account, clawed, to=HELD))
+    decided = step(
+        *(case, "deposit.returning", t.status, "returning"),
+        reason="bank_returned",
+        deadline=case.at + WAITS_MS["returning"],
+        journals=journals,
+        effective_at=effective_at,
+        chain_requests=(_return_burn(case, clawed),),
+        freezes=freezes,
+        clawed=clawed,
+        is_credited=True,
+    )
+    if just_credited:
+        return decided
+    # The items were given back on completion; until the burn has landed the accounts are needed again.
+    return msgspec.structs.replace(decided, accounts=decided.accounts | _needed_again(case, decided))
+
+
+def _return_burn(case: Case, amount: int) -> Burn:
+    t = case.transaction
+    return Burn(case.id, t.tenant, t.customer, burn_reference(case), case.settlement.token, amount, is_return=True)
+
+
+def _needed_again(case: Case, decided: Settled) -> dict[str, Account]:
+    accounts = {}
+    for name in owners(case.settlement):
+        account = decided.accounts.get(name) or case.accounts(name)
+        if account is not None and account.status != "closed":
+            accounts[name] = with_open_items(account, 1)
+    return accounts
+
+
+# --- what the chain says ---------------------------------------------------------------------------------------------
+
+
+def chain_fact(case: Case, fact: ChainFact) -> Settled | None:
+    """What became of the mint, or of a claw-back's burn; None when it says nothing new."""
+    t, s = case.transaction, case.settlement
+    if fact.step == "burn":
+        return _burn_fact(case, fact) if fact.reference == burn_reference(case) else None
+    if fact.reference != mint_reference(case):
+        return None
+    if s.is_credited:
+        return _after_credit(case, fact)
+    if t.state not in ON_CHAIN or s.is_dead:
+        return None
+    if fact.kind == WITHDRAWN:
+        return _taken_back(case, s.code, s.returned_by) if t.state == "withdrawing" else None
+    if fact.kind == BROADCAST:
+        if fact.hash == s.hash:
+            return None
+        if t.state in _SIGNED:
+            return same_state(case, "deposit.mint_rebroadcast", hash=fact.hash)
+        wait = case.at + WAITS_MS["mint_broadcast"]
+        reason = "bank_returned" if s.returned_by else ""
+        return step(
+            *(case, "deposit.mint_broadcast", PROCESSING, "mint_broadcast"),
+            reason=reason,
+            deadline=wait,
+            hash=fact.hash,
+        )
+    if fact.kind in (MINED, REORGED):
+        if fact.kind == MINED and t.state == "mint_confirming" and fact.hash in ("", s.hash):
+            return None
+        event = "deposit.mint_confirming" if fact.kind == MINED else "deposit.mint_reorged"
+        return step(
+            *(case, event, PROCESSING, "mint_confirming"),
+            reason="bank_returned" if s.returned_by else "",
+            deadline=case.at + WAITS_MS["mint_confirming"],
+            hash=fact.hash or s.hash,
+        )
+    if fact.kind == CONFIRMED:
+        return _minted(case, fact)
+    if fact.kind == STUCK:
+        return attention(case, "chain_stuck")
+    if s.returned_by:
+        return _taken_back(case, s.code, s.returned_by)
+    return attention(case, "chain_failed", is_dead=True)
+
+
+def _minted(case: Case, fact: ChainFact) -> Settled:
+    """D4."""
+    s = case.settlement
+    net = s.amount - s.fee
+    journals = journal(
+        s.fiat,
+        moved(s.account, reserve(s), net, of=HELD),
+        moved(s.account, fees(s, "deposit"), s.fee, of=HELD),
+    )
+    if s.token_account:
+        layer = HELD if s.returned_by else AVAILABLE
+        journals += journal(s.token, moved(custody(s), s.token_account, tokens(s, net), to=layer))
+    journals += gas_paid(s, fact.gas)
+    changes: dict[str, Any] = {"hash": fact.hash or s.hash, "is_credited": True}
+    if s.returned_by:
+        return _clawed_back(case._replace(settlement=msgspec.structs.replace(s, **changes)), journals)
+    return step(case, "deposit.completed", COMPLETED, "completed", ends=True, journals=journals, **changes)
+
+
+def gas_paid(s: Settlement, gas: int) -> tuple[Booking, ...]:
+    """What the chain took for it."""
+    return journal(NATIVE, moved(f"@expense:gas:{NATIVE}", f"@custody:chain:{s.chain}:{NATIVE}", gas))
+
+
+def _after_credit(case: Case, fact: ChainFact) -> Settled | None:
+    """A credited mint whose block is lost: our own accounts only, as long as it can still land."""
+    t, s = case.transaction, case.settlement
+    amount = tokens(s, s.amount - s.fee)
+    if fact.kind == REORGED and not s.is_unconfirmed:
+        journals = journal(s.token, moved(unconfirmed(s), custody(s), amount)) if s.token_account else ()
+        return same_state(case, "deposit.mint_reorged", journals=journals, is_unconfirmed=True)
+    if fact.kind == CONFIRMED and s.is_unconfirmed:
+        journals = journal(s.token, moved(custody(s), unconfirmed(s), amount)) if s.token_account else ()
+        hash_ = fact.hash or s.hash
+        return same_state(case, "deposit.mint_reconfirmed", journals=journals, is_unconfirmed=False, hash=hash_)
+    if fact.kind != LOST or s.is_dead:
+        return None
+    if t.state != "completed" or not s.token_account:
+        # A claw-back is under way, or the tokens were never with us: a person must look at both books.
+        return same_state(case, "deposit.break_opened", is_dead=True)
+    one = cents(s.token, s.fiat)
+    clawed = min(available(case, s.token_account), amount) // one * one
+    if not is_there(case, s.account):
+        clawed = 0
+    held_in = unconfirmed(s) if s.is_unconfirmed else custody(s)
+    journals = journal(
+        s.token, moved(s.token_account, held_in, clawed), moved(never_landed(s), held_in, amount - clawed)
+    ) + journal(s.fiat, moved(reserve(s), s.account, clawed // one))
+    return step(
+        *(case, "deposit.mint_lost", STATUS_RETURNED, "mint_lost"),
+        reason="mint_lost",
+        journals=journals,
+        is_dead=True,
+        is_unconfirmed=False,
+    )
+
+
+def _burn_fact(case: Case, fact: ChainFact) -> Settled | None:
+    t, s = case.transaction, case.settlement
+    if t.state != "returning":
+        return None
+    if fact.kind == CONFIRMED:
+        journals = journal(s.token, moved(s.token_account, custody(s), s.clawed, of=HELD))
+        journals += journal(s.fiat, moved(reserve(s), receivable(s), s.clawed // cents(s.token, s.fiat)))
+        return step(
+            *(case, "deposit.returned", STATUS_RETURNED, "returned"),
+            reason="bank_returned",
+            ends=True,
+            journals=journals + gas_paid(s, fact.gas),
+        )
+    if fact.kind not in (STUCK, FAILED_FOR_GOOD) or s.is_dead:
+        return None
+    is_dead = fact.kind == FAILED_FOR_GOOD
+    if t.status in TERMINAL:
+        # It is completed, and a status that ends something does not change for our own troubles.
+        return same_state(case, "deposit.break_opened", deadline=0, is_dead=is_dead)
+    return attention(case, "chain_failed" if is_dead else "chain_stuck", is_dead=is_dead)

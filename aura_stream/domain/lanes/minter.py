@@ -1,0 +1,251 @@
+"""A minter's lane: one signing key on one chain for one token. It alone knows what may be minted, and gives out nonces.
+
+    queued ──sign (nonce, fee, bytes stored)──▶ signed ──in a block──▶ mined ──deep enough──▶ confirmed ──final──▶ final
+       │                                          ▲ │                    │                      │
+       └──withdraw──▶ withdrawn                   │ ├─fee raised (same nonce), k times: stuck   │
+                                                  │ │                    │                      │
+                                                  └─┼──block lost────────┴──────────────────────┘  same bytes again
+                                                    └──nonce used by another, or reverted, at finality──▶ dead
+
+    `mintable` is fiat that has settled and is meant for tokens that nobody has asked the chain for:
+        + mint asked for (its fiat has settled)   - reserved by signing   - withdrawn
+    A dead mint takes its backing along; the ledger asks again, with the backing, or gives it back.
+
+Invariants
+    M1  a mint is signed only when `mintable` covers it: supply and mints in flight never exceed settled fiat and open
+        returns
+    M2  nonces have no gap and no second owner; all hashes of a nonce are watched, any of them may land
+    M3  a mint is dead only when its nonce is used up at finality; until then the same nonce goes on
+    M4  what is signed is stored before it is sent, and is sent again, in nonce order, until it is final
+    M5  nothing is signed while the lane is stopped: a foreign nonce, too many open returns, statement or supply too old
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from aura_stream.domain.lane_requests import Burn, Mint, Withdraw
+from aura_stream.domain.signals import (
+    BROADCAST,
+    CONFIRMED,
+    FAILED_FOR_GOOD,
+    LOST,
+    MINED,
+    REORGED,
+    STUCK,
+    WITHDRAWN,
+    ChainFact,
+)
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a lane goes by. Amounts are minor units of the token, times ms."""
+
+    confirmations: int = 2
+    final_above: int = 10**12  # above, only finality counts
+    bump_after_blocks: int = 5
+    bumps: int = 5
+    open_returns_max: int = 10**13
+    statement_age_ms: int = 4 * 24 * 60 * 60 * 1000
+    supply_age_ms: int = 10 * 60 * 1000
+
+
+class Minter(msgspec.Struct, frozen=True, array_like=True):
+    """What a lane keeps beside its jobs."""
+
+    token: str
+    next_nonce: int = 0
+    mintable: int = 0
+    in_flight: int = 0  # signed mints that are not final
+    open_returns: int = 0  # burns for returns that are not final
+    statement_at: int = 0  # of the last bank statement
+    supply_at: int = 0  # when totalSupply was last read
+    stopped: str = ""
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True):
+    """One mint or burn; key: its reference."""
+
+    transaction_id: str
+    tenant: str
+    customer: str
+    step: str  # mint | burn
+    reference: str
+    amount: int
+    to: str = ""
+    is_return: bool = False
+    state: str = "queued"  # queued | signed | mined | confirmed | final | dead | withdrawn
+    nonce: int = -1
+    fee: int = 0  # wei per gas
+    hashes: tuple[str, ...] = ()  # all that were ever sent under the nonce, the latest last
+    sent_at_block: int = 0
+    block: int = 0
+    was_confirmed: bool = False
+    is_stuck: bool = False
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What the chain says about one of a job's hashes."""
+
+    hash: str
+    block: int
+    ok: bool
+    gas: int = 0  # wei paid
+
+
+class View(msgspec.Struct, frozen=True):
+    """The chain as it is now: its head, the finalised height, and how many nonces of our key are used up there."""
+
+    height: int
+    final: int
+    final_nonce: int
+    fee: int = 1  # what a transaction must offer, wei per gas
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """What follows. `send` asks for the latest bytes of the job to go out (again)."""
+
+    lane: Minter
+    job: Job
+    facts: tuple[ChainFact, ...] = ()
+    send: bool = False
+
+
+def job_of(lane: Minter, request: Mint | Burn, known: Job | None) -> tuple[Minter, Job] | None:
+    """The job of a request; None when there is one already."""
+    if known is not None:
+        return None
+    who = (request.transaction_id, request.tenant, request.customer)
+    if isinstance(request, Mint):
+        lane = _with(lane, mintable=lane.mintable + request.amount)
+        return lane, Job(*who, "mint", request.reference, request.amount, request.to)
+    if request.is_return:
+        lane = _with(lane, open_returns=lane.open_returns + request.amount)
+    return lane, Job(*who, "burn", request.reference, request.amount, is_return=request.is_return)
+
+
+def withdraw(lane: Minter, job: Job, request: Withdraw) -> Decided:
+    """Does not mint if nothing is signed: the backing goes too. Else `broadcast` is on its way, or was told."""
+    if job.state != "queued":
+        return Decided(lane, job)
+    lane = _with(lane, mintable=lane.mintable - job.amount)
+    return Decided(lane, _with_job(job, state="withdrawn"), (_fact(job, WITHDRAWN),))
+
+
+def held_back(lane: Minter, job: Job, limits: Limits, at: int, *, paused: bool = False) -> str:
+    """Why a queued job is not signed now; "" = sign."""
+    if lane.stopped:
+        return lane.stopped
+    if paused:
+        return "paused"
+    if job.step == "burn":
+        return ""
+    if lane.open_returns > limits.open_returns_max:
+        return "open_returns"
+    if at - lane.statement_at > limits.statement_age_ms:
+        return "statement_too_old"
+    if at - lane.supply_at > limits.supply_age_ms:
+        return "supply_too_old"
+    return "" if lane.mintable >= job.amount else "reserve_insufficient"
+
+
+def take_nonce(lane: Minter, job: Job, view: View) -> Decided:
+    """The next nonce, and the reserve: the bytes are signed from this and stored in the same unit (`signed`)."""
+    assert job.state == "queued" and not lane.stopped
+    if job.step == "mint":
+        assert lane.mintable >= job.amount
+        lane = _with(lane, mintable=lane.mintable - job.amount, in_flight=lane.in_flight + job.amount)
+    job = _with_job(job, state="signed", nonce=lane.next_nonce, fee=view.fee, sent_at_block=view.height)
+    return Decided(_with(lane, next_nonce=lane.next_nonce + 1), job)
+
+
+def signed(lane: Minter, job: Job, hash_: str) -> Decided:
+    """The bytes under the job's nonce and fee are stored: they go out after the commit."""
+    job = _with_job(job, hashes=(*job.hashes, hash_))
+    return Decided(lane, job, (_fact(job, BROADCAST),), send=True)
+
+
+def bumped(job: Job, view: View, limits: Limits) -> Job | None:
+    """The job with a fee that replaces the present one (+12.5 %, rounded up), if it has waited long enough."""
+    waited = view.height - job.sent_at_block
+    if job.state != "signed" or waited < limits.bump_after_blocks or len(job.hashes) > limits.bumps:
+        return None
+    fee = max(-(-job.fee * 1125 // 1000), job.fee + 1, view.fee)
+    return _with_job(job, fee=fee, sent_at_block=view.height)
+
+
+def observed(lane: Minter, job: Job, view: View, receipts: tuple[Receipt, ...], limits: Limits) -> Decided:
+    """What the chain says about a signed job. `receipts` are those of its hashes: at most one can be in the chain."""
+    if job.state in ("queued", "withdrawn", "final", "dead"):
+        return Decided(lane, job)
+    receipt = next((one for one in receipts if one.hash in job.hashes and one.block <= view.height), None)
+    if receipt is None:
+        return _not_there(lane, job, view, limits)
+    is_final = receipt.block <= view.final
+    if not receipt.ok:
+        # It used the nonce up without doing anything; a deeper reorganisation could still undo that.
+        return _dead(lane, job) if is_final else Decided(lane, _with_job(job, state="mined", block=receipt.block))
+    facts: list[ChainFact] = []
+    if job.state == "signed":
+        facts.append(_fact(job, MINED, receipt))
+    needs_finality = job.step == "burn" or job.amount > limits.final_above
+    is_deep = is_final or (not needs_finality and view.height - receipt.block + 1 >= limits.confirmations)
+    state = "confirmed" if is_deep else "mined"
+    if is_deep and job.state != "confirmed":
+        facts.append(_fact(job, CONFIRMED, receipt))
+    if job.state == "confirmed" and not is_deep:
+        # In a block again, but not deep: what was told stays told until it is lost or deep again.
+        facts.append(_fact(job, REORGED, receipt))
+    job = _with_job(job, state=state, block=receipt.block, was_confirmed=job.was_confirmed or is_deep, is_stuck=False)
+    if is_final:
+        lane, job = _ended(lane, job), _with_job(job, state="final")
+    return Decided(lane, job, tuple(facts))
+
+
+def _not_there(lane: Minter, job: Job, view: View, limits: Limits) -> Decided:
+    if view.final_nonce > job.nonce:
+        return _dead(lane, job)
+    if job.state in ("mined", "confirmed"):
+        # Its block was lost; nobody else sends it again.
+        again = _with_job(job, state="signed", block=0, sent_at_block=view.height)
+        return Decided(lane, again, (_fact(job, REORGED),), send=True)
+    is_stuck = len(job.hashes) > limits.bumps and view.height - job.sent_at_block >= limits.bump_after_blocks
+    if is_stuck and not job.is_stuck:
+        return Decided(lane, _with_job(job, is_stuck=True), (_fact(job, STUCK),))
+    return Decided(lane, job)
+
+
+def _dead(lane: Minter, job: Job) -> Decided:
+    """Its nonce is used up at finality and it did nothing: it never will."""
+    kind = LOST if job.was_confirmed else FAILED_FOR_GOOD
+    return Decided(_ended(lane, job), _with_job(job, state="dead"), (_fact(job, kind),))
+
+
+def _ended(lane: Minter, job: Job) -> Minter:
+    if job.step == "mint":
+        return _with(lane, in_flight=lane.in_flight - job.amount)
+    return _with(lane, open_returns=lane.open_returns - job.amount) if job.is_return else lane
+
+
+def checked(lane: Minter, pending_nonce: int) -> Minter:
+    """A nonce on the chain that this lane has not given out: somebody else has the key. The lane stops."""
+    return _with(lane, stopped="foreign_nonce") if pending_nonce > lane.next_nonce else lane
+
+
+def to_send(jobs: list[Job]) -> list[Job]:
+    """What goes out again when the lane opens: all that is signed and not final, in nonce order."""
+    return sorted((job for job in jobs if job.state in ("signed", "mined", "confirmed")), key=lambda job: job.nonce)
+
+
+def _fact(job: Job, kind: str, receipt: Receipt | None = None) -> ChainFact:
+    hash_ = receipt.hash if receipt is not None else job.hashes[-1] if job.hashes else ""
+    gas = receipt.gas if receipt is not None and kind == CONFIRMED and not job.was_confirmed else 0
+    return ChainFact(job.transaction_id, job.tenant, job.step, kind, job.reference, hash_, gas)
+
+
+def _with(lane: Minter, **changes: object) -> Minter:
+    return msgspec.structs.replace(lane, **changes)
+
+
+def _with_job(job: Job, **changes: object) -> Job:
+    return msgspec.structs.replace(job, **changes)
