@@ -197,7 +197,7 @@ class Settings(BaseSettings):
     )
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
         ("default", "demo"),
-        description="Tenants that the ledger knows, comma separated; made at the start where they are not there.",
+        description="Tenants to have from the start, comma separated; others are made over HTTP.",
     )
     sample_logins: bool = Field(
         False, description="Sandbox: makes alice@example.com and admin@example.com in the tenant `default`."

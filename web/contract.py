@@ -147,7 +147,7 @@ class Operation:
 
     @property
     def is_of_the_ledger(self) -> bool:
-        """Whether it is about money: the ledger knows only the tenants of the settings."""
+        """Whether it is about money: the ledger has to know the tenant."""
         return self.permission.startswith(("accounts.", "money."))
 
 

@@ -18,6 +18,7 @@ from web.erasures import Erasures
 from web.events_parts import EventParts
 from web.lookup import Lookup
 from web.metrics import Metrics
+from web.openings import Openings
 from web.tail import Tail
 from web.wallets import Wallets
 
@@ -37,6 +38,7 @@ class Services:
     metrics: Metrics
     identity: Identity
     wallets: Wallets
+    openings: Openings
     erasures: Erasures
     events: EventParts
     proxies: Networks
@@ -48,6 +50,7 @@ class Services:
         await self.tail.start()
         self.identity.start()
         self.wallets.start()
+        self.openings.start()
         self.erasures.start()
         self.events.start()
 
@@ -55,6 +58,7 @@ class Services:
         """Ends all connections."""
         await self.events.stop()
         await self.erasures.stop()
+        await self.openings.stop()
         await self.wallets.stop()
         await self.identity.stop()
         await self.tail.stop()
@@ -72,6 +76,7 @@ def make_services(settings: Settings) -> Services:
     commands = CommandLog(settings.kafka_bootstrap, COMMANDS.name, settings.partitions)
     accepted = Accepted(tail.recent)
     identity = Identity(settings)
+    openings = Openings(settings, identity, commands, tail.recent)
     lookup = Lookup(tail, reads, accepted)
     events = EventParts(settings, identity)
     return Services(
@@ -83,7 +88,8 @@ def make_services(settings: Settings) -> Services:
         lookup,
         Metrics(tail, commands, identity, events),
         identity,
-        Wallets(settings, identity, commands, tail.recent),
+        Wallets(settings, identity, commands, tail.recent, openings),
+        openings,
         Erasures(identity, commands, lookup, reads),
         events,
         tuple(ip_network(one) for one in settings.trusted_proxies),

@@ -23,6 +23,7 @@ from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.identity import Identity
 from aura_stream.settings import Settings
 from web.command_log import CommandLog
+from web.openings import Openings
 from web.problems import Problem
 from web.recent import Recent
 from web.views import instant
@@ -37,12 +38,14 @@ _LOOK_S: Final = 1.0
 class Wallets:
     """The relay from the outbox to the commands' topic, and the wait for a wallet."""
 
-    def __init__(self, settings: Settings, identity: Identity, commands: CommandLog, recent: Recent) -> None:
-        self._tenants = settings.tenants
+    def __init__(
+        self, settings: Settings, identity: Identity, commands: CommandLog, recent: Recent, openings: Openings
+    ) -> None:
         self._seed = settings.seed_balance_eur_cents if settings.mode == "sandbox" else 0
         self._identity = identity
         self._commands = commands
         self._recent = recent
+        self._openings = openings
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -85,7 +88,7 @@ class Wallets:
         """Sends what is left; how many wallets. The rows stay locked until Kafka has the commands."""
         database = self._identity.database
         async with database.nobody() as connection:
-            rows = await repository.open_outbox(connection, "wallet", self._tenants, _BATCH)
+            rows = await repository.open_outbox(connection, "wallet", list(self._openings.open), _BATCH)
             records = []
             for row in rows:
                 async with database.tenant(row["tenant_id"]) as own:

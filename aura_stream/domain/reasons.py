@@ -95,7 +95,7 @@ REASONS: Final[dict[str, Reason]] = {
         _V, 400, "No idempotency key", "Send the header Idempotency-Key with a new UUID for each new request."
     ),
     "idempotency_key_invalid": Reason(_V, 400, "Idempotency key not usable", "Send a UUID."),
-    "tenant_not_found": Reason(_N, 404, "Unknown tenant", "Use a tenant that exists (setting AURA_TENANTS)."),
+    "tenant_not_found": Reason(_N, 404, "Unknown tenant", "Use a tenant that exists, or make it (POST /v1/tenants)."),
     "wrong_key": Reason(
         _V,
         400,

@@ -165,6 +165,13 @@ class Tenants:
             await self._audit.done(connection, NO_TENANT, principal.actor, "tenant.get", tenant, origin)
         return row
 
+    async def now(self, tenant: str) -> Row:
+        """A tenant that was just made or changed, as it is by now."""
+        async with self._database.platform() as connection:
+            row = await repository.tenant(connection, tenant)
+        assert row is not None  # tenants are never removed
+        return row
+
     async def set_status(self, principal: Principal, tenant: str, status: str, origin: Origin) -> Row:
         """Activates or deactivates; a deactivation is answered when nobody of the tenant is let in any more.
 

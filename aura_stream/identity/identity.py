@@ -114,7 +114,7 @@ class Identity:
             try:
                 for tenant in self._settings.tenants:
                     async with self.database.platform() as connection:
-                        await repository.ensure_tenant(connection, tenant)
+                        await repository.ensure_tenant(connection, tenant, is_of_settings=True)
                 await self.signing_keys.load(time.time())
                 await samples.ensure(self._settings, self.database, self.logins, self.passwords, self.audit)
                 wait_s = _LOOK_AT_KEYS_S

@@ -93,6 +93,7 @@ COMMAND_ACTIONS: Final = {
     "transaction.resolve": "operations.make",
     "pause.set": "operations.make",
     "pause.lift": "operations.check",
+    "tenant.open": "tenants.manage",
 }
 """What sending a command of a type is, as an action."""
 

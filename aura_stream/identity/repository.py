@@ -22,17 +22,43 @@ _USER = """user_id, tenant_id, customer_id, email_sealed, full_name_sealed, role
 updated_at, (SELECT k.key_sealed FROM identity.subject_keys k WHERE k.user_id = users.user_id) AS key_sealed"""
 _API_KEY = """key_id, tenant_id, customer_id, user_id, name, scopes, created_by, created_at, expires_at, revoked_at"""
 _TENANT = """tenant_id, name, status, needs_verified_email, rate_limit, rate_window_s, command_limit, created_at,
-    deactivated_at"""
+    deactivated_at, ledger_opened_at"""
 
 
 # --- tenants ------------------------------------------------------------------------------------------------------
 
 
-async def ensure_tenant(connection: Connection, tenant: str) -> None:
-    """Makes a tenant that the settings name, if it is not there."""
+async def ensure_tenant(connection: Connection, tenant: str, *, is_of_settings: bool) -> None:
+    """Makes a tenant, if it is not there; the ledger knows those of the settings from the start."""
     await connection.execute(
         "INSERT INTO identity.tenants (tenant_id, name) VALUES ($1, $1) ON CONFLICT DO NOTHING", tenant
     )
+    if is_of_settings:
+        await set_opened(connection, tenant)
+
+
+async def set_opened(connection: Connection, tenant: str) -> None:
+    """Notes that all partitions of the ledger take commands of a tenant."""
+    await connection.execute(
+        """UPDATE identity.tenants SET ledger_opened_at = clock_timestamp()
+        WHERE tenant_id = $1 AND ledger_opened_at IS NULL""",
+        tenant,
+    )
+
+
+async def unopened_tenants(connection: Connection, count_max: int) -> list[str]:
+    """Tenants that the ledger may not know yet."""
+    rows = await connection.fetch(
+        "SELECT tenant_id FROM identity.tenants WHERE ledger_opened_at IS NULL ORDER BY created_at, tenant_id LIMIT $1",
+        count_max,
+    )
+    return [row["tenant_id"] for row in rows]
+
+
+async def opened_tenants(connection: Connection) -> list[str]:
+    """Tenants that the ledger knows."""
+    rows = await connection.fetch("SELECT tenant_id FROM identity.tenants WHERE ledger_opened_at IS NOT NULL")
+    return [row["tenant_id"] for row in rows]
 
 
 async def insert_tenant(connection: Connection, tenant: str, name: str, needs_verified_email: bool) -> Row:

@@ -38,7 +38,7 @@ async def ensure(settings: Settings, database: Database, logins: Logins, passwor
     """Makes the sample people that are not there; run again, it changes nothing. Their wallets open as everybody's."""
     for one in samples(settings):
         async with database.platform() as platform:
-            await repository.ensure_tenant(platform, one.tenant)
+            await repository.ensure_tenant(platform, one.tenant, is_of_settings=one.tenant in settings.tenants)
         async with database.nobody() as connection:
             if await repository.logins(connection, logins.address_hash(one.email), one.tenant):
                 continue

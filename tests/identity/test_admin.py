@@ -7,6 +7,7 @@ import base64
 import uuid
 from typing import Any
 
+import asyncpg
 import pytest
 
 from aura_stream.identity import administration, samples
@@ -30,6 +31,42 @@ async def _tenant(node: Node) -> str:
     tenant = f"t{uuid.uuid4().hex[:10]}"
     assert (await node.code("POST", "/v1/tenants", {"id": tenant}, token=OPERATOR))[0] == 201
     return tenant
+
+
+async def test_x42_a_tenant_made_over_http_has_accounts_and_money_without_a_restart(
+    node: Node, start_node: StartNode
+) -> None:
+    other, tenant = await start_node(), f"t{uuid.uuid4().hex[:10]}"
+    status, made, _ = await node.call("POST", "/v1/tenants", {"id": tenant}, token=OPERATOR)
+    assert (status, made["ledger"]) == (201, "open")
+    ada, bob = [await register(one, tenant=tenant) for one in (node, other)]
+    transfer = {"from_account_id": ada.account, "to_account_id": bob.account, "amount": "2.50"}
+    status, sent, _ = await other.call("POST", "/v1/transfers", transfer, token=ada.access)
+    assert (status, sent["status"]) == (201, "completed"), sent
+    _, balances, _ = await node.call("GET", f"/v1/accounts/{bob.account}/balances", token=bob.access)
+    assert balances["available"] == "10002.50"
+    assert await node.code(
+        "POST", "/v1/accounts", {"customer": "x", "asset": "EUR"}, token=OPERATOR, Aura_Tenant=f"{tenant}x"
+    ) == (404, "tenant_not_found")
+    assert await node.code("POST", "/v1/tenants", {"id": tenant}, token=OPERATOR) == (409, "tenant_already_exists")
+
+
+async def test_a_tenant_that_the_ledger_does_not_know_yet_waits_with_503_and_opens_by_itself(
+    node: Node, owner: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    tenant = f"t{uuid.uuid4().hex[:10]}"
+    # As it is left by a process that ended between its row and the ledger's answer.
+    await owner.execute("INSERT INTO identity.tenants (tenant_id, name) VALUES ($1, $1)", tenant)
+    body, codes = {"customer": "ada", "asset": "EUR"}, set()
+    async with asyncio.timeout(60):
+        while True:
+            status, answer, headers = await node.call("POST", "/v1/accounts", body, token=OPERATOR, Aura_Tenant=tenant)
+            if status == 201:
+                break
+            codes.add((status, answer["code"], headers["Retry-After"]))
+            await asyncio.sleep(0.01)
+    assert codes <= {(503, "ledger_behind", "1")}
+    assert (await node.call("GET", f"/v1/tenants/{tenant}", token=OPERATOR))[1]["ledger"] == "open"
 
 
 async def _people(node: Node, tenant: str, *names: str) -> list[str]:
@@ -252,5 +289,5 @@ def _of(node: Node) -> Any:
 def test_x61_one_setting_missing_seeds_nobody_and_live_mode_never_does(missing: str) -> None:
     assert len(samples.samples(load_settings(**DEMO))) == 4
     assert {one.tenant for one in samples.samples(load_settings(**DEMO | {missing: ""}))} == {"default"}
-    live = {"mode": "live", "api_key": "k" * 30, "identity_secret": "0123456789abcdefghij" * 4}
+    live = {"mode": "live", "api_key": bytes(range(16)).hex(), "identity_secret": bytes(range(32)).hex()}
     assert samples.samples(load_settings(**DEMO | live)) == []

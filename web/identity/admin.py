@@ -100,7 +100,8 @@ async def create_tenant(call: Call) -> web.Response:
             body.get("needs_verified_email", False),
             call.origin,
         )
-        return 201, tenant_of_row(row)
+        await call.services.openings.opened(row["tenant_id"], call.services.settings.api_wait_s)
+        return 201, tenant_of_row(await call.services.identity.tenants.now(row["tenant_id"]))
 
     return await once(call, make)
 

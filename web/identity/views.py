@@ -93,6 +93,7 @@ def tenant_of_row(row: Row) -> Json:
         "rate_limit": row["rate_limit"],
         "rate_window_s": row["rate_window_s"],
         "command_limit": row["command_limit"],
+        "ledger": "open" if row["ledger_opened_at"] else "opening",
         "created_at": instant(row["created_at"]),
         "deactivated_at": instant(row["deactivated_at"]) if row["deactivated_at"] else None,
     }

@@ -1,4 +1,4 @@
--- Personal data under a key per person that can be destroyed; requests to erase; dead letters sent again.
+-- Personal data under a key per person that can be destroyed; erasure; dead letters sent again; tenants opened by the ledger.
 -- depends: 0006_manners
 
 -- migrate: apply
@@ -77,6 +77,11 @@ CREATE TABLE identity.requeues (
 
 CREATE UNIQUE INDEX requeues_of_letter ON identity.requeues (partition, offset_) WHERE status <> 'rejected';
 
+-- Those that a setting names are open to the ledger from the start; the others when all its partitions know of them.
+ALTER TABLE identity.tenants ADD COLUMN ledger_opened_at timestamptz;
+UPDATE identity.tenants SET ledger_opened_at = created_at;
+COMMENT ON COLUMN identity.tenants.ledger_opened_at IS 'since when every partition of the ledger takes commands of the tenant; null: not yet';
+
 DO $$
 DECLARE
     table_name text;
@@ -139,6 +144,7 @@ $$;
 REVOKE ALL ON FUNCTION identity.logins, identity.subject_key, identity.erase FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION identity.logins, identity.subject_key, identity.erase TO aura_identity;
 GRANT EXECUTE ON FUNCTION identity.subject_key TO aura_platform;
+GRANT UPDATE (ledger_opened_at) ON identity.tenants TO aura_platform;
 GRANT SELECT ON identity.subject_keys, identity.erasure_requests, identity.requeues TO aura_identity;
 GRANT SELECT ON identity.erasure_requests TO aura_platform;
 GRANT INSERT ON identity.subject_keys, identity.erasure_requests, identity.requeues TO aura_identity;
