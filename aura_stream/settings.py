@@ -196,8 +196,19 @@ class Settings(BaseSettings):
         "`aura.<name>.v1`; the same for all processes, fixed once the topics exist.",
     )
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("default", "demo"), description="Known tenants, comma separated."
+        ("default", "demo"),
+        description="Tenants to have from the start, comma separated; others are made over HTTP.",
     )
+    sample_logins: bool = Field(
+        False, description="Sandbox: makes alice@example.com and admin@example.com in the tenant `default`."
+    )
+    demo_tenant: str = Field(
+        "", pattern=r"^[a-z0-9_-]{0,64}$", description="Sandbox: tenant of the demo people; all five are needed."
+    )
+    demo_admin_email: str = Field("", max_length=254, description="Sandbox: the demo admin's e-mail address.")
+    demo_admin_password: SecretStr = Field(SecretStr(""), description="Sandbox: the demo admin's password.")
+    demo_user_email: str = Field("", max_length=254, description="Sandbox: the demo user's e-mail address.")
+    demo_user_password: SecretStr = Field(SecretStr(""), description="Sandbox: the demo user's password.")
     state_dir: Path | None = Field(None, description="Directory of the local state stores; default: <home>/state.")
     role: str = Field("main", description="Role of this process, a part of the default worker id.")
     slot: int = Field(0, ge=0, le=999, description="Number of this process among those of its role.")

@@ -17,6 +17,7 @@ from aura_stream.settings import Settings
 from web import (
     accounts,
     batch,
+    dead_letters,
     deposits,
     documentation,
     events,
@@ -41,7 +42,7 @@ from web.call import (
 from web.connections import Watch
 from web.contract import load_contract
 from web.cors import cors_headers, preflight
-from web.identity import admin, auth
+from web.identity import admin, auth, lists, privacy
 from web.limits import limit_headers
 from web.problems import Problem
 from web.services import SERVICES, Services, make_services
@@ -86,6 +87,22 @@ HANDLERS: dict[str, Handler] = {
     "endMySession": auth.end_my_session,
     "getMyMailbox": auth.get_my_mailbox,
     "getJwks": auth.get_jwks,
+    "listUserSessions": lists.list_user_sessions,
+    "endUserSession": lists.end_user_session,
+    "listAuditLog": lists.list_audit_log,
+    "getIdempotencyKey": lists.get_idempotency_key,
+    "exportPrivacy": privacy.export,
+    "requestErasure": privacy.request_erasure,
+    "listErasures": privacy.list_erasures,
+    "getErasure": privacy.get_erasure,
+    "approveErasure": privacy.approve_erasure,
+    "rejectErasure": privacy.reject_erasure,
+    "listDeadLetters": dead_letters.list_dead_letters,
+    "getDeadLetter": dead_letters.get_dead_letter,
+    "requestRequeue": dead_letters.request_requeue,
+    "approveRequeue": dead_letters.approve_requeue,
+    "rejectRequeue": dead_letters.reject_requeue,
+    "getTenant": admin.get_tenant,
     "createUser": admin.create_user,
     "listUsers": admin.list_users,
     "countUsers": admin.count_users,

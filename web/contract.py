@@ -43,6 +43,7 @@ _FIELD_CODES = {
     "roles": "invalid_role",
     "user_id": "invalid_uuid_format",
     "session_id": "invalid_uuid_format",
+    "request_id": "invalid_uuid_format",
     "endpoint_id": "invalid_uuid_format",
     "delivery_id": "invalid_uuid_format",
     "currency": "invalid_currency_format",
@@ -146,7 +147,7 @@ class Operation:
 
     @property
     def is_of_the_ledger(self) -> bool:
-        """Whether it is about money: the ledger knows only the tenants of the settings."""
+        """Whether it is about money: the ledger has to know the tenant."""
         return self.permission.startswith(("accounts.", "money."))
 
 

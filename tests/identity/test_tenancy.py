@@ -14,7 +14,17 @@ import pytest
 
 from aura_stream.identity.permissions import ACTIONS
 from aura_stream.ledger.connection import EVENTS, IDENTITY, PLATFORM, TENANT, connect
-from tests.identity.conftest import OPERATOR, PASSWORD, Node, Person, StartNode, address, register, staff
+from tests.identity.conftest import (
+    OPERATOR,
+    PASSWORD,
+    Node,
+    Person,
+    StartNode,
+    address,
+    dead_letter,
+    register,
+    staff,
+)
 from tests.web.conftest import Backend
 from web.aliases.serve import BY_ID
 from web.contract import CONTRACT_FILE, METHODS, Contract, ContractMismatch, Operation, _operation, load_contract
@@ -82,7 +92,20 @@ async def _ids(node: Node, owner: Person) -> dict[str, str]:
         "key_id": key["id"],
         "tenant_id": owner.tenant,
         "kid": jwks["keys"][0]["kid"],
+        "request_id": await _erasure(node, owner),
+        "idempotency_key": listed["items"][0]["idempotency_key"],
+        "letter_id": await dead_letter(node, owner),
     }
+
+
+async def _erasure(node: Node, owner: Person) -> str:
+    """A request to forget `owner` that waits for a second person."""
+    body = {"user_id": owner.id}
+    _, made, _ = await node.call("POST", "/v1/privacy/erasure-requests", body, token=OPERATOR, Aura_Tenant=owner.tenant)
+    if "id" in made:
+        return str(made["id"])
+    _, listed, _ = await node.call("GET", "/v1/privacy/erasure-requests", token=owner.access)
+    return str(listed["items"][0]["id"])
 
 
 async def _event(node: Node, owner: Person) -> str:
@@ -118,6 +141,9 @@ _MISSING = {
     "key_id": "0123456789abcdef",
     "tenant_id": "nosuchtenant",
     "kid": "0123456789abcdef",
+    "request_id": "00000000-0000-4000-8000-000000000001",
+    "idempotency_key": "00000000-0000-4000-8000-000000000001",
+    "letter_id": "0-999999999",
 }
 
 
