@@ -89,10 +89,10 @@ def test_wipe_is_refused_in_live_mode(aura: Aura) -> None:
 
 def test_doctor_says_what_it_could_not_check(aura: Aura) -> None:
     ports = {f"AURA_{name}_PORT": str(free_port()) for name in ("KAFKA", "POSTGRES", "API")}
-    ports["AURA_KAFKA_BOOTSTRAP"] = f"127.0.0.1:{ports['AURA_KAFKA_PORT']}"
-    ports["AURA_POSTGRES_DSN"] = f"postgresql://aura@127.0.0.1:{ports['AURA_POSTGRES_PORT']}/aura"
     result = aura("doctor", "--json", **ports)
     checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    for name in ("kafka", "postgres", "api"):
+        assert f"127.0.0.1:{ports[f'AURA_{name.upper()}_PORT']}" in checks[name]["detail"]
     assert checks["kafka"]["state"] == checks["postgres"]["state"] == checks["api"]["state"] == "unknown"
     assert checks["kafka"]["fix"] == "aura up"
     assert checks["python"]["state"] == checks["java runtime"]["state"] == checks["postgres program"]["state"] == "ok"
@@ -143,6 +143,12 @@ def test_services_up_twice_status_down_and_wipe(aura: Aura) -> None:
         # Again, in a shell that has read the env file: still ours, already running.
         second = up(**values)
         assert second.returncode == 0 and second.stderr.count("already running") == 2, second.stderr
+
+        moved = up(AURA_POSTGRES_PORT=str(free_port()))
+        assert (
+            moved.returncode == 3 and f"started with AURA_POSTGRES_PORT={ports['AURA_POSTGRES_PORT']}" in moved.stderr
+        )
+        assert read_env_file(env_file) == values
 
         status = aura("status", "--json")
         report = json.loads(status.stdout)
