@@ -100,7 +100,7 @@ class View:
 
     def _latencies(self) -> RenderableType:
         runner = self._runner
-        table = _section("Latency, last 10 s", "p50", "p95", "p99 ms")
+        table = _section("Latency, ms, last 10 s", "p50", "p95", "p99")
         for name, latencies in (
             ("produce to decided", runner.decided),
             ("produce to row", runner.committed),
@@ -178,7 +178,7 @@ def summary(runner: Runner, verdict: Verdict) -> RenderableType:
     for status, count in sorted(figures.statuses.items()):
         if count:
             statuses.add_row(status, f"{count:,}")
-    latency = _section("Latency", "p50", "p95", "p99", "max ms")
+    latency = _section("Latency, ms", "p50", "p95", "p99", "max")
     for name, latencies in (
         ("produce to decided", runner.decided),
         ("produce to row", runner.committed),
