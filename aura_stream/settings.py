@@ -72,11 +72,14 @@ class Settings(BaseSettings):
         "sandbox", description="`sandbox`: play money, simulated banks. `live` refuses unsafe defaults."
     )
     home: Path = Field(Path(".aura"), description="Directory for data, logs, pid files and the env file.")
-    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, `host:port[,host:port...]`.")
+    kafka_bootstrap: str = Field(
+        "", description="Kafka brokers, `host:port[,host:port...]`; default: 127.0.0.1:<kafka_port>."
+    )
     kafka_port: int = Field(9092, ge=1, le=65535, description="Port of the embedded Kafka that `aura up` starts.")
     postgres_dsn: str = Field(
-        "postgresql://aura@127.0.0.1:5432/aura",
-        description="Postgres as the owner of the schema (migrations), `postgresql://user:password@host:port/db`.",
+        "",
+        description="Postgres as the owner of the schema (migrations), `postgresql://user:password@host:port/db`; "
+        "default: aura@127.0.0.1:<postgres_port>/aura.",
     )
     postgres_write_dsn: str = Field("", description="Postgres as the ledger's writer; default: the owner's DSN.")
     postgres_read_dsn: str = Field("", description="Postgres as a reader; default: the owner's DSN.")
@@ -309,8 +312,10 @@ class Settings(BaseSettings):
         default = {name: field.default for name, field in cls.model_fields.items()}
         have = {**default, **{name: value for name, value in values.items() if value not in (None, "")}}
         filled = dict(values)
+        filled["kafka_bootstrap"] = have["kafka_bootstrap"] or f"127.0.0.1:{have['kafka_port']}"
+        filled["postgres_dsn"] = have["postgres_dsn"] or f"postgresql://aura@127.0.0.1:{have['postgres_port']}/aura"
         for name in ("postgres_write_dsn", "postgres_read_dsn", "postgres_identity_dsn"):
-            filled[name] = have[name] or have["postgres_dsn"]
+            filled[name] = have[name] or filled["postgres_dsn"]
         filled["api_url"] = (have["api_url"] or f"http://{have['api_host']}:{have['api_port']}").rstrip("/")
         filled["chain_rpc_url"] = have["chain_rpc_url"] or f"http://127.0.0.1:{have['chain_port']}"
         filled["state_dir"] = have["state_dir"] or Path(have["home"]) / "state"

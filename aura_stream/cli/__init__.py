@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("aura_stream.cli.audit", "Verify the audit log and print the heads of its chains."),
     "topics": ("aura_stream.cli.topics", "Create and check the Kafka topics."),
     "db": ("aura_stream.cli.db", "Create and migrate the database schema."),
-    "worker": ("aura_stream.cli.worker", "Run one worker process: ledger or sink."),
+    "worker": ("aura_stream.cli.worker", "Run one worker process: ledger, sink, events or webhooks."),
     "api": ("aura_stream.cli.api", "Run the HTTP API."),
     "rebuild": ("aura_stream.cli.rebuild", "Make anew what was lost, or compute everything again and compare."),
     "mock-bank": ("aura_stream.cli.mock_bank", "Run the mock bank (sandbox only): banks that misbehave."),

@@ -55,6 +55,8 @@ class ApiClient:
             document = {"title": f"The answer is not JSON (status {status}).", "hint": "check AURA_API_URL"}
             status = max(status, 500)
         if status != 200:
+            if status == 401:
+                document["hint"] = "set AURA_API_KEY to that of the API; `aura up` writes it to <AURA_HOME>/env"
             _tell(document, self._url + path)
             raise typer.Exit(COULD_NOT if status >= 500 or status in (401, 429) else CHECK_FAILED)
         return dict(document)

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 
 import typer
 from aiokafka.errors import KafkaError
-from rich.console import Console
-from rich.table import Table
 
 import topics
+from aura_stream.cli.tables import console, table
 from aura_stream.engine.topics import TopicMismatch, apply_topics
 from aura_stream.settings import Settings, SetupError, load_settings
 
@@ -37,10 +36,10 @@ def apply() -> None:
 @app.command("list")
 def list_() -> None:
     """Show the declared topics: key, value, schema."""
-    table = Table("topic", "key", "value", "schema", title="declared topics")
+    found = table("declared topics", "topic", "key", "value", "schema", whole=("topic",))
     for topic in topics.ALL:
-        table.add_row(topic.name, topic.key, topic.value, topic.schema or "-")
-    Console().print(table)
+        found.add_row(topic.name, topic.key, topic.value, topic.schema or "-")
+    console().print(found)
 
 
 @contextmanager
