@@ -216,10 +216,13 @@ class _NotHttp(logging.Filter):
         return True
 
 
-async def serve(settings: Settings, *, ready: Callable[[], None] = lambda: None) -> None:
+async def serve(
+    settings: Settings, services: Services | None = None, *, ready: Callable[[], None] = lambda: None
+) -> None:
     """Serves until SIGTERM or SIGINT, then lets requests under way end."""
+    app = create_app(settings, services)
     runner = web.AppRunner(
-        create_app(settings), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=75
+        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=75
     )
     await runner.setup()
     assert runner.server is not None
