@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,6 +46,9 @@ def list_() -> None:
 @contextmanager
 def kafka_errors(settings: Settings) -> Iterator[None]:
     """Says of a Kafka that is away, or has other topics, what to do about it."""
+    library = logging.getLogger("aiokafka")
+    level = library.level
+    library.setLevel(logging.CRITICAL)  # what it says of a broker that is away, we say better
     try:
         yield
     except TopicMismatch as error:
@@ -58,3 +62,5 @@ def kafka_errors(settings: Settings) -> Iterator[None]:
             why=str(error) or repr(error),
             fix="aura up, or set AURA_KAFKA_BOOTSTRAP",
         ) from None
+    finally:
+        library.setLevel(level)

@@ -89,6 +89,16 @@ def test_a_command_that_kafka_does_not_take_is_one_error_with_the_key_to_repeat_
         assert "send again with --key mine" in failed.stderr
 
 
+@pytest.mark.parametrize("arguments", [("topics", "apply"), ("worker", "ledger"), ("ledger", "verify")])
+def test_a_service_that_is_away_is_one_error_with_what_to_do(arguments: tuple[str, ...], aura: Aura) -> None:
+    away = {f"AURA_{name}_PORT": str(free_port()) for name in ("KAFKA", "POSTGRES")}
+    failed = aura(*arguments, **away)
+    assert failed.returncode == 3 and failed.stdout == ""
+    what, *rest = failed.stderr.splitlines()
+    assert what.startswith("error: ") and [line.split(":")[0].strip() for line in rest] == ["where", "why", "fix"]
+    assert "aura up" in rest[-1]
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_no_table_cuts_off_an_id(width: int, capsys: pytest.CaptureFixture[str]) -> None:
     transaction_id = "aec54451-49df-57b5-ab08-8d24ffda18ad"
