@@ -45,6 +45,8 @@ EXPECTED = {
     "prices.set": (N, N, T, P, N),
     "operations.make": (N, N, T, P, N),
     "operations.check": (N, N, N, P, N),
+    "reconciliation.read": (N, N, N, P, P),
+    "reconciliation.act": (N, N, N, P, N),
     "audit.read": (N, N, T, P, P),
     "events.read": (O, T, T, P, P),
     "webhooks.manage": (O, N, T, P, N),
