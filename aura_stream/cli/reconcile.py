@@ -49,7 +49,8 @@ def options(
         Path | None, typer.Option(help="File of the banks' APIs; default: <home>/mock-bank/credentials.json.")
     ] = None,
     since: Annotated[
-        str, typer.Option(help="First day to ask for, YYYY-MM-DD; default: that of the ledger's first entry.")
+        str,
+        typer.Option(help="First day to ask for, YYYY-MM-DD; default: that of the ledger's first entry at the bank."),
     ] = "",
     token: Annotated[
         list[str] | None, typer.Option(help="Compare a token's supply too: NAME=ADDRESS; again for more.")

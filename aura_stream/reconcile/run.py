@@ -47,7 +47,7 @@ class Wanted:
     logins: Sequence[BankLogin] = ()
     currencies: Sequence[str] = _CURRENCIES
     first_day: date | None = None
-    """Where statements of an account without any begin; None: the day of the ledger's first entry there."""
+    """Where statements of an account without any begin; None: the day of the ledger's first entry at the bank."""
     files: Sequence[tuple[str, str, bytes]] = ()
     """Statements (camt.053) at hand: bank, kind of account, content."""
     return_files: Sequence[tuple[str, bytes]] = ()

@@ -134,12 +134,15 @@ async def last_day(connection: Connection, account: Account) -> date | None:
 
 
 async def first_day(connection: Connection, account: Account) -> date | None:
-    """The day of the ledger's first entry on an account; None: it has none."""
+    """The day of the ledger's first entry on any account at the bank; None: there is none.
+
+    Not of this account alone: that nothing was booked on it does not say that nothing has happened there.
+    """
     at: datetime | None = await connection.fetchval(
-        """SELECT min(e.effective_at) FROM ledger.entries e
-        WHERE e.tenant_id = ANY (ARRAY(SELECT h.tenant_id FROM ledger.house_accounts() h WHERE h.account_id = $1))
-            AND e.account_id = $1""",
-        account.house,
+        """SELECT min(e.effective_at) FROM ledger.house_accounts() h
+        JOIN ledger.entries e ON e.tenant_id = h.tenant_id AND e.account_id = h.account_id
+        WHERE starts_with(h.account_id, $1)""",
+        f"@bank:{account.bank}:",
     )
     return None if at is None else at.astimezone(ZONES.get(account.currency, UTC)).date()
 

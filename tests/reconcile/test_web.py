@@ -9,8 +9,9 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import asyncpg
 import pytest
 
@@ -33,7 +34,8 @@ from tests.mock_bank.conftest import Client
 from tests.reconcile.test_files import entry, statement
 from tests.web.conftest import Backend
 
-Owner = asyncpg.Connection[asyncpg.Record]
+if TYPE_CHECKING:
+    Owner = asyncpg.Connection[asyncpg.Record]
 
 
 @pytest.fixture
@@ -160,8 +162,6 @@ async def test_a13_a17_the_command_line_watches_a_real_bank_and_an_operator_reso
     tmp_path: Path,
 ) -> None:
     stack.start_mock_bank("--clock", "manual", "--start", "2026-11-20T09:00:00-05:00")
-    import aiohttp
-
     credentials = json.loads((stack.home / "mock-bank" / "credentials.json").read_text())
     one_node = await start_node()
     env = {"AURA_HOME": str(stack.home), "AURA_POSTGRES_DSN": backend.settings.postgres_dsn}
@@ -179,6 +179,7 @@ async def test_a13_a17_the_command_line_watches_a_real_bank_and_an_operator_reso
         try:
             await bank.fund("12.34", reference="nobody-knows-this")
             await bank.pass_time(days=2)
+            line = ""
             async with asyncio.timeout(60):
                 while "missing_in_ledger" not in (line := (await watching.stderr.readline()).decode()):
                     assert line
