@@ -48,6 +48,8 @@ EXPECTED = {
     "operations.read": (N, N, T, P, P),
     "privacy.export": (O, O, T, P, O),
     "privacy.erase": (O, O, T, P, O),
+    "reconciliation.read": (N, N, N, P, P),
+    "reconciliation.act": (N, N, N, P, N),
     "audit.read": (N, N, T, P, P),
     "events.read": (O, T, T, P, P),
     "webhooks.manage": (O, N, T, P, N),

@@ -44,6 +44,8 @@ BODIES: dict[str, dict[str, Any]] = {
         "amount": "1.00",
         "expires_at": "2999-01-01T00:00:00Z",
     },
+    "assignBreak": {"owner": "me"},
+    "resolveBreak": {"resolution": "explained", "note": "mine"},
     "updateUser": {"full_name": "Owned"},
     "updateWebhookEndpoint": {"status": "disabled"},
     "replayWebhookEndpoint": {"from": "2020-01-01T00:00:00Z", "to": "2999-01-01T00:00:00Z"},
@@ -82,6 +84,7 @@ async def _ids(node: Node, owner: Person) -> dict[str, str]:
     path = f"/v1/webhook-endpoints/{endpoint['id']}/test"
     _, delivery, _ = await node.call("POST", path, token=owner.access)
     return {
+        "break_id": "1",
         "event_id": await _event(node, owner),
         "endpoint_id": endpoint["id"],
         "delivery_id": delivery["id"],
@@ -131,6 +134,7 @@ async def _event(node: Node, owner: Person) -> str:
 
 
 _MISSING = {
+    "break_id": "999999999999",
     "event_id": "t-00000000000000000000000000000000",
     "endpoint_id": "00000000-0000-4000-8000-000000000001",
     "delivery_id": "00000000-0000-4000-8000-000000000001",
