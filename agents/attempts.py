@@ -38,7 +38,8 @@ WHERE excluded.ended_at IS NOT NULL
 _LANE: Final = """
 INSERT INTO settlement.lanes (lane, breaker, failures, stopped, changed_at) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (lane) DO UPDATE SET
-    breaker = excluded.breaker, failures = excluded.failures, stopped = excluded.stopped, changed_at = excluded.changed_at
+    breaker = excluded.breaker, failures = excluded.failures, stopped = excluded.stopped,
+    changed_at = excluded.changed_at
 """
 _MOVE: Final = """
 UPDATE settlement.progress SET next_offset = $4, last_seq = $5
@@ -93,7 +94,9 @@ class AttemptsSink:
                 async with asyncio.timeout(2):
                     await consumer.stop()
 
-    async def _places(self, connection: asyncpg.Connection[asyncpg.Record], consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:
+    async def _places(
+        self, connection: asyncpg.Connection[asyncpg.Record], consumer: AIOKafkaConsumer
+    ) -> dict[TopicPartition, int]:
         """All partitions with the offset that each goes on at."""
         places = {}
         for number in range(self._partitions):
@@ -110,7 +113,11 @@ class AttemptsSink:
         return places
 
     async def _write(
-        self, connection: asyncpg.Connection[asyncpg.Record], place: TopicPartition, expected: int, records: list[ConsumerRecord]
+        self,
+        connection: asyncpg.Connection[asyncpg.Record],
+        place: TopicPartition,
+        expected: int,
+        records: list[ConsumerRecord],
     ) -> int:
         """Writes a batch and moves the position, both or neither; returns the new position."""
         read = [_decode(record.value or b"") for record in records]

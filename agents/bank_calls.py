@@ -89,8 +89,7 @@ class BankCalls:
         await self._inbox.write(bank_lane_key(bank), ENCODE(news))
 
     async def _introduce(self, name: str, client: BankClient) -> None:
-        while not await self._inbox.write(bank_lane_key(name), ENCODE(Opened())):
-            await asyncio.sleep(_AGAIN_S)
+        await self._inbox.write_surely(bank_lane_key(name), ENCODE(Opened()))
         known = ""
         while True:
             try:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import orjson
 
-from aura_stream.banks.reading import News, Unreadable, news_of, references_in
+from aura_stream.banks.reading import EVENTS_LISTED, News, Unreadable, news_of, references_in
 from aura_stream.domain import lane_news
 from aura_stream.domain.ids import chain_lane_key, record_key
 from aura_stream.domain.lane_news import CallEnded, Heard, Polled
@@ -100,8 +100,9 @@ class BankLanes:
         """Something of a lane is due."""
         name = key.decode()
         row = self._lane(name)
-        BANK_LANES.set(key, msgspec.structs.replace(row, look_at=0))
-        self._go_on(unit, name)
+        if 0 < row.look_at <= unit.at:  # else it was set for another time since
+            BANK_LANES.set(key, msgspec.structs.replace(row, look_at=0))
+            self._go_on(unit, name)
 
     def dead_letter(self, unit: Unit, record: Record, reason: str, detail: str) -> None:
         """Nobody waits for an answer: the transaction's own deadline asks for a person."""
@@ -114,7 +115,7 @@ class BankLanes:
         """Lanes are not signalled."""
         raise NotImplementedError
 
-    # --- requests ------------------------------------------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------------------------
 
     def _request(self, unit: Unit, bank: str, request: Instruct | Expect | Inquire | SetPause) -> None:
         if isinstance(request, SetPause):
@@ -136,7 +137,7 @@ class BankLanes:
             BANK_SHORT.set(job_key(bank, job.short), ShortReference(job.reference))
         self._put(bank, None, BankJob(job))
 
-    # --- news ----------------------------------------------------------------------------------------------------------
+    # --- news -------------------------------------------------------------------------------------------------------
 
     def _news(self, unit: Unit, bank: str, news: lane_news.BankNews) -> None:
         if isinstance(news, CallEnded):
@@ -198,7 +199,7 @@ class BankLanes:
             row = msgspec.structs.replace(
                 row, failed_polls=0, poll_at=unit.at + wait, polled=max(row.polled, news.after)
             )
-            if not news.events and unit.at - row.statement_at >= _STATEMENT_EVERY_MS:
+            if len(news.events) < EVENTS_LISTED and unit.at - row.statement_at >= _STATEMENT_EVERY_MS:
                 row = msgspec.structs.replace(row, statement_at=unit.at)
                 self._tell_minters(unit, bank)
         BANK_LANES.set(bank.encode(), row)
@@ -255,7 +256,7 @@ class BankLanes:
         )
         self._decided(unit, bank, row, known, msgspec.structs.replace(decided, facts=facts))
 
-    # --- what is due ---------------------------------------------------------------------------------------------------
+    # --- what is due ------------------------------------------------------------------------------------------------
 
     def _go_on(self, unit: Unit, bank: str) -> None:
         """Gives up calls whose time is over, makes those that may be made, and sets the time of the next look."""
@@ -315,7 +316,7 @@ class BankLanes:
         unit.wish(Poll(bank, row.polled))
         return row.poll_at
 
-    # --- rows ----------------------------------------------------------------------------------------------------------
+    # --- rows -------------------------------------------------------------------------------------------------------
 
     def _limits(self, bank: str) -> Limits:
         return self.rules.banks.get(bank) or Limits()
@@ -367,7 +368,7 @@ def tell(unit: Unit, job: Job, fact: BankFact) -> None:
     unit.signal(record_key(job.tenant, job.customer), fact)
 
 
-# --- pauses, for every kind of lane ------------------------------------------------------------------------------------
+# --- pauses, for every kind of lane --------------------------------------------------------------------------------
 
 
 def pauses() -> tuple[Pause, ...]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from typing import Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -13,6 +14,8 @@ from aiokafka.errors import KafkaError
 from aura_stream.engine.partitioner import Partitioner
 
 log = logging.getLogger(__name__)
+
+_AGAIN_S: Final = 2.0
 
 
 class Inbox:
@@ -34,6 +37,13 @@ class Inbox:
             log.warning("news for %s could not be written: %r", key.decode(), error)
             return False
         return True
+
+    async def write_surely(self, key: bytes, value: bytes) -> None:
+        """Writes one piece of news, however long Kafka is away."""
+        while True:
+            if await self.write(key, value):
+                return
+            await asyncio.sleep(_AGAIN_S)
 
     async def close(self) -> None:
         """Ends the producer."""

@@ -20,6 +20,7 @@ from aura_stream import logs
 from aura_stream.banks.credentials import banks_file
 from aura_stream.domain.lanes import bank, minter
 from aura_stream.domain.lanes.rules import LaneRules
+from aura_stream.domain.settlement import TOKENS
 from aura_stream.domain.state import Rules, SettlementRules
 from aura_stream.engine.feed import Feed
 from aura_stream.engine.kafka import RealKafka
@@ -27,8 +28,8 @@ from aura_stream.engine.partition import Partition
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.engine.shard import Setup, Shard
 from aura_stream.engine.store import RocksStores
-from aura_stream.engine.transport import App, make_app
 from aura_stream.engine.topics import Topic
+from aura_stream.engine.transport import App, make_app
 from aura_stream.engine.unit import Actor, Names
 from aura_stream.settings import Settings, SetupError
 
@@ -79,6 +80,7 @@ def run(role: str, settings: Settings) -> None:
         "sink": sink_app,
         "events": events_app,
         "bank": bank_app,
+        "chain": chain_app,
     }[role](settings)
     _add_status_page(app, role, feed)
     # What is here now lives as long as the process, and batches make no cycles: the collector would walk over both for
@@ -204,7 +206,7 @@ def events_app(settings: Settings) -> tuple[App, Feed]:
     return app, feed
 
 
-# --- lanes -----------------------------------------------------------------------------------------------------------
+# --- lanes ---------------------------------------------------------------------------------------------------------
 
 BANK_SOURCE, CHAIN_SOURCE = 1_000_000, 2_000_000
 """Added to the partition in what lanes signal to the ledger: no shard of the ledger has such a number."""
@@ -236,6 +238,22 @@ def bank_app(settings: Settings) -> tuple[App, Feed]:
     inbox = Inbox(settings.kafka_bootstrap, topics.BANK_INBOX.name, settings.partitions)
     calls = BankCalls(clients, inbox, settings.bank_webhook_url)
     return _lane_app("bank", settings, topics.BANK, BankLanes(rules), rules, BANK_SOURCE, calls)
+
+
+def chain_app(settings: Settings) -> tuple[App, Feed]:
+    """The app that mints and burns."""
+    from agents.chain_calls import ChainCalls
+    from agents.chain_lanes import ChainLanes
+    from agents.inbox import Inbox
+    from aura_stream.chain.rpc import ChainNode
+    from aura_stream.chain.signer import derived, load_key
+
+    rules = lane_rules_of(settings)
+    key = load_key(settings)
+    keys = {token: derived(key, token) for token in sorted(TOKENS)}
+    inbox = Inbox(settings.kafka_bootstrap, topics.CHAIN_INBOX.name, settings.partitions)
+    calls = ChainCalls(ChainNode(settings.chain_rpc_url), keys, rules, inbox, settings)
+    return _lane_app("chain", settings, topics.CHAIN, ChainLanes(rules, keys), rules, CHAIN_SOURCE, calls)
 
 
 class Outside(Protocol):

@@ -228,7 +228,7 @@ def bank_inbox() -> dict[str, Any]:
 def chain_inbox() -> dict[str, Any]:
     """The schema of `aura.chain-inbox.v1`."""
     seen = lane_news.Sighting(_CHAIN_REFERENCE, "0x" + "ab" * 32, 17, ok=True, gas=10**14)
-    looked = lane_news.Looked(19, 11, 3, 2, 2 * 10**9, 10**9, 100_000_000, [seen])
+    looked = lane_news.Looked("31337:0xab", 31337, 19, 11, 3, 2, 2 * 10**9, 10**9, 100_000_000, [seen])
     schema = _described(msgspec.json.schema(lane_news.ChainNews), _REQUEST_MEANING)
     examples = [_plain(looked), _plain(lane_news.NotSeen("no answer"))]
     return _head("chain-inbox", "What a minter lane hears", "Key: ~chain:<chain>:<token>.", examples, schema)

@@ -14,7 +14,16 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aura_stream import SettingsError, SetupError
@@ -214,18 +223,19 @@ class Settings(BaseSettings):
     )
     settlement: bool = Field(
         True,
-        description="Whether banks and chain take part: `aura up` and `aura demo` start their roles, in the sandbox the "
-        "mock bank and a local chain too.",
+        description="Whether banks and chain take part: `aura up` starts their roles, and in the sandbox the mock bank "
+        "and a local chain.",
     )
     settlement_rules: str = Field(
         "{}",
-        description="What decisions on deposits by bank and withdrawals go by, JSON: `banks` (by rail), `chain`, `fees`, "
-        "`approval_above`, `mint_hold_days` (by tenant), `review`, `denied` (names), `checker_lifts`.",
+        description="What decisions on deposits by bank and withdrawals go by, JSON: `banks` (by rail), `chain`, "
+        "`fees`, `approval_above`, `mint_hold_days` (by tenant), `review`, `denied` (names), `checker_lifts`.",
     )
     bank_limits: str = Field(
         "{}",
-        description="What each bank allows and promises, JSON by bank: `tries`, `backoff_ms`, `calls_at_once`, `gap_ms`, "
-        "`failures_to_open`, `open_ms`, `answer_ms`, `inquire_every_ms`, `inquiries`, `longest_delay_ms`, `window_ms`.",
+        description="What each bank allows and promises, JSON by bank: `tries`, `backoff_ms`, `calls_at_once`, "
+        "`gap_ms`, `failures_to_open`, `open_ms`, `answer_ms`, `inquire_every_ms`, `inquiries`, `longest_delay_ms`, "
+        "`window_ms`.",
     )
     chain_limits: str = Field(
         "{}",
@@ -242,7 +252,10 @@ class Settings(BaseSettings):
         description="Where banks send their events, with `{bank}` in it; default: <api_url>/v1/bank-webhooks/{bank}.",
     )
     bank_poll_s: float = Field(
-        10.0, ge=0.1, le=3600, description="How often each bank is asked for events that no webhook has told, in seconds."
+        10.0,
+        ge=0.1,
+        le=3600,
+        description="How often each bank is asked for events that no webhook has told, in seconds.",
     )
     bare_event_topics: bool = Field(
         False,

@@ -1,4 +1,4 @@
-"""A bank's HTTP interface: one call, one answer, within its time. Nothing is tried again here; the lane decides that."""
+"""A bank's HTTP interface: one call, one answer, within its time. Nothing is tried again here: that is the lane's."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import aiohttp
 import orjson
 
 from aura_stream.banks.credentials import Credentials
-from aura_stream.banks.reading import Answer, Asked, amount_text, answer_of
+from aura_stream.banks.reading import EVENTS_LISTED, Answer, Asked, amount_text, answer_of
 from aura_stream.domain.lanes.bank import LOST, NOT_PROCESSED, Job
 
 ANSWER_MAX: Final = 1_000_000
 """Bytes of an answer; one that is longer is none."""
-EVENTS: Final = 100
 _CONNECT_S: Final = 3.0
 _EXPIRES_EARLY_S: Final = 60.0
 
@@ -54,7 +53,7 @@ class BankClient:
 
     async def events(self, after: int, timeout_s: float) -> tuple[list[Any], int]:
         """Events that the bank lists behind a number, and the number of the last. Raises :class:`BankAway`."""
-        query = {"after": str(after), "limit": str(EVENTS)}
+        query = {"after": str(after), "limit": str(EVENTS_LISTED)}
         status, body = await self._read("GET", "/v1/events", timeout_s, params=query)
         try:
             answer = orjson.loads(body)

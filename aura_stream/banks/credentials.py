@@ -1,6 +1,6 @@
 """How banks are reached and by what secrets: one JSON file, in the sandbox the one that the mock bank writes.
 
-    {"banks": {"bank-a": {"url": ..., "client_id": ..., "client_secret": ..., "webhook_secret": ...}}}
+{"banks": {"bank-a": {"url": ..., "client_id": ..., "client_secret": ..., "webhook_secret": ...}}}
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ _EVENTS: Final = {
     "transfer.corrected": NOTICE,
 }
 
+EVENTS_LISTED: Final = 100
+"""How many events are asked for at once; fewer means that there are no more."""
+
 
 class Unreadable(ValueError):
     """Something that no bank of this contract says."""

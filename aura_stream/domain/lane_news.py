@@ -51,12 +51,15 @@ class Sighting(msgspec.Struct, frozen=True, omit_defaults=True):
     block: int = 0
     ok: bool = False
     gas: int = 0  # wei paid
+    is_missing: bool = False  # in no block and in no pool: the same bytes are to be sent again
     error: str = ""  # why nothing may be concluded: somebody else has used the reference
 
 
 class Looked(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="news", tag="looked"):
-    """The chain as one node shows it. Fees are wei per gas, the supply is as of the final block."""
+    """The chain as one node shows it, as of one head. Fees are wei per gas."""
 
+    chain: str  # id and hash of the first block
+    chain_id: int
     height: int
     final: int
     nonce: int  # used up at the head
@@ -78,6 +81,7 @@ class Sent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="news", ta
 
     reference: str
     hash: str
+    number: int  # how often the job was sent, this time included
     error: str = ""
     took_ms: int = 0
 

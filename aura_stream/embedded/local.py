@@ -232,7 +232,9 @@ class LocalStack:
 
     def _web_port(self, role: str, slot: int) -> int:
         """A loopback port for a worker's own status page: near the set one if free."""
-        port = self.settings.faust_web_port + slot + {"sink": 100, "events": 200, "bank": 300, "chain": 400}.get(role, 0)
+        port = (
+            self.settings.faust_web_port + slot + {"sink": 100, "events": 200, "bank": 300, "chain": 400}.get(role, 0)
+        )
         return port if port_is_free(port) else free_port()
 
 

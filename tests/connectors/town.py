@@ -11,6 +11,9 @@ from typing import Any
 import aiohttp
 from aiokafka import AIOKafkaProducer
 
+from aura_stream.chain.rpc import ChainNode
+from aura_stream.chain.setup import token_address
+from aura_stream.chain.signer import derived, load_key
 from aura_stream.embedded.anvil import AnvilServer
 from aura_stream.embedded.processes import Process, free_port
 from tests.e2e.client import COMMANDS, NAMESPACE, partition_of
@@ -53,7 +56,7 @@ class Town(E2EStack):
         self.start_services()
         self.bank = self.local.start_mock_bank()
         self.anvil.start()
-        started = [self.launch(role) for role in ("ledger", "sink", "bank", "api")]
+        started = [self.launch(role) for role in ("ledger", "sink", "bank", "chain", "api")]
         for process in started:
             process.wait_ready(60.0)
 
@@ -62,7 +65,7 @@ class Town(E2EStack):
         super().close()
         self.anvil.stop()
 
-    # --- the ledger's doors --------------------------------------------------------------------------------------------
+    # --- the ledger's doors ------------------------------------------------------------------------------------------
 
     async def send(self, type_: str, customer: str, data: dict[str, Any], key: str = "") -> str:
         """Writes one command to the public topic; the id of the transaction that it begins."""
@@ -117,7 +120,15 @@ class Town(E2EStack):
         )
         return [dict(row) for row in rows]
 
-    # --- the bank's own doors -------------------------------------------------------------------------------------------
+    # --- the chain ----------------------------------------------------------------------------------------------------
+
+    async def supply(self, token: str) -> int:
+        """Units of a token that the chain itself knows."""
+        key = derived(load_key(self.settings), token)
+        async with ChainNode(self.anvil.rpc_url) as node:
+            return await node.total_supply(token_address(key), "latest")
+
+    # --- the bank's own doors ----------------------------------------------------------------------------------------
 
     async def operator(self, method: str, path: str, body: Any = None) -> Any:
         """A call with the mock bank's operator's token."""
