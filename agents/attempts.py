@@ -121,7 +121,7 @@ class AttemptsSink:
     ) -> int:
         """Writes a batch and moves the position, both or neither; returns the new position."""
         read = [_decode(record.value or b"") for record in records]
-        becomes = records[-1].offset + 1
+        becomes: int = records[-1].offset + 1
         async with connection.transaction():
             moved = await connection.execute(
                 _MOVE, self._topic, place.partition, expected, becomes, max(one.seq for one in read)

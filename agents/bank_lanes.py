@@ -347,14 +347,28 @@ class BankLanes:
     def _line(self, unit: Unit, bank: str, row: BankJob, number: int, state: str, news: CallEnded | None) -> None:
         job = row.job
         lane = self._lane(bank).lane
-        unit.line(
-            AttemptLine(
-                *(f"bank:{bank}", job.transaction_id, job.tenant, job.step),
-                *("inquire" if row.is_inquiry else "submit", job.short or job.reference, number, state, unit.at),
-                lane.breaker,
-                *(() if news is None else (news.kind, news.code, news.status, news.detail[:200], news.took_ms)),
-            )
+        line = AttemptLine(
+            f"bank:{bank}",
+            job.transaction_id,
+            job.tenant,
+            job.step,
+            "inquire" if row.is_inquiry else "submit",
+            job.short or job.reference,
+            number,
+            state,
+            unit.at,
+            lane.breaker,
         )
+        if news is not None:
+            line = msgspec.structs.replace(
+                line,
+                answer=news.kind,
+                code=news.code,
+                status=news.status,
+                detail=news.detail[:200],
+                took_ms=news.took_ms,
+            )
+        unit.line(line)
 
 
 def _due(bank: str, row: BankJob) -> bytes:

@@ -100,11 +100,13 @@ def run(role: str, settings: Settings) -> None:
 
 
 def _add_status_page(app: App, role: str, feed: Feed) -> None:
-    """`/partitions/` on the worker's statistics port: one row per partition, for people and `aura status`."""
+    """`/partitions/` on the worker's statistics port: one row per partition, for people and `aura status`; of
+    connectors their lanes too."""
 
     @app.page("/partitions/")
     async def partitions(self: Any, request: Any) -> Any:
-        return self.json({"role": role, "partitions": feed.status()})
+        lanes = {"lanes": app.lanes} if hasattr(app, "lanes") else {}
+        return self.json({"role": role, "partitions": feed.status(), **lanes})
 
 
 def _app(role: str, settings: Settings) -> App:

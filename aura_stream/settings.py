@@ -221,10 +221,10 @@ class Settings(BaseSettings):
     chain_key_file: Path | None = Field(
         None, description="File with that key, mode 600; default: <home>/chain/key, made once, in the sandbox only."
     )
-    settlement: bool = Field(
-        True,
-        description="Whether banks and chain take part: `aura up` starts their roles, and in the sandbox the mock bank "
-        "and a local chain.",
+    settlement: bool | None = Field(
+        None,
+        description="Whether `aura up` starts the roles `bank` and `chain`, in the sandbox with a mock bank and a "
+        "local chain; default: in the sandbox yes, live no.",
     )
     settlement_rules: str = Field(
         "{}",
@@ -377,6 +377,7 @@ class Settings(BaseSettings):
         for name in ("postgres_write_dsn", "postgres_read_dsn", "postgres_identity_dsn"):
             filled[name] = have[name] or have["postgres_dsn"]
         filled["api_url"] = (have["api_url"] or f"http://{have['api_host']}:{have['api_port']}").rstrip("/")
+        filled["settlement"] = have["mode"] == "sandbox" if have["settlement"] is None else have["settlement"]
         filled["bank_webhook_url"] = have["bank_webhook_url"] or f"{filled['api_url']}/v1/bank-webhooks/{{bank}}"
         filled["chain_rpc_url"] = have["chain_rpc_url"] or f"http://127.0.0.1:{have['chain_port']}"
         filled["state_dir"] = have["state_dir"] or Path(have["home"]) / "state"

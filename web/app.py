@@ -16,6 +16,7 @@ from aura_stream.logs import ACCESS
 from aura_stream.settings import Settings
 from web import (
     accounts,
+    bank_webhooks,
     batch,
     deposits,
     documentation,
@@ -118,6 +119,7 @@ HANDLERS: dict[str, Handler] = {
     "listWebhookDeliveries": webhooks.list_deliveries,
     "getWebhookDelivery": webhooks.get_delivery,
     "retryWebhookDelivery": webhooks.retry_delivery,
+    "receiveBankWebhook": bank_webhooks.receive,
     "getHealth": system.get_health,
     "getDetailedHealth": system.get_detailed_health,
     "getReadiness": system.get_readiness,

@@ -117,7 +117,7 @@ def news_of(event: dict[str, Any]) -> News | None:
         return None
     data = event.get("data")
     transfer = data.get("transfer") if isinstance(data, dict) else None
-    if not isinstance(transfer, dict):
+    if not isinstance(data, dict) or not isinstance(transfer, dict):
         raise Unreadable("the event has no transfer")
     id_, direction = _text(transfer, "id"), _text(transfer, "direction")
     moved = kind in (SETTLED, RETURNED) and transfer.get("settled_amount") is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from aura_stream.chain.rpc import ChainNode
 from aura_stream.chain.setup import token_address
@@ -17,7 +17,7 @@ from aura_stream.chain.signer import derived, load_key
 from aura_stream.embedded.anvil import AnvilServer
 from aura_stream.embedded.processes import Process, free_port
 from tests.e2e.client import COMMANDS, NAMESPACE, partition_of
-from tests.e2e.stack import E2EStack, eventually
+from tests.e2e.stack import PARTITIONS, E2EStack, eventually
 
 LIMITS = {
     "backoff_ms": 200,
@@ -119,6 +119,23 @@ class Town(E2EStack):
             "SELECT * FROM settlement.attempts WHERE transaction_id = $1 ORDER BY started_at, number", id_
         )
         return [dict(row) for row in rows]
+
+    async def events(self) -> list[dict[str, Any]]:
+        """All events of transactions."""
+        places = [TopicPartition("aura.transaction-events.v1", number) for number in range(PARTITIONS)]
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap, isolation_level="read_committed")
+        await consumer.start()
+        try:
+            consumer.assign(places)
+            await consumer.seek_to_beginning()
+            ends = await consumer.end_offsets(places)
+            found: list[dict[str, Any]] = []
+            while any([await consumer.position(place) < end for place, end in ends.items()]):
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    found += [json.loads(record.value) for record in records]
+            return found
+        finally:
+            await consumer.stop()
 
     # --- the chain ----------------------------------------------------------------------------------------------------
 
