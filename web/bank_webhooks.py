@@ -19,6 +19,7 @@ from aura_stream.domain.ids import bank_lane_key
 from aura_stream.domain.lane_news import ENCODE, Heard
 from aura_stream.webhooks.signatures import verify
 from web.call import Call, read_body, require_media_type
+from web.limits import spend_failure
 from web.problems import Problem
 
 BODY_MAX: Final = 64 * 1024
@@ -35,6 +36,7 @@ async def receive(call: Call) -> web.Response:
     stamp, signature = headers.get("webhook-timestamp", ""), headers.get("webhook-signature", "")
     # A bank that nobody knows is answered like a signature that is wrong: who asks learns nothing.
     if known is None or not _ID.fullmatch(id_) or not _is_signed(known, id_, stamp, signature, raw):
+        await spend_failure(call.request, call.services, call.origin)
         raise Problem("signature_invalid", "The event is not signed by the bank, or not within the last 5 minutes.")
     try:
         event = orjson.loads(raw)
