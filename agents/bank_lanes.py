@@ -146,7 +146,9 @@ class BankLanes:
             self._event(unit, bank, bytes(news.event))
         elif isinstance(news, Polled):
             self._polled(unit, bank, news)
-        # What has opened is only to be looked at, which follows everything.
+        else:
+            # Nobody knows what was missed meanwhile, and the pace may have been set anew.
+            BANK_LANES.set(bank.encode(), msgspec.structs.replace(self._lane(bank), poll_at=unit.at))
 
     def _call_ended(self, unit: Unit, bank: str, news: CallEnded) -> None:
         known = BANK_JOBS.get(job_key(bank, news.reference))

@@ -51,7 +51,9 @@ class Pipeline:
 
 
 def _of_lane(lane: dict[str, Any]) -> str:
-    state = f"stopped: {lane['stopped']}" if lane["stopped"] else f"breaker {lane['breaker']}, {lane['failures']} failures"
+    state = (
+        f"stopped: {lane['stopped']}" if lane["stopped"] else f"breaker {lane['breaker']}, {lane['failures']} failures"
+    )
     return f"{lane['lane']:<12} {state}"
 
 

@@ -133,7 +133,9 @@ def revert_next(
     """Let the token's next mints or burns revert, until a block has one."""
 
     async def action(chaos: Chaos, _node: ChainNode, settings: Settings) -> dict[str, Any]:
-        return {"reverted": await chaos.revert_next(token or token_address(derived(load_key(settings), "AUSD")), timeout_s)}
+        return {
+            "reverted": await chaos.revert_next(token or token_address(derived(load_key(settings), "AUSD")), timeout_s)
+        }
 
     _do(action)
 
