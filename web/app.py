@@ -16,6 +16,7 @@ from aura_stream.logs import ACCESS
 from aura_stream.settings import Settings
 from web import (
     accounts,
+    bank_webhooks,
     batch,
     dead_letters,
     deposits,
@@ -141,6 +142,7 @@ HANDLERS: dict[str, Handler] = {
     "getBreak": reconciliation.get_break,
     "assignBreak": reconciliation.assign_break,
     "resolveBreak": reconciliation.resolve_break,
+    "receiveBankWebhook": bank_webhooks.receive,
     "getHealth": system.get_health,
     "getDetailedHealth": system.get_detailed_health,
     "getReadiness": system.get_readiness,

@@ -209,7 +209,7 @@ def _operation(document: dict[str, Any], path: str, method: str, item: dict[str,
     media_type, body_schema = "", None
     if body:
         media_type, content = next(iter(body["content"].items()))
-        body_schema = content["schema"] if media_type == "application/json" else None
+        body_schema = content["schema"] if media_type == "application/json" and not definition.get("x-raw") else None
     return Operation(
         id=definition["operationId"],
         method=method.upper(),

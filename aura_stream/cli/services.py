@@ -35,7 +35,7 @@ from aura_stream.settings import Settings, SettingsError, SetupError, load_setti
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-DATA = ("kafka", "postgres", "state", "log", "run", "api_key", "mock-bank")
+DATA = ("kafka", "postgres", "state", "log", "run", "api_key", "mock-bank", "chain")
 """What `down --wipe` removes from the home directory; anything else there is not ours."""
 
 
@@ -45,8 +45,9 @@ def up(
 ) -> None:
     """Start everything on this machine and return when it is ready.
 
-    Kafka and Postgres are started from packages, unless AURA_KAFKA_BOOTSTRAP or AURA_POSTGRES_DSN name your own. Safe
-    to repeat: what runs already is left alone.
+    Kafka and Postgres are started from packages, unless AURA_KAFKA_BOOTSTRAP or AURA_POSTGRES_DSN name your own. In the
+    sandbox a mock bank and a local chain too, unless AURA_BANKS_FILE or AURA_CHAIN_RPC_URL name yours, or
+    AURA_SETTLEMENT=false. Safe to repeat: what runs already is left alone.
     """
     began = time.monotonic()
     stack = _stack()
@@ -71,6 +72,10 @@ def up(
             _line("topics", lambda: stack.run_once("topics", "apply"))
         roles = [("ledger", slot) for slot in range(ledgers)] + [("sink", slot) for slot in range(sinks)]
         roles += [("events", 0), ("webhooks", 0)]
+        if stack.settings.settlement:
+            if stack.settings.mode == "sandbox":
+                _line("mock world", stack.start_settlement)
+            roles += [("bank", 0), ("chain", 0)]
         roles = (roles if has_command("worker") else []) + ([("api", 0)] if has_command("api") else [])
         for process in [stack.launch_role(role, slot) for role, slot in roles]:
             _line(process.name, _starting(process, partial(process.wait_ready, ROLE_TIMEOUT_S), running))
@@ -205,6 +210,8 @@ def doctor(as_json: JsonOption = False) -> None:
             lambda: _check_ports(stack),
             lambda: _check_kafka(here),
             lambda: _check_topics(here),
+            lambda: _check_banks(here),
+            lambda: _check_chain(here),
             lambda: _check_postgres(here),
             lambda: _check_api(here),
         ]
@@ -368,6 +375,9 @@ def _check_ports(stack: LocalStack) -> Finding:
     wanted = [("AURA_API_PORT", settings.api_port)]
     wanted += [("AURA_KAFKA_PORT", stack.kafka.port)] if "kafka" not in stack.external else []
     wanted += [("AURA_POSTGRES_PORT", stack.postgres.port)] if "postgres" not in stack.external else []
+    if settings.settlement and settings.mode == "sandbox":
+        wanted += [("AURA_MOCK_BANK_PORT", settings.mock_bank_port)] if settings.banks_file is None else []
+        wanted += [("AURA_CHAIN_PORT", settings.chain_port)] if settings.chain_rpc_url == stack.chain.rpc_url else []
     for setting, port in wanted:
         owner = port_owner(port)
         if not port_is_free(port) and (owner is None or owner[0] not in ours):
@@ -383,6 +393,36 @@ def _check_kafka(settings: Settings) -> Finding:
         if _serves(address):
             return Finding("kafka", "ok", f"{address} serves, transaction coordinator answers")
     return Finding("kafka", "unknown", f"no answer at {settings.kafka_bootstrap}", "aura up")
+
+
+def _check_banks(settings: Settings) -> Finding:
+    from aura_stream.banks.credentials import banks_file, load_credentials
+
+    if not settings.settlement:
+        return Finding("banks", "ok", "AURA_SETTLEMENT is off")
+    try:
+        known = load_credentials(settings)
+    except SetupError as error:
+        return Finding("banks", "unknown", error.why, "aura up")
+    mode = banks_file(settings).stat().st_mode & 0o777
+    if mode & 0o077:
+        return Finding(
+            "banks", "fail", "the file holds secrets and others may read it", f"chmod 600 {banks_file(settings)}"
+        )
+    return Finding("banks", "ok", f"credentials of {', '.join(sorted(known))}")
+
+
+def _check_chain(settings: Settings) -> Finding:
+    from aura_stream.embedded.anvil import ANVIL_VERSION, cached_program, chain_id_at
+
+    if not settings.settlement:
+        return Finding("chain", "ok", "AURA_SETTLEMENT is off")
+    chain_id = chain_id_at(settings.chain_rpc_url)
+    if chain_id is not None:
+        return Finding("chain", "ok", f"chain {chain_id} answers")
+    if settings.mode == "sandbox" and not cached_program().exists():
+        return Finding("chain", "warn", f"anvil {ANVIL_VERSION} is not downloaded yet", "`aura up` downloads it")
+    return Finding("chain", "unknown", "the node does not answer", "aura up")
 
 
 def _check_topics(settings: Settings) -> Finding:

@@ -258,7 +258,7 @@ REASONS: Final[dict[str, Reason]] = {
     "order_not_found": Reason(_N, 404, "No such order", "Check the id.", waits_for=_EXCHANGE),
     "mfa_required": Reason(_A, 401, "A second factor is needed", "Send it.", waits_for="a second factor at login"),
     "signature_invalid": Reason(
-        _A, 401, "The signature is wrong", "Sign the bytes as they are sent.", waits_for="signed requests of banks"
+        _A, 401, "The signature is wrong", "Sign the bytes as they are sent, and send them within 5 minutes."
     ),
     "unauthorized_access": Reason(
         _Z, 403, "Not yours", "Use what belongs to you.", waits_for="linked bank accounts (else it answers as missing)"

@@ -20,7 +20,9 @@ from aura_stream.embedded.postgres import POSTGRES_SETTINGS, POSTGRES_VERSION
 from aura_stream.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-ROLES = ("ledger", "sink", "events", "webhooks", "api")
+ROLES = ("ledger", "sink", "events", "webhooks", "bank", "chain", "api")
+OUTSIDE = ("api", "webhooks", "bank", "chain")
+"""Who speaks with the world."""
 TEXT = (ROOT / "docker-compose.yml").read_text()
 
 
@@ -67,7 +69,7 @@ def test_only_the_api_can_be_reached_from_outside_and_only_from_this_machine(com
     assert compose["networks"]["inside"]["internal"] is True
     for name, service in services.items():
         assert ("ports" in service) == (name == "api")
-        assert service["networks"] == (["inside", "outside"] if name in ("api", "webhooks") else ["inside"])
+        assert service["networks"] == (["inside", "outside"] if name in OUTSIDE else ["inside"])
     assert all(port.startswith("127.0.0.1:") for port in services["api"]["ports"])
 
 
