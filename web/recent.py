@@ -16,13 +16,16 @@ from aura_stream.journal import (
     AccountLine,
     AnswerLine,
     ChangeLine,
+    PauseLine,
     ReceivedLine,
     TransactionLine,
     UnitRecord,
 )
 
-Outcome = TransactionLine | ChangeLine | AccountLine | AnswerLine
+Outcome = TransactionLine | ChangeLine | AccountLine | AnswerLine | PauseLine
 """A line that answers a command."""
+
+_PAUSES_MAX = 1000
 
 
 @dataclass(slots=True)
@@ -75,6 +78,8 @@ class Recent:
         self._commands: dict[str, asyncio.Future[Outcome]] = {}
         self._watchers: dict[str, list[asyncio.Queue[ChangeLine]]] = defaultdict(list)
         self._progress: asyncio.Future[None] | None = None
+        self.pauses: dict[str, list[PauseLine]] = {}
+        """What this process has seen of pauses, by their ids; the log of events has what came before."""
 
     def __len__(self) -> int:
         return self._kept
@@ -120,7 +125,13 @@ class Recent:
                     self._keep(partition, offset, line.id, line)
                 case AccountLine() | AnswerLine() if line.command_id:
                     self._answer(line.command_id, line)
-                case _:  # an account that a transaction froze, a pause: nobody waits for them here
+                case PauseLine():
+                    self.pauses.setdefault(line.id, []).append(line)
+                    while len(self.pauses) > _PAUSES_MAX:
+                        del self.pauses[next(iter(self.pauses))]
+                    if line.command_id:
+                        self._answer(line.command_id, line)
+                case _:  # an account that a transaction froze: nobody waits for it here
                     pass
         for kind, *numbers in unit.inputs:
             if kind == "commands":

@@ -31,7 +31,7 @@ FROM ledger.sink_offsets
 _TRANSACTION_COLUMNS = """
 t.transaction_id, t.tenant_id, t.customer_id, t.type, t.status, t.state, t.reason, t.asset, t.amount, t.from_account_id,
 t.to_account_id, t.captured_amount, t.idempotency_key, t.created_at, t.updated_at, t.expires_at, t.seq, t.partition,
-t.journal_ids
+t.journal_ids, t.history -> -1 -> 'by_bank' AS by_bank
 """
 _TRANSACTION = f"""
 SELECT s.*, t.history, {_TRANSACTION_COLUMNS}
@@ -315,11 +315,12 @@ def _transaction(row: Row) -> dict[str, Any]:
         "to_account_id",
     )
     more = ("idempotency_key", "created_at", "updated_at", "expires_at", "seq", "partition", "journal_ids")
-    captured = row["captured_amount"]
+    captured, by_bank = row["captured_amount"], row["by_bank"]
     return {name: row[name] for name in names + more} | {
         "transaction_id": str(row["transaction_id"]),
         "amount": int(row["amount"]),
         "captured_amount": None if captured is None else int(captured),
+        "by_bank": None if by_bank is None else orjson.loads(by_bank),
     }
 
 
