@@ -1,4 +1,4 @@
-"""Who a command says that asks for it: the ledger checks that maker and checker differ, here it is made sure who they are.
+"""Who asks for something: the ledger keeps maker and checker apart, here is made sure who they are.
 
 On the topic a command names its operator; whoever may write there is trusted with that. Over HTTP the name is that of
 the login. Only in a sandbox may the first operator's key, which is nobody's own, name somebody.
@@ -20,7 +20,7 @@ NAMED: Final = frozenset(
 
 
 def name_of(principal: Principal) -> str:
-    """How the ledger knows someone: by their customer, so that nobody approves what is their own; else by user or key."""
+    """How the ledger knows someone: by customer, so that nobody approves their own; else by user or key."""
     return principal.customer or principal.user_id or principal.key_id
 
 

@@ -16,7 +16,7 @@ from aura_stream.domain.state import FAILED
 from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, TransactionLine
 from web.commands import SUBMITS, Prepared
 from web.pause_views import PauseView
-from web.problems import Problem
+from web.problems import Problem, put_off
 from web.recent import Outcome
 from web.views import Json, TransactionView, account_of_id, account_of_line, is_settled
 
@@ -31,7 +31,6 @@ _WAITS_IN = {"deposit.submit": "awaiting_funds", "hold.place": "held"}
 """The state in which a submit without a bank is answered unless it was refused at once."""
 _ENDS_IT = frozenset({"deposit.reject", "transaction.reject", "transaction.resolve"})
 """Actions after which `failed` is what was asked for."""
-_RETRY_AFTER_PAUSE_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +175,9 @@ def problem_of(reason: str, detail: str, members: dict[str, str], headers: dict[
     """The problem of a reason that the ledger gave."""
     # A reason of a newer ledger than this API is still a refusal.
     code = reason if reason in REASONS else "rejected"
-    retry_after_s = _RETRY_AFTER_PAUSE_S if code == "paused" else None
-    detail = detail or (reason if code != reason else "")
-    return Problem(code, detail, retry_after_s=retry_after_s, headers=headers, members=members)
+    if code == "paused":
+        return put_off(detail, members)
+    return Problem(code, detail or (reason if code != reason else ""), headers=headers, members=members)
 
 
 def _asked_for(data: Any) -> dict[str, str]:

@@ -14,7 +14,7 @@ from aura_stream.journal import PauseLine
 Json = dict[str, Any]
 
 STATES: Final = ("set", "applied", "lifted", "cleared")
-"""In their order. `set` and `lifted`: not everyone has it yet; `applied` and `cleared`: every partition and lane has."""
+"""In their order. `applied` and `cleared`: every partition and lane has it."""
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ Outcome = TransactionLine | ChangeLine | AccountLine | AnswerLine | PauseLine
 """A line that answers a command."""
 
 _PAUSES_MAX = 1000
+_PUT_OFF_MAX = 10_000
 
 
 @dataclass(slots=True)
@@ -80,6 +81,8 @@ class Recent:
         self._progress: asyncio.Future[None] | None = None
         self.pauses: dict[str, list[PauseLine]] = {}
         """What this process has seen of pauses, by their ids; the log of events has what came before."""
+        self.put_off: dict[str, AnswerLine] = {}
+        """Submits that a pause has refused, by the ids that they would have had, until Postgres has them too."""
 
     def __len__(self) -> int:
         return self._kept
@@ -124,6 +127,10 @@ class Recent:
                 case ReceivedLine():
                     self._keep(partition, offset, line.id, line)
                 case AccountLine() | AnswerLine() if line.command_id:
+                    if isinstance(line, AnswerLine) and line.reason == "paused" and line.transaction_id:
+                        self.put_off[line.transaction_id] = line
+                        while len(self.put_off) > _PUT_OFF_MAX:
+                            del self.put_off[next(iter(self.put_off))]
                     self._answer(line.command_id, line)
                 case PauseLine():
                     self.pauses.setdefault(line.id, []).append(line)

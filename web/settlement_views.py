@@ -59,16 +59,14 @@ def shown(resource: Json, part: ByBank | None) -> Json:
 
 
 def _settlement(resource: Json, part: ByBank) -> Json:
-    asset = resource["asset"]
+    asset: str = resource["asset"]
     fiat = RAILS[part.rail].fiat if part.rail in RAILS else TOKENS.get(asset, asset)
     texts = ("rail", "bank", "mint_to", "parent_id", "approved_by", "parked_by", "bank_reference", "hash")
     made: Json = {name: text for name in texts if (text := getattr(part, name))}
     if part.rail:
         step = "payout" if resource["type"] == "withdrawal" else "deposit"
         made["reference"] = bank_reference(resource["id"], step)
-    made |= {
-        name: format_amount(int(amount), fiat) for name in ("fee", "suspense") if (amount := getattr(part, name))
-    }
+    made |= {name: format_amount(int(amount), fiat) for name in ("fee", "suspense") if (amount := getattr(part, name))}
     if part.code:
         row = code_of(part.code)
         made["code"] = {"code": part.code, "meaning": row.meaning, "source": row.source, "action": part.action}

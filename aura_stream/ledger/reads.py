@@ -37,6 +37,10 @@ _TRANSACTION = f"""
 SELECT s.*, t.history, {_TRANSACTION_COLUMNS}
 FROM ({_SINK}) s LEFT JOIN ledger.transactions t ON t.tenant_id = $1 AND t.transaction_id = $2
 """  # noqa: S608 - only constants of this module
+_PUT_OFF = """
+SELECT coalesce(detail, '') FROM ledger.refusals WHERE tenant_id = $1 AND transaction_id = $2 AND reason = 'paused'
+ORDER BY at DESC LIMIT 1
+"""
 _ENTRIES = """
 SELECT e.journal_id, e.leg, e.transaction_id, j.kind, e.account_id, e.asset, e.layer, e.amount, e.posted_at,
     e.effective_at
@@ -199,6 +203,12 @@ class LedgerReads:
         found = _transaction(row)
         found["history"] = orjson.loads(row["history"])
         return _stored(row), found
+
+    async def put_off(self, tenant: str, transaction_id: str) -> str | None:
+        """Which pause a submit was refused for that would have had this id; None: there was none such."""
+        async with self._connection(tenant) as connection:
+            found = await connection.fetchval(_PUT_OFF, tenant, transaction_id)
+        return None if found is None else str(found)
 
     async def entries_of(self, tenant: str, journal_ids: Sequence[int]) -> list[dict[str, Any]]:
         """All entries of some journals, in order."""

@@ -12,7 +12,13 @@ from web.aliases.table import ALIASES, Alias
 
 SCHEMAS_FILE = Path(__file__).with_name("schemas.yaml")
 _METHODS = ("get", "post", "put", "patch", "delete")
-_WORDS = {"aura": "Project Aura", "aurix": "Aurix", "ledgerbank": "LedgerBank", "settlement": "Settlement PoC", "upop": "UPOP"}
+_WORDS = {
+    "aura": "Project Aura",
+    "aurix": "Aurix",
+    "ledgerbank": "LedgerBank",
+    "settlement": "Settlement PoC",
+    "upop": "UPOP",
+}
 
 
 class AliasMismatch(Exception):

@@ -5,6 +5,9 @@
 
 SET LOCAL ROLE aura_owner;
 
+-- Ids that were given with a receipt, and then not taken because of a pause.
+CREATE INDEX refusals_by_pause ON ledger.refusals (transaction_id) WHERE reason = 'paused';
+
 CREATE INDEX log_of_pauses ON events.log (position) WHERE type LIKE 'pause.%';
 
 -- The events of all pauses that stand, and of the last thousand that were lifted, in the order of the log.
