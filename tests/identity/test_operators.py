@@ -43,15 +43,17 @@ async def test_sec26_only_an_operator_approves_and_never_what_is_their_own(node:
 
 
 @pytest.mark.row("SEC26")
-async def test_sec26_in_live_mode_not_even_the_first_operators_key_names_somebody(start_node: Any) -> None:
-    live = await start_node(mode="live", api_key="k" * 40, identity_secret="s" * 64)
-    ada = await register(live)
-    deposit = await to_approve(live, ada)
+async def test_sec26_in_live_mode_not_even_the_first_operators_key_names_somebody(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await register(node)
+    deposit, services = await to_approve(node, ada), node.services
+    monkeypatch.setattr(services, "settings", services.settings.model_copy(update={"mode": "live"}))
     path = f"/v1/transactions/{deposit['id']}/approve"
-    assert await live.code("POST", path, {"operator": "olga"}, token="k" * 40) == (403, "forbidden")
+    assert await node.code("POST", path, {"operator": "olga"}, token=OPERATOR) == (403, "forbidden")
     body = {"scope": {"tenant": "demo"}, "operator": "olga"}
-    assert await live.code("POST", "/v1/pauses", body, token="k" * 40) == (403, "forbidden")
-    status, approved, _ = await live.call("POST", path, {}, token="k" * 40)
+    assert await node.code("POST", "/v1/pauses", body, token=OPERATOR) == (403, "forbidden")
+    status, approved, _ = await node.call("POST", path, {}, token=OPERATOR)
     assert (status, approved["settlement"]["approved_by"]) == (200, "AURA_API_KEY")
 
 

@@ -79,9 +79,9 @@ async def _ids(node: Node, owner: Person) -> dict[str, str]:
     _, endpoint, _ = await node.call("POST", "/v1/webhook-endpoints", body, token=owner.access)
     path = f"/v1/webhook-endpoints/{endpoint['id']}/test"
     _, delivery, _ = await node.call("POST", path, token=owner.access)
-    body = {"scope": {"account": owner.account}}
+    scope: Any = {"scope": {"account": owner.account}}
     named = {"token": OPERATOR, "Aura_Tenant": owner.tenant, "Prefer": "wait=0"}
-    _, pause, _ = await node.call("POST", "/v1/pauses", body, **named)
+    _, pause, _ = await node.call("POST", "/v1/pauses", scope, **named)
     return {
         "pause_id": pause["id"],
         "event_id": await _event(node, owner),
