@@ -47,8 +47,8 @@ async def test_sec26_in_live_mode_not_even_the_first_operators_key_names_somebod
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada = await register(node)
-    deposit, services = await to_approve(node, ada), node.services
-    monkeypatch.setattr(services, "settings", services.settings.model_copy(update={"mode": "live"}))
+    deposit = await to_approve(node, ada)
+    monkeypatch.setitem(node.services.settings.__dict__, "mode", "live")
     path = f"/v1/transactions/{deposit['id']}/approve"
     assert await node.code("POST", path, {"operator": "olga"}, token=OPERATOR) == (403, "forbidden")
     body = {"scope": {"tenant": "demo"}, "operator": "olga"}
