@@ -35,6 +35,7 @@ _FIELD_CODES = {
     "expires_at": "invalid_datetime_format",
     "known_at": "invalid_datetime_format",
     "transaction_id": "invalid_uuid_format",
+    "pause_id": "invalid_uuid_format",
     "idempotency-key": "idempotency_key_invalid",
     "email": "invalid_email_format",
     "password": "invalid_password_format",

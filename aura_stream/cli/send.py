@@ -20,7 +20,7 @@ from aura_stream.domain.commands import COMMAND_TYPES, Command, parse_command
 from aura_stream.domain.ids import record_key
 from aura_stream.domain.reasons import REASONS, Invalid
 from aura_stream.engine.partitioner import Partitioner
-from aura_stream.journal import DECODE, AccountLine, AnswerLine, ChangeLine, TransactionLine
+from aura_stream.journal import DECODE, AccountLine, AnswerLine, ChangeLine, PauseLine, TransactionLine
 from aura_stream.settings import Settings, SetupError, load_settings
 
 TIMEOUT_S = 10.0
@@ -60,7 +60,8 @@ def send(
     settings = load_settings()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it says of a broker that is away, we say better
     sent, outcome = asyncio.run(_send(settings, command, value, wait))
-    subject = "account_id" if command.type.startswith("account.") else "transaction_id"
+    kind = command.type.partition(".")[0]
+    subject = f"{kind}_id" if kind in ("account", "pause") else "transaction_id"
     result = {"command_id": command.id, "idempotency_key": command.idempotency_key, subject: subject_of(command)} | sent
     if outcome is not None:
         result["outcome"] = outcome
@@ -70,7 +71,8 @@ def send(
         for name, shown in result.items():
             print(f"{name:<16} {shown if not isinstance(shown, dict) else json_module.dumps(shown)}")
     if outcome is None and wait:
-        say(f"There was no outcome within {wait:g} s; the command is durable. See: aura tx watch {subject_of(command)}")
+        see = f" See: aura tx watch {subject_of(command)}" if subject == "transaction_id" else ""
+        say(f"There was no outcome within {wait:g} s; the command is durable.{see}")
         raise typer.Exit(3)
     if outcome is not None and (outcome["status"] == "failed" or outcome["answer"] in ("refused", "dead_letter")):
         raise typer.Exit(CHECK_FAILED)
@@ -159,7 +161,7 @@ def _shown(line: Any) -> dict[str, Any]:
         shown = {"answer": line.kind, "status": line.status}
     if isinstance(line, TransactionLine | ChangeLine | AnswerLine) and line.state:
         shown["state"] = line.state
-    if not isinstance(line, AccountLine) and line.reason:
+    if not isinstance(line, AccountLine | PauseLine) and line.reason:
         shown["reason"] = line.reason
     if isinstance(line, AnswerLine) and line.detail:
         shown["detail"] = line.detail

@@ -27,6 +27,8 @@ _MARKS = {
     "failed": ("red", "✘"),
     "canceled": ("yellow", "■"),
     "requires_attention": ("red", "!"),
+    "requires_approval": ("yellow", "?"),
+    "returned": ("red", "↩"),
 }
 _TERMINAL = frozenset({"completed", "failed", "canceled", "returned"})
 _POLL_S = 0.25
@@ -96,11 +98,28 @@ def render(transaction: dict[str, Any]) -> RenderableType:
 
 def _facts(transaction: dict[str, Any]) -> Table:
     grid = Table.grid(padding=(0, 2))
+    facts = dict(transaction)
+    if transaction.get("reason_title"):
+        facts["reason"] = f"{transaction['reason']}: {transaction['reason_title']}. {transaction['reason_hint']}"
     names = ("id", "tenant", "customer", "from_account_id", "to_account_id", "reason", "captured_amount", "expires_at")
-    for name in (*names, "idempotency_key", "created_at", "updated_at"):
-        if transaction.get(name):
-            grid.add_row(Text(name, "dim"), Text(str(transaction[name])))
+    rows = [(name, str(facts[name])) for name in names if facts.get(name)]
+    if waits_for := transaction.get("waits_for"):
+        rows.append(("waits for", _waits_for(waits_for)))
+    rows += [(name, _settled(value)) for name, value in (transaction.get("settlement") or {}).items()]
+    rows += [(name, str(facts[name])) for name in ("idempotency_key", "created_at", "updated_at") if facts.get(name)]
+    for name, value in rows:
+        grid.add_row(Text(name, "dim"), Text(value))
     return grid
+
+
+def _waits_for(waits_for: dict[str, Any]) -> str:
+    until = f" Until {waits_for['until']}, then: {waits_for['then']}." if waits_for["until"] else ""
+    return f"{waits_for['who']}: {waits_for['what']}{until}"
+
+
+def _settled(value: Any) -> str:
+    """One member of the settlement; a bank's code with its meaning and what follows from it."""
+    return f"{value['code']}: {value['meaning']} ({value['action']})" if isinstance(value, dict) else str(value)
 
 
 def _events(events: list[dict[str, Any]]) -> Table:

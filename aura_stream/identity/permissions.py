@@ -54,6 +54,7 @@ _TABLE: Final[dict[str, tuple[Reach, ...]]] = {
     "tenants.manage":     (_N, _N, _N, _P, _N, _N, _P),
     "signing_keys.manage": (_N, _N, _N, _P, _N, _N, _P),
     "prices.set":         (_N, _N, _T, _P, _N, _N, _P),
+    "pauses.read":        (_N, _T, _T, _P, _P, _N, _P),
     "operations.make":    (_N, _N, _T, _P, _N, _N, _P),
     "operations.check":   (_N, _N, _N, _P, _N, _N, _P),
     "operations.read":    (_N, _N, _T, _P, _P, _N, _P),

@@ -43,6 +43,7 @@ EXPECTED = {
     "tenants.manage": (N, N, N, P, N),
     "signing_keys.manage": (N, N, N, P, N),
     "prices.set": (N, N, T, P, N),
+    "pauses.read": (N, T, T, P, P),
     "operations.make": (N, N, T, P, N),
     "operations.check": (N, N, N, P, N),
     "operations.read": (N, N, T, P, P),

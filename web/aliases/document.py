@@ -12,7 +12,13 @@ from web.aliases.table import ALIASES, Alias
 
 SCHEMAS_FILE = Path(__file__).with_name("schemas.yaml")
 _METHODS = ("get", "post", "put", "patch", "delete")
-_WORDS = {"aurix": "Aurix", "ledgerbank": "LedgerBank", "settlement": "Settlement PoC", "upop": "UPOP"}
+_WORDS = {
+    "aura": "Project Aura",
+    "aurix": "Aurix",
+    "ledgerbank": "LedgerBank",
+    "settlement": "Settlement PoC",
+    "upop": "UPOP",
+}
 
 
 class AliasMismatch(Exception):
@@ -81,8 +87,9 @@ def _parameters(document: Json, alias: Alias, parameters: list[Json]) -> list[Js
         if one["in"] == "path" and not alias.has_ids_in_body:
             made.append(one | {"name": own_names.get(one["name"], one["name"])})
         elif one["in"] == "header":
-            # An alias shows no key in its header; one that is sent counts all the same.
-            made.append(one | {"required": False} if one["name"] == "Idempotency-Key" else one)
+            # Four of the systems show no key in a header; one that is sent counts all the same. Aura asks for it (A02).
+            is_free = one["name"] == "Idempotency-Key" and alias.system != "aura"
+            made.append(one | {"required": False} if is_free else one)
         elif one["in"] == "query" and not alias.query:
             made.append(one)
     if alias.query:
