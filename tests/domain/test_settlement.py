@@ -441,6 +441,14 @@ def test_n20_news_that_overtake_the_answer_to_the_submit_are_applied_and_end_ali
             assert heard(type_, (*order, *reversed(facts))) == in_order, order
 
 
+@pytest.mark.parametrize("type_", ["deposit", "withdrawal"])
+def test_n20_a_return_that_overtakes_its_settlement_leaves_the_same_money(type_: str) -> None:
+    balances = heard(type_, ("accepted", "settled", "returned"))[2]
+
+    for order in permutations(("accepted", "settled", "returned")):
+        assert heard(type_, (*order, *order))[2] == balances, order
+
+
 def test_a02_a_repeated_deposit_is_one_debit_and_one_mint() -> None:
     world = SettlementWorld()
     for account in ("alice:USD", "alice:AUSD"):
