@@ -12,6 +12,8 @@ from aura_stream.chain.rpc import ChainNode
 from aura_stream.domain.ids import bank_reference
 from tests.connectors.town import Town, soon
 
+pytestmark = pytest.mark.timeout(400)  # starting a town is a part of its first test
+
 
 @pytest.fixture
 async def chaos(town: Town) -> AsyncIterator[Chaos]:

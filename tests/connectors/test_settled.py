@@ -7,6 +7,8 @@ import pytest
 from aura_stream.domain.ids import bank_reference
 from tests.connectors.town import Town
 
+pytestmark = pytest.mark.timeout(400)  # starting a town is a part of its first test
+
 RECEIVER = {"name": "Bob Example", "account": "021000021/123456789"}
 DAY = 24 * 60 * 60
 
