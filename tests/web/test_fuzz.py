@@ -19,11 +19,13 @@ KEY = "a-key-for-the-fuzzer-only"
 HERE = Path(__file__).parent
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a20_contract_holds_under_fuzzing(backend: Backend, tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     env = environment("api", backend.settings) | {"AURA_API_PORT": str(port), "AURA_API_KEY": KEY}
+    # No lane answers here, so that setting a pause waits for as long as it may.
+    env |= {"AURA_API_WAIT_S": "0.3"}
     argv = [sys.executable, "-m", "aura_stream.cli", "api"]
     api = Process(
         "api-fuzz",
@@ -43,7 +45,7 @@ def test_a20_contract_holds_under_fuzzing(backend: Backend, tmp_path: Path) -> N
             [str(one) for one in (*command, "run", CONTRACT_FILE, *options, "--warnings", "off")],
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=270,
             check=False,
             cwd=tmp_path,
             env=os.environ | {"SCHEMATHESIS_HOOKS": str(HERE / "fuzz_hooks.py")},
