@@ -18,7 +18,8 @@ HERE = Path(__file__).parent
 
 @pytest.mark.timeout(360)
 def test_a20_contract_holds_under_fuzzing(backend: Backend, tmp_path: Path) -> None:
-    api, url = api_process(backend, tmp_path, AURA_API_KEY=KEY)
+    # No lane answers here, so that setting a pause waits for as long as it may.
+    api, url = api_process(backend, tmp_path, AURA_API_KEY=KEY, AURA_API_WAIT_S="0.3")
     api.start()
     try:
         api.wait_ready(30)

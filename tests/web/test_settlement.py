@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 
+from agents.deep import deep
+from agents.rebuild import rebuild
 from aura_stream.domain.lane_requests import Instruct, Mint
+from aura_stream.ledger.connection import READER, connect
+from aura_stream.ledger.verify import verify
 from tests.web.conftest import Api, Backend
 from tests.web.lanes import Lanes
 
@@ -419,3 +423,30 @@ async def test_a_pause_that_is_not_there_is_404(api: Api) -> None:
     for _ in range(2):
         status, problem, _ = await api.post(f"/v1/pauses/{missing}/lift", {"operator": "olga"}, key=key)
         assert (status, problem["code"]) == (404, "pause_not_found")
+
+
+@pytest.mark.row("A09", "A10", "A11", "S17")
+async def test_b3_i9_i10_the_ledger_verifies_and_is_rebuilt_with_settlements_in_it(
+    backend: Backend, api: Api, lanes: Lanes, customer: str
+) -> None:
+    deposit = await by_ach(api, customer, "30.00", mint_to=f"{customer}:AUSD")
+    await minted(api, lanes, deposit, 3000)
+    await lanes.bank(deposit, "returned", amount=3000, code="R01")
+    await shown(api, deposit["id"], "returning")
+    under_way = await by_ach(api, customer, "7.00")
+    await lanes.bank(under_way, "accepted")
+    await shown(api, under_way["id"], "submitted")
+
+    connection = await connect(backend.settings.postgres_read_dsn, READER)
+    try:
+        checks = await verify(connection, settle_s=20)
+    finally:
+        await connection.close()
+    checks += await deep(backend.settings, settle_s=20)
+    assert {check.name: check.offender for check in checks if not check.good} == {}
+    looked_at = {check.name: check.checked for check in checks}
+    for name in ("tokens_have_their_reserve", "trust_covers_what_is_owed", "in_transit_is_pending"):
+        assert looked_at[name], name
+    assert looked_at["nothing_settled_twice"] >= 2
+
+    assert (await rebuild(backend.settings)).same
