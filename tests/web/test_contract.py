@@ -169,7 +169,7 @@ async def test_a02_write_without_a_usable_key_is_refused(client: Client, headers
         ("GET", "/v1/accounts/alice:EUR", 503, "service_unavailable"),
     ],
 )
-async def test_every_failure_is_a_problem_document(
+async def test_sec40_every_failure_is_a_problem_document(
     client: Client, method: str, path: str, status: int, code: str
 ) -> None:
     async with client.request(method, path, headers={"X-Request-Id": "mine-1"}) as answer:
@@ -212,7 +212,7 @@ async def test_a20_nothing_is_accepted_while_kafka_is_away(client: Client) -> No
     assert "nothing was sent" in problem["detail"]
 
 
-async def test_a20_health_says_what_is_away(client: Client) -> None:
+async def test_a20_x48_health_says_what_is_away(client: Client) -> None:
     async with client.get("/health/live") as answer:
         assert answer.status == 200
     async with client.get("/health/ready") as answer:
