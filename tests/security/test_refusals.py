@@ -1,4 +1,4 @@
-"""What only the ledger can refuse: amounts that are none, assets that differ, transfers to oneself. All on a real one."""
+"""What only the ledger can refuse: amounts that are none, assets that differ, transfers to oneself."""
 
 from __future__ import annotations
 
