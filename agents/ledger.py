@@ -164,7 +164,7 @@ class Ledger:
         except Refused as refusal:
             if refusal.reason == "paused":
                 # "Not now" is no outcome: the same key may be used again.
-                tell_refused(unit, command, refusal)
+                tell_refused(unit, command, refusal, asked.transaction_id)
                 return
             decision = refused(asked, refusal.reason, at)
         begin(unit, command, key, asked.transaction_id, decision)

@@ -234,6 +234,11 @@ def pause(unit: Unit, command: PauseCommand, key: bytes, content: str, rules: Ru
     """`pause.set` and `pause.lift`: tells every partition and lane. Raises nothing: a refusal is an answer."""
     at = unit.at
     if isinstance(command, PauseSet):
+        if any(one.id == id_text(key) for one in pauses()):
+            # The key is forgotten after a day, the pause is not: it would be told as set, and stay as it is.
+            reused = Refused("idempotency_key_reused", f"the key set pause {id_text(key)} before")
+            tell_refused(unit, command, reused)
+            return
         data, scope = command.data, command.data.scope
         about = Scope(
             *(scope.tenant or "", scope.type or "", scope.rail or "", scope.bank or "", scope.chain or ""),

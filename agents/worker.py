@@ -8,24 +8,30 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import faust
 import msgspec
 import uvloop
 
 import topics
+from agents.attempts import AttemptsSink
 from aura_stream import logs
-from aura_stream.domain.state import Rules
+from aura_stream.banks.credentials import banks_file
+from aura_stream.domain.lanes import bank, minter
+from aura_stream.domain.lanes.rules import LaneRules
+from aura_stream.domain.settlement import TOKENS
+from aura_stream.domain.state import Rules, SettlementRules
 from aura_stream.engine.feed import Feed
 from aura_stream.engine.kafka import RealKafka
 from aura_stream.engine.partition import Partition
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.engine.shard import Setup, Shard
 from aura_stream.engine.store import RocksStores
+from aura_stream.engine.topics import Topic
 from aura_stream.engine.transport import App, make_app
-from aura_stream.engine.unit import Names
-from aura_stream.settings import Settings
+from aura_stream.engine.unit import Actor, Names
+from aura_stream.settings import Settings, SetupError
 
 NAMES = Names(
     commands=topics.COMMANDS.name,
@@ -38,10 +44,29 @@ NAMES = Names(
 
 def rules_of(settings: Settings) -> Rules:
     """The settings that decisions depend on."""
-    return Rules(tenants=tuple(sorted(settings.tenants)), mode=settings.mode)
+    base = Rules(tenants=tuple(sorted(settings.tenants)), mode=settings.mode)
+    settlement = settlement_rules_of(settings)
+    return base if settlement == base.settlement else msgspec.structs.replace(base, settlement=settlement)
 
 
-def encode_rules(rules: Rules) -> tuple[bytes, str]:
+def settlement_rules_of(settings: Settings) -> SettlementRules:
+    """The settings that deposits by bank and withdrawals are decided by."""
+    return msgspec.json.decode(settings.settlement_rules, type=SettlementRules)
+
+
+def lane_rules_of(settings: Settings) -> LaneRules:
+    """The settings that lanes decide by."""
+    limits = msgspec.json.decode(settings.chain_limits, type=minter.Limits)
+    return LaneRules(
+        settlement_rules_of(settings),
+        settings.tenants[0],
+        msgspec.json.decode(settings.bank_limits, type=dict[str, bank.Limits]),
+        msgspec.structs.replace(limits, confirmations=settings.chain_confirmations),
+        poll_ms=int(settings.bank_poll_s * 1000),
+    )
+
+
+def encode_rules(rules: Rules | LaneRules) -> tuple[bytes, str]:
     """Their recorded form and its hash."""
     encoded = msgspec.json.encode(rules)
     return encoded, hashlib.sha256(encoded).hexdigest()[:16]
@@ -50,7 +75,13 @@ def encode_rules(rules: Rules) -> tuple[bytes, str]:
 def run(role: str, settings: Settings) -> None:
     """Runs a worker of a role until it is stopped; does not return. The topics must have been checked."""
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    app, feed = {"ledger": ledger_app, "sink": sink_app, "events": events_app}[role](settings)
+    app, feed = {
+        "ledger": ledger_app,
+        "sink": sink_app,
+        "events": events_app,
+        "bank": bank_app,
+        "chain": chain_app,
+    }[role](settings)
     _add_status_page(app, role, feed)
     # What is here now lives as long as the process, and batches make no cycles: the collector would walk over both for
     # nothing, a third of a ledger's CPU time and near half of a sink's.
@@ -69,11 +100,13 @@ def run(role: str, settings: Settings) -> None:
 
 
 def _add_status_page(app: App, role: str, feed: Feed) -> None:
-    """`/partitions/` on the worker's statistics port: one row per partition, for people and `aura status`."""
+    """`/partitions/` on the worker's statistics port: one row per partition, for people and `aura status`; of
+    connectors their lanes too."""
 
     @app.page("/partitions/")
     async def partitions(self: Any, request: Any) -> Any:
-        return self.json({"role": role, "partitions": feed.status()})
+        lanes = {"lanes": app.lanes} if hasattr(app, "lanes") else {}
+        return self.json({"role": role, "partitions": feed.status(), **lanes})
 
 
 def _app(role: str, settings: Settings) -> App:
@@ -172,4 +205,110 @@ def events_app(settings: Settings) -> tuple[App, Feed]:
         {"account": sources[1], "auth": sources[2]},
     )
     app.task(relay.run)
+    return app, feed
+
+
+# --- lanes ---------------------------------------------------------------------------------------------------------
+
+BANK_SOURCE, CHAIN_SOURCE = 1_000_000, 2_000_000
+"""Added to the partition in what lanes signal to the ledger: no shard of the ledger has such a number."""
+
+
+def bank_app(settings: Settings) -> tuple[App, Feed]:
+    """The app that speaks with banks."""
+    from agents.bank_calls import BankCalls
+    from agents.bank_lanes import BankLanes
+    from agents.inbox import Inbox
+    from aura_stream.banks.client import BankClient
+    from aura_stream.banks.credentials import load_credentials
+
+    rules = lane_rules_of(settings)
+    names = sorted(set(rules.settlement.banks.values()))
+    known = load_credentials(settings)
+    if missing := [name for name in names if name not in known]:
+        raise SetupError(
+            f"There are no credentials for {', '.join(missing)}.",
+            where=str(banks_file(settings)),
+            why="AURA_SETTLEMENT_RULES names that bank for a rail",
+            fix="add it to the file, or change `banks` in AURA_SETTLEMENT_RULES",
+        )
+    clients = {
+        # One connection more than calls at once: events are listed beside them.
+        name: BankClient(name, known[name], connections=(rules.banks.get(name) or bank.Limits()).calls_at_once + 1)
+        for name in names
+    }
+    inbox = Inbox(settings.kafka_bootstrap, topics.BANK_INBOX.name, settings.partitions)
+    calls = BankCalls(clients, inbox, settings.bank_webhook_url)
+    return _lane_app("bank", settings, topics.BANK, BankLanes(rules), rules, BANK_SOURCE, calls)
+
+
+def chain_app(settings: Settings) -> tuple[App, Feed]:
+    """The app that mints and burns."""
+    from agents.chain_calls import ChainCalls
+    from agents.chain_lanes import ChainLanes
+    from agents.inbox import Inbox
+    from aura_stream.chain.rpc import ChainNode
+    from aura_stream.chain.signer import derived, load_key
+
+    rules = lane_rules_of(settings)
+    key = load_key(settings)
+    keys = {token: derived(key, token) for token in sorted(TOKENS)}
+    inbox = Inbox(settings.kafka_bootstrap, topics.CHAIN_INBOX.name, settings.partitions)
+    calls = ChainCalls(ChainNode(settings.chain_rpc_url), keys, rules, inbox, settings)
+    return _lane_app("chain", settings, topics.CHAIN, ChainLanes(rules, keys), rules, CHAIN_SOURCE, calls)
+
+
+class Outside(Protocol):
+    """What makes the calls that a kind of lanes wishes for."""
+
+    async def run(self) -> None:
+        """Begins; runs beside the worker."""
+
+    async def close(self) -> None:
+        """Ends what runs."""
+
+    def committed(self, partition: int, wishes: list[Any]) -> None:
+        """Starts what a committed unit wishes for."""
+
+
+def _lane_app(
+    role: str,
+    settings: Settings,
+    own: tuple[Topic, Topic, Topic, Topic],
+    actor: Actor,
+    rules: LaneRules,
+    first_source: int,
+    outside: Outside,
+) -> tuple[App, Feed]:
+    requests, inbox, journal, changelog = (topic.name for topic in own)
+    app = _app(role, settings)
+    encoded, rules_hash = encode_rules(rules)
+    kafka = RealKafka(settings.kafka_bootstrap)
+    setup = Setup(
+        app_id=f"{settings.app_id}-{role}",
+        kafka=kafka,
+        names=Names(requests, NAMES.signals, journal, NAMES.dead_letters, changelog),
+        outputs=(topics.CHAIN_REQUESTS.name,),
+        actor=actor,
+        rules=encoded,
+        rules_hash=rules_hash,
+        stores=RocksStores(_state_dir(settings)),
+        partitioner=Partitioner(settings.partitions),
+        inbox=inbox,
+        first_source=first_source,
+        committed=outside.committed,
+    )
+
+    def make(number: int, fetch: Any, generation: int) -> Partition:
+        return Shard(number, setup, fetch, generation)
+
+    async def close() -> None:
+        await outside.close()
+        await kafka.stop()
+
+    # The inbox first: deadlines wait until everything in it is handled, so that no answer is overlooked for a time-out.
+    feed = Feed(app, (inbox, requests), make, on_ready=_ready(settings), on_closed=close)
+    app.task(outside.run)
+    attempts = AttemptsSink(settings.kafka_bootstrap, settings.postgres_write_dsn, journal, settings.partitions)
+    app.task(attempts.run)
     return app, feed

@@ -165,7 +165,7 @@ def begin(
             after.to_account,
             after.deadline if after.state in EXPIRING else 0,
             journals,
-            None if settlement is None else by_bank(settlement),
+            None if settlement is None else by_bank(settlement, after.deadline),
         )
     )
     if settlement is not None:
@@ -196,14 +196,14 @@ def change(
             str(after.captured) if after.captured else "",
             also_journal,
             journals,
-            None if settlement is None else by_bank(settlement),
+            None if settlement is None else by_bank(settlement, after.deadline),
         )
     )
     if settlement is not None:
         _freeze(unit, decision)
 
 
-def by_bank(s: Settlement) -> ByBank:
+def by_bank(s: Settlement, deadline: int) -> ByBank:
     """What the journal and the events say about the bank's and the chain's part."""
     row = code_of(s.code) if s.code else None
     return ByBank(
@@ -219,6 +219,7 @@ def by_bank(s: Settlement) -> ByBank:
         code=s.code,
         action=row.action if row is not None else "",
         suspense=str(s.suspense) if s.suspense else "",
+        deadline=deadline,
     )
 
 
@@ -316,7 +317,7 @@ def send_event_of(unit: Unit, transaction_id: str, decision: Decision, command_i
         format_time(after.deadline) if after.state in EXPIRING and after.deadline else "",
     )
     if decision.settlement is not None:
-        data = msgspec.structs.replace(data, by_bank=by_bank(decision.settlement))
+        data = msgspec.structs.replace(data, by_bank=by_bank(decision.settlement, after.deadline))
     send_event(
         unit,
         decision.event,

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import msgspec
 
-from aura_stream.domain import lane_requests
+from aura_stream.domain import lane_news, lane_requests
 from aura_stream.domain.commands import ADAPTER
 from aura_stream.domain.events import Event, EventData, TransactionEvent
 from aura_stream.domain.ids import bank_reference, chain_reference
+from aura_stream.domain.lanes.lines import AttemptLine, LaneRecord
 from aura_stream.domain.pauses import Pause, Pauses, Rollout, Scope
 from aura_stream.domain.signals import (
     Answer,
@@ -227,6 +228,34 @@ def chain_request() -> dict[str, Any]:
     return _head("chain-request", "What a minter lane is asked for", "Key: ~chain:<chain>:<token>.", examples, schema)
 
 
+def bank_inbox() -> dict[str, Any]:
+    """The schema of `aura.bank-inbox.v1`."""
+    ended = lane_news.CallEnded(_BANK_REFERENCE, 1, "accepted", bank_reference="tr_1", status=201, took_ms=12)
+    polled = lane_news.Polled(7, error="HTTP 503, and no list of events")
+    schema = _described(msgspec.json.schema(lane_news.BankNews), _REQUEST_MEANING)
+    examples = [_plain(ended), _plain(polled), _plain(lane_news.Opened())]
+    return _head("bank-inbox", "What a bank's lane hears", "Key: ~bank:<bank>.", examples, schema)
+
+
+def chain_inbox() -> dict[str, Any]:
+    """The schema of `aura.chain-inbox.v1`."""
+    seen = lane_news.Sighting(_CHAIN_REFERENCE, "0x" + "ab" * 32, 17, ok=True, gas=10**14)
+    looked = lane_news.Looked("31337:0xab", 31337, 19, 11, 3, 2, 2 * 10**9, 10**9, 100_000_000, [seen])
+    schema = _described(msgspec.json.schema(lane_news.ChainNews), _REQUEST_MEANING)
+    examples = [_plain(looked), _plain(lane_news.NotSeen("no answer"))]
+    return _head("chain-inbox", "What a minter lane hears", "Key: ~chain:<chain>:<token>.", examples, schema)
+
+
+def lane_journal() -> dict[str, Any]:
+    """The schema of `aura.bank-journal.v1` and `aura.chain-journal.v1`."""
+    attempt = AttemptLine(
+        *("bank:bank-a", _TRANSACTION, "default", "debit", "submit", "A00000000000001", 1, "started", _AT, "closed")
+    )
+    schema = _described(msgspec.json.schema(LaneRecord), _REQUEST_MEANING)
+    examples = [_plain(LaneRecord(2, 1, _AT, [attempt]))]
+    return _head("lane-journal", "What lanes decided", "Key: the number of the partition.", examples, schema)
+
+
 def transaction_event() -> dict[str, Any]:
     """The schema of `aura.transaction-events.v1`."""
     event = TransactionEvent(
@@ -299,6 +328,9 @@ def schemas() -> dict[str, dict[str, Any]]:
         "transaction-event.json": transaction_event(),
         "bank-request.json": bank_request(),
         "chain-request.json": chain_request(),
+        "bank-inbox.json": bank_inbox(),
+        "chain-inbox.json": chain_inbox(),
+        "lane-journal.json": lane_journal(),
         "chain-head.json": chain_head(),
         "account-event.json": account_event(),
         "auth-event.json": auth_event(),

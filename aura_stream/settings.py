@@ -13,10 +13,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+import msgspec
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aura_stream import SettingsError, SetupError
+from aura_stream.domain.lanes import bank, minter
+from aura_stream.domain.state import SettlementRules
 
 __all__ = ["Settings", "SettingsError", "SetupError", "load_settings", "read_env_file"]
 
@@ -43,6 +55,25 @@ class OidcIssuer(BaseModel):
     audience: str = Field(min_length=1, max_length=512)
     """What `aud`, or `client_id` of a token without `aud`, must be."""
     jwks_url: str = Field(pattern=r"^https?://[^\s]+$", max_length=1024)
+
+
+class _StrictRules(SettlementRules, frozen=True, forbid_unknown_fields=True):
+    """As they may be set: a name that is not known is a mistake."""
+
+
+class _StrictBank(bank.Limits, frozen=True, forbid_unknown_fields=True):
+    """As they may be set."""
+
+
+class _StrictChain(minter.Limits, frozen=True, forbid_unknown_fields=True):
+    """As they may be set."""
+
+
+_STRUCTS: dict[str, Any] = {
+    "settlement_rules": _StrictRules,
+    "bank_limits": dict[str, _StrictBank],
+    "chain_limits": _StrictChain,
+}
 
 
 class _EnvFile(PydanticBaseSettingsSource):
@@ -98,11 +129,14 @@ class Settings(BaseSettings):
         "sandbox", description="`sandbox`: play money, simulated banks. `live` refuses unsafe defaults."
     )
     home: Path = Field(Path(".aura"), description="Directory for data, logs, pid files and the env file.")
-    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, `host:port[,host:port...]`.")
+    kafka_bootstrap: str = Field(
+        "", description="Kafka brokers, `host:port[,host:port...]`; default: 127.0.0.1:<kafka_port>."
+    )
     kafka_port: int = Field(9092, ge=1, le=65535, description="Port of the embedded Kafka that `aura up` starts.")
     postgres_dsn: str = Field(
-        "postgresql://aura@127.0.0.1:5432/aura",
-        description="Postgres as the owner of the schema (migrations), `postgresql://user:password@host:port/db`.",
+        "",
+        description="Postgres as the owner of the schema (migrations), `postgresql://user:password@host:port/db`; "
+        "default: aura@127.0.0.1:<postgres_port>/aura.",
     )
     postgres_write_dsn: str = Field("", description="Postgres as the ledger's writer; default: the owner's DSN.")
     postgres_read_dsn: str = Field("", description="Postgres as a reader; default: the owner's DSN.")
@@ -216,6 +250,42 @@ class Settings(BaseSettings):
     chain_key_file: Path | None = Field(
         None, description="File with that key, mode 600; default: <home>/chain/key, made once, in the sandbox only."
     )
+    settlement: bool | None = Field(
+        None,
+        description="Whether `aura up` starts the roles `bank` and `chain`, in the sandbox with a mock bank and a "
+        "local chain; default: in the sandbox yes, live no.",
+    )
+    settlement_rules: str = Field(
+        "{}",
+        description="What decisions on deposits by bank and withdrawals go by, JSON: `banks` (by rail), `chain`, "
+        "`fees`, `approval_above`, `mint_hold_days` (by tenant), `review`, `denied` (names), `checker_lifts`.",
+    )
+    bank_limits: str = Field(
+        "{}",
+        description="What each bank allows and promises, JSON by bank: `tries`, `backoff_ms`, `calls_at_once`, "
+        "`gap_ms`, `failures_to_open`, `open_ms`, `answer_ms`, `inquire_every_ms`, `inquiries`, `longest_delay_ms`, "
+        "`window_ms`.",
+    )
+    chain_limits: str = Field(
+        "{}",
+        description="What the minters go by, JSON: `final_above`, `bump_after_blocks`, `bumps`, `open_returns_max`, "
+        "`statement_age_ms`, `supply_age_ms`. Confirmations are AURA_CHAIN_CONFIRMATIONS.",
+    )
+    banks_file: Path | None = Field(
+        None,
+        description="File with the banks' addresses and secrets, mode 600; default: the mock bank's "
+        "<home>/mock-bank/credentials.json.",
+    )
+    bank_webhook_url: str = Field(
+        "",
+        description="Where banks send their events, with `{bank}` in it; default: <api_url>/v1/bank-webhooks/{bank}.",
+    )
+    bank_poll_s: float = Field(
+        10.0,
+        ge=0.1,
+        le=3600,
+        description="How often each bank is asked for events that no webhook has told, in seconds.",
+    )
     bare_event_topics: bool = Field(
         False,
         description="Call the topics of events `transaction-events`, `account-events` and `auth-events` instead of "
@@ -328,6 +398,15 @@ class Settings(BaseSettings):
             raise ValueError("the address of a node must begin with http:// or https://")
         return value
 
+    @field_validator("settlement_rules", "bank_limits", "chain_limits")
+    @classmethod
+    def _is_struct(cls, value: str, info: ValidationInfo) -> str:
+        try:
+            msgspec.json.decode(value, type=_STRUCTS[info.field_name or ""])
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"the JSON does not fit: {error}") from error
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _derive(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -335,9 +414,13 @@ class Settings(BaseSettings):
         default = {name: field.default for name, field in cls.model_fields.items()}
         have = {**default, **{name: value for name, value in values.items() if value not in (None, "")}}
         filled = dict(values)
+        filled["kafka_bootstrap"] = have["kafka_bootstrap"] or f"127.0.0.1:{have['kafka_port']}"
+        filled["postgres_dsn"] = have["postgres_dsn"] or f"postgresql://aura@127.0.0.1:{have['postgres_port']}/aura"
         for name in ("postgres_write_dsn", "postgres_read_dsn", "postgres_identity_dsn"):
-            filled[name] = have[name] or have["postgres_dsn"]
+            filled[name] = have[name] or filled["postgres_dsn"]
         filled["api_url"] = (have["api_url"] or f"http://{have['api_host']}:{have['api_port']}").rstrip("/")
+        filled["settlement"] = have["mode"] == "sandbox" if have["settlement"] is None else have["settlement"]
+        filled["bank_webhook_url"] = have["bank_webhook_url"] or f"{filled['api_url']}/v1/bank-webhooks/{{bank}}"
         filled["chain_rpc_url"] = have["chain_rpc_url"] or f"http://127.0.0.1:{have['chain_port']}"
         filled["state_dir"] = have["state_dir"] or Path(have["home"]) / "state"
         filled["worker_id"] = have["worker_id"] or f"{have['role']}-{have['slot']}"

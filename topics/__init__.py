@@ -7,8 +7,14 @@ from dataclasses import replace
 from aura_stream.engine.topics import Topic
 from topics.account_events import ACCOUNT_EVENTS
 from topics.auth_events import AUTH_EVENTS
+from topics.bank_changelog import BANK_CHANGELOG
+from topics.bank_inbox import BANK_INBOX
+from topics.bank_journal import BANK_JOURNAL
 from topics.bank_requests import BANK_REQUESTS
+from topics.chain_changelog import CHAIN_CHANGELOG
 from topics.chain_heads import CHAIN_HEADS
+from topics.chain_inbox import CHAIN_INBOX
+from topics.chain_journal import CHAIN_JOURNAL
 from topics.chain_requests import CHAIN_REQUESTS
 from topics.changelog import CHANGELOG
 from topics.commands import COMMANDS
@@ -35,14 +41,22 @@ def _bare(name: str) -> str:
     return name.removeprefix("aura.").removesuffix(".v1")
 
 
-ALL = (COMMANDS, SIGNALS, JOURNAL, *EVENTS, BANK_REQUESTS, CHAIN_REQUESTS, DEAD_LETTERS, CHANGELOG, CHAIN_HEADS)
+BANK = (BANK_REQUESTS, BANK_INBOX, BANK_JOURNAL, BANK_CHANGELOG)
+CHAIN = (CHAIN_REQUESTS, CHAIN_INBOX, CHAIN_JOURNAL, CHAIN_CHANGELOG)
+ALL = (COMMANDS, SIGNALS, JOURNAL, *EVENTS, *BANK, *CHAIN, DEAD_LETTERS, CHANGELOG, CHAIN_HEADS)
 
 __all__ = [
     "ACCOUNT_EVENTS",
     "ALL",
     "AUTH_EVENTS",
+    "BANK_CHANGELOG",
+    "BANK_INBOX",
+    "BANK_JOURNAL",
     "BANK_REQUESTS",
+    "CHAIN_CHANGELOG",
     "CHAIN_HEADS",
+    "CHAIN_INBOX",
+    "CHAIN_JOURNAL",
     "CHAIN_REQUESTS",
     "CHANGELOG",
     "COMMANDS",

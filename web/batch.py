@@ -20,6 +20,7 @@ from web.accepted import AcceptedCommand
 from web.call import BATCH_BODY_MAX, JSON_BODY_MAX, Call, read_body, require_media_type
 from web.commands import SUBMITS, check, subject_of
 from web.limits import spend_commands
+from web.operators import check_names
 from web.problems import Problem, from_domain
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
@@ -90,6 +91,7 @@ def _allowed(call: Call, command: Command) -> None:
     furthest = reach(call.principal, COMMAND_ACTIONS[command.type])
     if furthest == Reach.NONE or (furthest == Reach.OWN and command.customer != call.principal.customer):
         raise Problem("insufficient_permissions", f"{command.type} for {command.customer} is not yours to send.")
+    check_names(call, command, furthest)
 
 
 def _accepted(number: int, command: Command, partition: int, submits: list[tuple[str, Command, int]]) -> bytes:

@@ -53,13 +53,18 @@ class Prepared:
 
     @property
     def subject(self) -> str:
-        """The id of the transaction it makes or acts on, or of the account."""
+        """The id of the transaction it makes or acts on, of the account, or of the pause."""
         return subject_of(self.command)
 
     @property
     def is_about_account(self) -> bool:
         """Whether the subject is an account."""
         return self.command.type.startswith("account.")
+
+    @property
+    def is_about_pause(self) -> bool:
+        """Whether the subject is a pause."""
+        return self.command.type.startswith("pause.")
 
     @property
     def is_submit(self) -> bool:
@@ -69,11 +74,13 @@ class Prepared:
     @property
     def members(self) -> dict[str, str]:
         """The member that names the subject in a problem or an answer."""
+        if self.is_about_pause:
+            return {"pause_id": self.subject}
         return {"account_id" if self.is_about_account else "transaction_id": self.subject}
 
 
 def subject_of(command: Command) -> str:
-    """The id of the transaction a command makes or acts on, or of the account."""
+    """The id of the transaction a command makes or acts on, of the account, or of the pause."""
     data: Any = command.data
     if command.type in SUBMITS or command.type == "pause.set":
         return id_text(derived_id(command.tenant, command.customer, command.idempotency_key))

@@ -20,7 +20,7 @@ import yaml
 from aura_stream.domain.ids import parse_account_id
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.identity.permissions import ACTIONS, PUBLIC
-from web.aliases.document import add_aliases
+from web.aliases.document import add_aliases, resolved
 from web.problems import FieldError, Problem
 
 CONTRACT_FILE = Path(__file__).with_name("openapi.yaml")
@@ -35,6 +35,7 @@ _FIELD_CODES = {
     "expires_at": "invalid_datetime_format",
     "known_at": "invalid_datetime_format",
     "transaction_id": "invalid_uuid_format",
+    "pause_id": "invalid_uuid_format",
     "idempotency-key": "idempotency_key_invalid",
     "email": "invalid_email_format",
     "password": "invalid_password_format",
@@ -204,12 +205,12 @@ def _operation(document: dict[str, Any], path: str, method: str, item: dict[str,
         )
     if (permission == PUBLIC) != is_public:
         raise ContractMismatch(f"{method.upper()} {path}: x-permission: {PUBLIC} and security: [] go together")
-    parameters = [_resolve(document, one) for one in (*item.get("parameters", ()), *definition.get("parameters", ()))]
+    parameters = [resolved(document, one) for one in (*item.get("parameters", ()), *definition.get("parameters", ()))]
     body = definition.get("requestBody")
     media_type, body_schema = "", None
     if body:
         media_type, content = next(iter(body["content"].items()))
-        body_schema = content["schema"] if media_type == "application/json" else None
+        body_schema = content["schema"] if media_type == "application/json" and not definition.get("x-raw") else None
     return Operation(
         id=definition["operationId"],
         method=method.upper(),
@@ -237,14 +238,3 @@ def _part(where: str, parameters: list[dict[str, Any]], components: dict[str, An
         "additionalProperties": where == "header",
     }
     return Part(where, schema, components)
-
-
-def _resolve(document: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
-    """What a local `$ref` points to; anything else as it is."""
-    reference = value.get("$ref")
-    if reference is None:
-        return value
-    found: Any = document
-    for step in str(reference).removeprefix("#/").split("/"):
-        found = found[step]
-    return dict(found)

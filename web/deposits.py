@@ -7,6 +7,7 @@ from aiohttp import web
 from web.actions import act
 from web.call import Call
 from web.commands import owner_of, prepare
+from web.operators import asked_by
 from web.submit import submit
 
 
@@ -20,7 +21,7 @@ async def submit_deposit(call: Call) -> web.Response:
             tenant=call.tenant,
             customer=customer,
             idempotency_key=call.idempotency_key,
-            data=call.body,
+            data=call.body | (asked_by(call) if call.body.get("rail", "manual") != "manual" else {}),
         ),
     )
 

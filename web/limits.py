@@ -27,7 +27,7 @@ from web.services import Networks, Services
 
 UNLIMITED: Final = frozenset({"getHealth", "getReadiness", "getLiveness", "getMetrics", "getContract", "getJwks"})
 """Open routes without a limit: they cost nothing, and a load balancer that is refused takes the process away."""
-ONLY_FAILURES: Final = frozenset({"login"})
+ONLY_FAILURES: Final = frozenset({"login", "receiveBankWebhook"})
 """Open routes that count for themselves (:func:`guessing`)."""
 
 _STANDING: web.RequestKey[Standing] = web.RequestKey("limit", Standing)

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from aura_stream.journal import ChangeLine, TransactionLine
 from aura_stream.ledger.reads import NOTHING_STORED, LedgerReads, ReadsUnavailable, Stored
 from web.accepted import Accepted
-from web.problems import Problem
+from web.problems import Problem, put_off
 from web.recent import RecentTransaction
 from web.tail import Ends, Tail
 from web.views import Json, TransactionView, entry_of_row, newest, recent_entries
@@ -124,10 +124,22 @@ class Lookup:
             if not is_told and all(
                 stored.get(p, NOTHING_STORED).next_offset >= complete_from[p] for p in range(len(partitions))
             ):
+                await self._check_put_off(tenant, transaction_id)
                 raise no_transaction(transaction_id)
             if asyncio.get_running_loop().time() >= deadline:
                 raise _behind("Postgres does not have all that this node has not seen itself")
             await asyncio.sleep(_POLL_S)
+
+    async def _check_put_off(self, tenant: str, transaction_id: str) -> None:
+        """Raises ``paused`` for an id that was given with a receipt, and then was not taken because of a pause."""
+        line = self._tail.recent.put_off.get(transaction_id)
+        try:
+            detail = line.detail if line is not None and line.tenant == tenant else None
+            detail = detail or await self._reads.put_off(tenant, transaction_id)
+        except ReadsUnavailable as error:
+            raise _postgres_away(error) from None
+        if detail is not None:
+            raise put_off(detail, {"transaction_id": transaction_id})
 
     async def _tail_and_postgres(
         self, tenant: str, transaction_id: str

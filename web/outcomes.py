@@ -15,7 +15,8 @@ from aura_stream.domain.reasons import REASONS
 from aura_stream.domain.state import FAILED
 from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, TransactionLine
 from web.commands import SUBMITS, Prepared
-from web.problems import Problem
+from web.pause_views import PauseView
+from web.problems import Problem, put_off
 from web.recent import Outcome
 from web.views import Json, TransactionView, account_of_id, account_of_line, is_settled
 
@@ -27,7 +28,9 @@ _ACCOUNT_STATUS = {
     "account.close": "closed",
 }
 _WAITS_IN = {"deposit.submit": "awaiting_funds", "hold.place": "held"}
-"""The state in which a submit is answered unless it was refused at once."""
+"""The state in which a submit without a bank is answered unless it was refused at once."""
+_ENDS_IT = frozenset({"deposit.reject", "transaction.reject", "transaction.resolve"})
+"""Actions after which `failed` is what was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ def refusal(prepared: Prepared, outcome: Outcome) -> Problem | None:
     if not isinstance(outcome, AnswerLine):
         return None
     if outcome.kind == "repeat":
-        if prepared.is_submit or not outcome.reason or outcome.status:
+        if not outcome.reason or outcome.status:
             return None
         return problem_of(outcome.reason, outcome.detail, prepared.members, headers=REPLAYED)
     members = dict(prepared.members)
@@ -87,10 +90,12 @@ def made_by(prepared: Prepared, outcome: Outcome, view: TransactionView | None) 
     if prepared.is_submit:
         if events:
             return _step(events[0])
-        if outcome.state != "refused" and prepared.command.type in _WAITS_IN:
+        is_by_bank = getattr(prepared.command.data, "rail", None) not in (None, "manual")
+        if outcome.state != "refused" and prepared.command.type in _WAITS_IN and not is_by_bank:
             return Step(1, "processing", _WAITS_IN[prepared.command.type], "")
         return Step(0, outcome.status, outcome.state, outcome.reason)
-    mine = [event for event in events if event["state"] == outcome.state]
+    mine = [event for event in events if event["seq"] == outcome.seq or event["state"] == outcome.state]
+    mine.sort(key=lambda event: event["seq"] != outcome.seq)
     return _step(mine[0]) if mine else Step(0, outcome.status, outcome.state, outcome.reason)
 
 
@@ -117,11 +122,19 @@ def answer_account(prepared: Prepared, outcome: Outcome) -> Answer:
     return Answer(status, resource, is_replayed(outcome))
 
 
+def answer_pause(prepared: Prepared, outcome: Outcome, view: PauseView | None) -> Answer:
+    """The answer to a pause that was set or lifted: a receipt until everyone has it."""
+    command, is_set = prepared.command, prepared.command.type == "pause.set"
+    replayed = is_replayed(outcome)
+    if view is not None and view.has_reached("applied" if is_set else "cleared"):
+        return Answer(201 if is_set else 200, view.resource | {"command_id": command.id}, replayed)
+    return accepted(prepared, "processing", "set" if is_set else "lifted", replayed)
+
+
 def answer_transaction(prepared: Prepared, end: Step, view: TransactionView | None, *, replayed: bool) -> Answer:
     """The answer at the event where the wait ended. Raises :class:`Problem` when that is a failure."""
     command = prepared.command
-    # A rejection is what deposit.reject asked for.
-    if end.status == FAILED and command.type != "deposit.reject":
+    if end.status == FAILED and command.type not in _ENDS_IT:
         members = prepared.members | {"transaction_status": end.status, "transaction_state": end.state}
         problem = problem_of(end.reason, "", members, headers=REPLAYED if replayed else {})
         if end.reason == "insufficient_funds":
@@ -153,6 +166,8 @@ def accepted(prepared: Prepared, status: str = "created", state: str = "accepted
 
 def location(prepared: Prepared) -> str:
     """Where the subject of a command can be read."""
+    if prepared.is_about_pause:
+        return f"/v1/pauses/{prepared.subject}"
     return f"/v1/{'accounts' if prepared.is_about_account else 'transactions'}/{prepared.subject}"
 
 
@@ -160,6 +175,8 @@ def problem_of(reason: str, detail: str, members: dict[str, str], headers: dict[
     """The problem of a reason that the ledger gave."""
     # A reason of a newer ledger than this API is still a refusal.
     code = reason if reason in REASONS else "rejected"
+    if code == "paused":
+        return put_off(detail, members)
     return Problem(code, detail or (reason if code != reason else ""), headers=headers, members=members)
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from aura_stream.domain.reasons import REASONS, Invalid, Reason, Refused
 
 PROBLEM_TYPE = "application/problem+json"
+_RETRY_AFTER_PAUSE_S = 30
 
 
 class FieldError(TypedDict):
@@ -96,6 +97,11 @@ class Problem(Exception):
         """The answer to the client."""
         body = orjson.dumps(self.document(instance=instance, request_id=request_id))
         return web.Response(status=self.status, body=body, content_type=PROBLEM_TYPE, headers=self.headers)
+
+
+def put_off(detail: str, members: Mapping[str, Any]) -> Problem:
+    """The 503 of new work that a pause holds back: pauses last longer than what is merely away."""
+    return Problem("paused", detail, retry_after_s=_RETRY_AFTER_PAUSE_S, members=members)
 
 
 def from_domain(error: Invalid | Refused, *, where: str = "body") -> Problem:

@@ -16,13 +16,17 @@ from aura_stream.journal import (
     AccountLine,
     AnswerLine,
     ChangeLine,
+    PauseLine,
     ReceivedLine,
     TransactionLine,
     UnitRecord,
 )
 
-Outcome = TransactionLine | ChangeLine | AccountLine | AnswerLine
+Outcome = TransactionLine | ChangeLine | AccountLine | AnswerLine | PauseLine
 """A line that answers a command."""
+
+_PAUSES_MAX = 1000
+_PUT_OFF_MAX = 10_000
 
 
 @dataclass(slots=True)
@@ -75,6 +79,10 @@ class Recent:
         self._commands: dict[str, asyncio.Future[Outcome]] = {}
         self._watchers: dict[str, list[asyncio.Queue[ChangeLine]]] = defaultdict(list)
         self._progress: asyncio.Future[None] | None = None
+        self.pauses: dict[str, list[PauseLine]] = {}
+        """What this process has seen of pauses, by their ids; the log of events has what came before."""
+        self.put_off: dict[str, AnswerLine] = {}
+        """Submits that a pause has refused, by the ids that they would have had, until Postgres has them too."""
 
     def __len__(self) -> int:
         return self._kept
@@ -119,8 +127,18 @@ class Recent:
                 case ReceivedLine():
                     self._keep(partition, offset, line.id, line)
                 case AccountLine() | AnswerLine() if line.command_id:
+                    if isinstance(line, AnswerLine) and line.reason == "paused" and line.transaction_id:
+                        self.put_off[line.transaction_id] = line
+                        while len(self.put_off) > _PUT_OFF_MAX:
+                            del self.put_off[next(iter(self.put_off))]
                     self._answer(line.command_id, line)
-                case _:  # an account that a transaction froze, a pause: nobody waits for them here
+                case PauseLine():
+                    self.pauses.setdefault(line.id, []).append(line)
+                    while len(self.pauses) > _PAUSES_MAX:
+                        del self.pauses[next(iter(self.pauses))]
+                    if line.command_id:
+                        self._answer(line.command_id, line)
+                case _:  # an account that a transaction froze: nobody waits for it here
                     pass
         for kind, *numbers in unit.inputs:
             if kind == "commands":

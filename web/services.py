@@ -10,6 +10,7 @@ from aiohttp import web
 from aura_stream.identity.identity import Identity
 from aura_stream.ledger.reads import LedgerReads
 from aura_stream.settings import Settings
+from topics.bank_inbox import BANK_INBOX
 from topics.commands import COMMANDS
 from topics.journal import JOURNAL
 from web.accepted import Accepted
@@ -41,12 +42,15 @@ class Services:
     openings: Openings
     erasures: Erasures
     events: EventParts
+    bank_inbox: CommandLog
+    """Where banks' webhooks go."""
     proxies: Networks
     """Whose X-Forwarded-For is believed."""
 
     async def start(self) -> None:
         """Begins to connect; nothing here waits for Kafka or Postgres, so that the API can say what is missing."""
         await self.commands.start()
+        await self.bank_inbox.start()
         await self.tail.start()
         self.identity.start()
         self.wallets.start()
@@ -62,6 +66,7 @@ class Services:
         await self.wallets.stop()
         await self.identity.stop()
         await self.tail.stop()
+        await self.bank_inbox.stop()
         await self.commands.stop()
         await self.reads.close()
 
@@ -92,5 +97,6 @@ def make_services(settings: Settings) -> Services:
         openings,
         Erasures(identity, commands, lookup, reads),
         events,
+        CommandLog(settings.kafka_bootstrap, BANK_INBOX.name, settings.partitions),
         tuple(ip_network(one) for one in settings.trusted_proxies),
     )

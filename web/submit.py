@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from aura_stream.domain.ids import derived_id, id_text, record_key
-from aura_stream.journal import AccountLine, ChangeLine
+from aura_stream.journal import AccountLine, AnswerLine, ChangeLine
 from web.accepted import AcceptedCommand
 from web.call import COMMAND_ID, Call, Wait
 from web.commands import SUBMITS, Prepared
@@ -19,6 +19,7 @@ from web.outcomes import (
     Step,
     accepted,
     answer_account,
+    answer_pause,
     answer_transaction,
     end_of,
     is_replayed,
@@ -26,6 +27,7 @@ from web.outcomes import (
     made_by,
     refusal,
 )
+from web.pause_views import views_of
 from web.problems import Problem
 from web.recent import Outcome
 from web.views import TransactionView, newest
@@ -84,6 +86,8 @@ async def _answer(call: Call, prepared: Prepared, waiting: _Waiting) -> Answer:
         if problem.code == "idempotency_key_reused":
             await _name_original(call, prepared, problem)
         raise problem
+    if prepared.is_about_pause:
+        return await _pause_answer(call, prepared, outcome, waiting)
     if isinstance(outcome, AccountLine) or prepared.is_about_account:
         return answer_account(prepared, outcome)
     view = await _view(call, prepared)
@@ -93,6 +97,18 @@ async def _answer(call: Call, prepared: Prepared, waiting: _Waiting) -> Answer:
         view = await _view(call, prepared)
         end = end_of(end, view)
     return answer_transaction(prepared, end, view, replayed=is_replayed(outcome))
+
+
+async def _pause_answer(call: Call, prepared: Prepared, outcome: Outcome, waiting: _Waiting) -> Answer:
+    """The pause once every partition and lane has it, or a receipt when the time is up: it acts already."""
+    services, id_ = call.services, prepared.subject
+    bodies = await services.events.reads.pauses() if isinstance(outcome, AnswerLine) else ()
+    while True:
+        answer = answer_pause(prepared, outcome, views_of(bodies, services.tail.recent.pauses.get(id_, ())).get(id_))
+        left = waiting.deadline - asyncio.get_running_loop().time()
+        if answer.status != 202 or left <= 0:
+            return answer
+        await services.tail.recent.progressed(left)
 
 
 async def _settled(step: Step, waiting: _Waiting) -> Step:

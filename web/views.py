@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from aura_stream.domain.assets import format_amount
+from aura_stream.domain.events import ByBank
 from aura_stream.domain.ids import parse_account_id
-from aura_stream.domain.state import REQUIRES_ATTENTION, TERMINAL
+from aura_stream.domain.state import REQUIRES_APPROVAL, REQUIRES_ATTENTION, TERMINAL
 from aura_stream.journal import AccountLine, ChangeLine, Journal, ReceivedLine, TransactionLine, journal_id
 from aura_stream.ledger.reads import Balances
 from web.recent import RecentTransaction
-
-WAITING_STATES = frozenset({"awaiting_funds", "held"})
-"""States that end a wait: a person or a bank has to act."""
+from web.settlement_views import WAITING, shown
 
 Json = dict[str, Any]
 
@@ -32,7 +33,7 @@ def instant(at: datetime) -> str:
 
 def is_settled(status: str, state: str) -> bool:
     """Whether a wait ends here: nothing more happens, or not before someone acts."""
-    return status in TERMINAL or status == REQUIRES_ATTENTION or state in WAITING_STATES
+    return status in TERMINAL or status in (REQUIRES_ATTENTION, REQUIRES_APPROVAL) or state in WAITING
 
 
 @dataclass(slots=True)
@@ -42,6 +43,16 @@ class TransactionView:
     resource: Json
     events: list[Json]
     journal_ids: list[int]
+    parts: dict[int, ByBank] = field(default_factory=dict)
+    """What bank and chain had to do with it after an event, by the event's seq."""
+
+    def __post_init__(self) -> None:
+        self._show()
+
+    def _show(self) -> None:
+        for name in ("settlement", "reason_title", "reason_hint"):
+            self.resource.pop(name, None)
+        self.resource |= shown(self.resource, self.parts.get(self.resource["seq"]))
 
     @property
     def is_terminal(self) -> bool:
@@ -58,14 +69,16 @@ class TransactionView:
             "seq": change.seq,
             "updated_at": moment(change.at),
         }
-        if change.reason:
-            self.resource["reason"] = change.reason
+        self.resource["reason"] = change.reason or None
         if change.captured:
             self.resource["captured_amount"] = format_amount(int(change.captured), self.resource["asset"])
         self.events.append(_event(change.seq, change.event, change.status, change.state, change.reason, change.at))
         self.journal_ids += [journal_id(partition, journal.number) for journal in change.journals]
         if change.also_journal:
             self.journal_ids.append(change.also_journal)
+        if change.by_bank is not None:
+            self.parts[change.seq] = change.by_bank
+        self._show()
 
     def rewind(self, seq: int, status: str, state: str, reason: str) -> None:
         """Shows it as it was at an earlier event: the first answer again."""
@@ -75,6 +88,7 @@ class TransactionView:
             )
             self.resource |= {"status": status, "state": state, "reason": reason or None, "seq": seq, "updated_at": at}
             self.resource.pop("captured_amount", None)
+            self._show()
 
 
 def transaction_of_row(row: Mapping[str, Any]) -> TransactionView:
@@ -104,7 +118,11 @@ def transaction_of_row(row: Mapping[str, Any]) -> TransactionView:
         _event(one["seq"], one["type"], one["status"], one["state"], one.get("reason", ""), one["at"])
         for one in row.get("history") or ()
     ]
-    return TransactionView(resource, events, list(row["journal_ids"]))
+    parts = {one["seq"]: one["by_bank"] for one in row.get("history") or () if "by_bank" in one}
+    if row.get("by_bank"):
+        parts[row["seq"]] = row["by_bank"]
+    known = {seq: msgspec.convert(part, ByBank) for seq, part in parts.items()}
+    return TransactionView(resource, events, list(row["journal_ids"]), known)
 
 
 def transaction_of_line(line: TransactionLine, partition: int) -> TransactionView:
@@ -128,7 +146,10 @@ def transaction_of_line(line: TransactionLine, partition: int) -> TransactionVie
         "expires_at": moment(line.expires_at) if line.expires_at else None,
     }
     events = [_event(1, line.event, line.status, line.state, line.reason, line.at)]
-    return TransactionView(resource, events, [journal_id(partition, journal.number) for journal in line.journals])
+    parts = {1: line.by_bank} if line.by_bank is not None else {}
+    return TransactionView(
+        resource, events, [journal_id(partition, journal.number) for journal in line.journals], parts
+    )
 
 
 def newest(row: Mapping[str, Any] | None, recent: RecentTransaction | None) -> TransactionView | None:

@@ -9,6 +9,7 @@ key comes from :func:`load_key`.
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 from dataclasses import dataclass, replace
@@ -161,7 +162,7 @@ def cancellation(transaction: Transaction, address: str, fees: Fees) -> Transact
     return replace(transaction, to=address, data=b"", value=0, gas=21_000, fees=fees)
 
 
-# --- Fees ---
+# --- Fees ----------------------------------------------------------------------------------------------------------
 
 
 def fees_for(base_fee: int, tip: int) -> Fees:
@@ -187,7 +188,7 @@ def _bump(wei: int) -> int:
     return max(wei + 1, -(-wei * (1000 + BUMP_PER_MILLE) // 1000))
 
 
-# --- Keys ---
+# --- Keys ----------------------------------------------------------------------------------------------------------
 
 
 def load_key(settings: Settings) -> SigningKey:
@@ -214,6 +215,11 @@ def load_key(settings: Settings) -> SigningKey:
     if not sandbox and (weakness := _weakness(key, signing.address)):
         raise _unusable("The chain's signing key is not safe.", where, weakness)
     return signing
+
+
+def derived(key: SigningKey, name: str) -> SigningKey:
+    """The key of one minter: each has nonces of its own, and only one secret needs to be kept."""
+    return SigningKey(hmac.digest(key._key.secret, f"aura/minter/{name}".encode(), "sha256"))
 
 
 def _weakness(key: bytes, address: str) -> str:

@@ -21,6 +21,9 @@ from aura_stream.ledger.errors import LedgerError
 from aura_stream.settings import Settings
 
 WAIT_S = 5.0
+_LANES = """
+SELECT lane, breaker, failures, stopped FROM settlement.lanes WHERE breaker <> 'closed' OR stopped <> '' ORDER BY lane
+"""
 
 
 @dataclass(slots=True)
@@ -31,6 +34,8 @@ class Pipeline:
     decided: int | None = None
     committed: int | None = None
     workers: list[dict[str, Any]] = field(default_factory=list)
+    lanes: list[dict[str, Any]] = field(default_factory=list)
+    """Breakers that are not closed, and lanes that are stopped."""
     troubles: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -40,8 +45,16 @@ class Pipeline:
         accepted = "?" if self.accepted is None else self.accepted
         return [
             f"commands     {accepted} accepted, {waiting} wait for the ledger, {behind} are not in Postgres yet",
+            *(_of_lane(lane) for lane in self.lanes),
             *self.troubles,
         ]
+
+
+def _of_lane(lane: dict[str, Any]) -> str:
+    state = (
+        f"stopped: {lane['stopped']}" if lane["stopped"] else f"breaker {lane['breaker']}, {lane['failures']} failures"
+    )
+    return f"{lane['lane']:<12} {state}"
 
 
 async def look(settings: Settings, ready_files: list[Path]) -> Pipeline:
@@ -82,6 +95,7 @@ async def _ask_postgres(settings: Settings, found: Pipeline) -> None:
                 found.committed = await connection.fetchval(
                     "SELECT coalesce(sum(commands_offset), 0)::bigint FROM ledger.sink_offsets"
                 )
+                found.lanes = [dict(row) for row in await connection.fetch(_LANES)]
             finally:
                 await connection.close(timeout=1)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, LedgerError, OSError, TimeoutError) as error:

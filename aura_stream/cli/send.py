@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json as json_module
+import logging
 import time
 import uuid
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from aura_stream.domain.commands import COMMAND_TYPES, Command, parse_command
 from aura_stream.domain.ids import record_key
 from aura_stream.domain.reasons import REASONS, Invalid
 from aura_stream.engine.partitioner import Partitioner
-from aura_stream.journal import DECODE, AccountLine, AnswerLine, ChangeLine, TransactionLine
+from aura_stream.journal import DECODE, AccountLine, AnswerLine, ChangeLine, PauseLine, TransactionLine
 from aura_stream.settings import Settings, SetupError, load_settings
 
 TIMEOUT_S = 10.0
@@ -57,8 +58,10 @@ def send(
         say(f"  fix: {REASONS[error.reason].hint}")
         raise typer.Exit(USAGE) from None
     settings = load_settings()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it says of a broker that is away, we say better
     sent, outcome = asyncio.run(_send(settings, command, value, wait))
-    subject = "account_id" if command.type.startswith("account.") else "transaction_id"
+    kind = command.type.partition(".")[0]
+    subject = f"{kind}_id" if kind in ("account", "pause") else "transaction_id"
     result = {"command_id": command.id, "idempotency_key": command.idempotency_key, subject: subject_of(command)} | sent
     if outcome is not None:
         result["outcome"] = outcome
@@ -68,7 +71,8 @@ def send(
         for name, shown in result.items():
             print(f"{name:<16} {shown if not isinstance(shown, dict) else json_module.dumps(shown)}")
     if outcome is None and wait:
-        say(f"There was no outcome within {wait:g} s; the command is durable. See: aura tx watch {subject_of(command)}")
+        see = f" See: aura tx watch {subject_of(command)}" if subject == "transaction_id" else ""
+        say(f"There was no outcome within {wait:g} s; the command is durable.{see}")
         raise typer.Exit(3)
     if outcome is not None and (outcome["status"] == "failed" or outcome["answer"] in ("refused", "dead_letter")):
         raise typer.Exit(CHECK_FAILED)
@@ -93,8 +97,8 @@ async def _send(
                 producer = AIOKafkaProducer(
                     bootstrap_servers=settings.kafka_bootstrap, acks="all", enable_idempotence=True
                 )
-                await producer.start()
                 try:
+                    await producer.start()
                     metadata = await producer.send_and_wait(_topic("commands"), value, key)
                 finally:
                     await producer.stop()
@@ -128,7 +132,11 @@ async def _listener(settings: Settings, partition: int) -> AIOKafkaConsumer:
         auto_offset_reset="none",
         isolation_level="read_committed",
     )
-    await consumer.start()
+    try:
+        await consumer.start()
+    except BaseException:
+        await consumer.stop()
+        raise
     place = TopicPartition(_topic("journal"), partition)
     consumer.assign([place])
     consumer.seek(place, (await consumer.end_offsets([place]))[place])
@@ -153,7 +161,7 @@ def _shown(line: Any) -> dict[str, Any]:
         shown = {"answer": line.kind, "status": line.status}
     if isinstance(line, TransactionLine | ChangeLine | AnswerLine) and line.state:
         shown["state"] = line.state
-    if not isinstance(line, AccountLine) and line.reason:
+    if not isinstance(line, AccountLine | PauseLine) and line.reason:
         shown["reason"] = line.reason
     if isinstance(line, AnswerLine) and line.detail:
         shown["detail"] = line.detail

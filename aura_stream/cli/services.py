@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,11 +31,11 @@ from aura_stream.embedded.local import (
     http_ok,
 )
 from aura_stream.embedded.processes import Process, port_is_free, port_owner, require_port, running_since
-from aura_stream.settings import Settings, SettingsError, SetupError, load_settings
+from aura_stream.settings import Settings, SettingsError, SetupError, load_settings, read_env_file
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-DATA = ("kafka", "postgres", "state", "log", "run", "api_key", "mock-bank")
+DATA = ("kafka", "postgres", "state", "log", "run", "api_key", "mock-bank", "chain")
 """What `down --wipe` removes from the home directory; anything else there is not ours."""
 
 
@@ -45,14 +45,16 @@ def up(
 ) -> None:
     """Start everything on this machine and return when it is ready.
 
-    Kafka and Postgres are started from packages, unless AURA_KAFKA_BOOTSTRAP or AURA_POSTGRES_DSN name your own. Safe
-    to repeat: what runs already is left alone.
+    Kafka and Postgres are started from packages, unless AURA_KAFKA_BOOTSTRAP or AURA_POSTGRES_DSN name your own. In the
+    sandbox a mock bank and a local chain too, unless AURA_BANKS_FILE or AURA_CHAIN_RPC_URL name yours, or
+    AURA_SETTLEMENT=false. Safe to repeat: what runs already is left alone.
     """
     began = time.monotonic()
     stack = _stack()
     with _one_at_a_time(stack.home):
         # Kafka takes longest, so the database is made ready meanwhile; the roles come up side by side.
         running = {process.name: process.pid for process in stack.known_processes()}
+        _refuse_other_ports(stack, running)
         if "kafka" not in stack.external:
             stack.kafka.launch()
         if "postgres" in stack.external:
@@ -70,6 +72,10 @@ def up(
             _line("topics", lambda: stack.run_once("topics", "apply"))
         roles = [("ledger", slot) for slot in range(ledgers)] + [("sink", slot) for slot in range(sinks)]
         roles += [("events", 0), ("webhooks", 0)]
+        if stack.settings.settlement:
+            if stack.settings.mode == "sandbox":
+                _line("mock world", stack.start_settlement)
+            roles += [("bank", 0), ("chain", 0)]
         roles = (roles if has_command("worker") else []) + ([("api", 0)] if has_command("api") else [])
         for process in [stack.launch_role(role, slot) for role, slot in roles]:
             _line(process.name, _starting(process, partial(process.wait_ready, ROLE_TIMEOUT_S), running))
@@ -204,6 +210,8 @@ def doctor(as_json: JsonOption = False) -> None:
             lambda: _check_ports(stack),
             lambda: _check_kafka(here),
             lambda: _check_topics(here),
+            lambda: _check_banks(here),
+            lambda: _check_chain(here),
             lambda: _check_postgres(here),
             lambda: _check_api(here),
         ]
@@ -261,6 +269,21 @@ def _line(name: str, action: Callable[[], str | None]) -> None:
         say(f"  {name:<12} {paint('failed', 'red')} after {time.monotonic() - began:.1f} s")
         raise
     say(f"  {name:<12} {paint('ok', 'green')} {time.monotonic() - began:.1f} s{f'  {remark}' if remark else ''}")
+
+
+def _refuse_other_ports(stack: LocalStack, running: Mapping[str, int | None]) -> None:
+    """What runs keeps its port, and the env file must go on saying where it is."""
+    written = read_env_file(stack.env_file)
+    ports = {"kafka": stack.kafka.port, "postgres": stack.postgres.port, "api": stack.settings.api_port}
+    for name, port in ports.items():
+        setting = f"AURA_{name.upper()}_PORT"
+        if running.get(name) is not None and written.get(setting, str(port)) != str(port):
+            raise SetupError(
+                f"{name} runs already, on another port.",
+                where=_shown(stack.env_file),
+                why=f"it was started with {setting}={written[setting]}, and {port} is asked for now",
+                fix=f"aura down, then the same command again; or unset {setting}",
+            )
 
 
 def _starting(process: Process, start: Callable[[], object], running: dict[str, int | None]) -> Callable[[], str]:
@@ -352,6 +375,9 @@ def _check_ports(stack: LocalStack) -> Finding:
     wanted = [("AURA_API_PORT", settings.api_port)]
     wanted += [("AURA_KAFKA_PORT", stack.kafka.port)] if "kafka" not in stack.external else []
     wanted += [("AURA_POSTGRES_PORT", stack.postgres.port)] if "postgres" not in stack.external else []
+    if settings.settlement and settings.mode == "sandbox":
+        wanted += [("AURA_MOCK_BANK_PORT", settings.mock_bank_port)] if settings.banks_file is None else []
+        wanted += [("AURA_CHAIN_PORT", settings.chain_port)] if settings.chain_rpc_url == stack.chain.rpc_url else []
     for setting, port in wanted:
         owner = port_owner(port)
         if not port_is_free(port) and (owner is None or owner[0] not in ours):
@@ -367,6 +393,36 @@ def _check_kafka(settings: Settings) -> Finding:
         if _serves(address):
             return Finding("kafka", "ok", f"{address} serves, transaction coordinator answers")
     return Finding("kafka", "unknown", f"no answer at {settings.kafka_bootstrap}", "aura up")
+
+
+def _check_banks(settings: Settings) -> Finding:
+    from aura_stream.banks.credentials import banks_file, load_credentials
+
+    if not settings.settlement:
+        return Finding("banks", "ok", "AURA_SETTLEMENT is off")
+    try:
+        known = load_credentials(settings)
+    except SetupError as error:
+        return Finding("banks", "unknown", error.why, "aura up")
+    mode = banks_file(settings).stat().st_mode & 0o777
+    if mode & 0o077:
+        return Finding(
+            "banks", "fail", "the file holds secrets and others may read it", f"chmod 600 {banks_file(settings)}"
+        )
+    return Finding("banks", "ok", f"credentials of {', '.join(sorted(known))}")
+
+
+def _check_chain(settings: Settings) -> Finding:
+    from aura_stream.embedded.anvil import ANVIL_VERSION, cached_program, chain_id_at
+
+    if not settings.settlement:
+        return Finding("chain", "ok", "AURA_SETTLEMENT is off")
+    chain_id = chain_id_at(settings.chain_rpc_url)
+    if chain_id is not None:
+        return Finding("chain", "ok", f"chain {chain_id} answers")
+    if settings.mode == "sandbox" and not cached_program().exists():
+        return Finding("chain", "warn", f"anvil {ANVIL_VERSION} is not downloaded yet", "`aura up` downloads it")
+    return Finding("chain", "unknown", "the node does not answer", "aura up")
 
 
 def _check_topics(settings: Settings) -> Finding:

@@ -12,7 +12,7 @@ from aura_stream import SetupError
 from aura_stream.chain.chaos import Chaos
 from aura_stream.chain.rpc import ChainError, ChainNode
 from aura_stream.chain.setup import ensure_token, token_address
-from aura_stream.chain.signer import GWEI, load_key
+from aura_stream.chain.signer import GWEI, derived, load_key
 from aura_stream.cli import emit
 from aura_stream.settings import Settings, load_settings
 
@@ -133,7 +133,9 @@ def revert_next(
     """Let the token's next mints or burns revert, until a block has one."""
 
     async def action(chaos: Chaos, _node: ChainNode, settings: Settings) -> dict[str, Any]:
-        return {"reverted": await chaos.revert_next(token or token_address(load_key(settings)), timeout_s)}
+        return {
+            "reverted": await chaos.revert_next(token or token_address(derived(load_key(settings), "AUSD")), timeout_s)
+        }
 
     _do(action)
 
@@ -143,7 +145,7 @@ def deploy() -> None:
     """Give the signing key money for gas, and put the token on the chain if it is not there."""
 
     async def action(chaos: Chaos, node: ChainNode, settings: Settings) -> dict[str, Any]:
-        key = load_key(settings)
+        key = derived(load_key(settings), "AUSD")
         await chaos.fund(key.address)
         return {"signer": key.address, "token": await ensure_token(node, key)}
 

@@ -14,7 +14,7 @@ from aura_stream.engine.topics import check_topics
 from aura_stream.settings import load_settings
 from aura_stream.webhooks.process import run as send_webhooks
 
-Role = Literal["ledger", "sink", "events", "webhooks"]
+Role = Literal["ledger", "sink", "events", "webhooks", "bank", "chain"]
 
 
 def worker(
@@ -22,7 +22,7 @@ def worker(
         Role,
         typer.Argument(
             help="ledger: decides commands; sink: writes the ledger to Postgres; events: keeps the log of events; "
-            "webhooks: sends them out."
+            "webhooks: sends them out; bank: speaks with the banks; chain: mints and burns."
         ),
     ],
 ) -> None:

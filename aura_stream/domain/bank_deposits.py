@@ -95,6 +95,7 @@ from aura_stream.domain.settlement import (
     reserve,
     same_state,
     scope,
+    settled_late,
     step,
     suspense,
     tokens,
@@ -424,8 +425,8 @@ def bank_fact(case: Case, fact: BankFact) -> Settled | None:
     return attention(case, "unknown_outcome", code=fact.code) if fact.kind == UNDECIDED else None
 
 
-def _rejected(case: Case, code: str) -> Settled:
-    """It is definite that no money came: D1 goes back."""
+def _rejected(case: Case, code: str, **more: Any) -> Settled:
+    """It is definite that no money came, or none that stays: D1 goes back."""
     return step(
         *(case, "deposit.rejected", FAILED, "rejected"),
         reason="bank_rejected",
@@ -434,6 +435,7 @@ def _rejected(case: Case, code: str) -> Settled:
         freezes=code_of(code).action == FREEZE,
         booked=False,
         code=code,
+        **more,
     )
 
 
@@ -452,6 +454,9 @@ def _settled(case: Case, fact: BankFact) -> Settled | None:
             if not s.booked:
                 moves.insert(0, moved(in_transit(s), s.account, s.amount, to=PENDING_IN))
         return _held(case, journal(s.fiat, *moves), fact.effective_at or case.at, fact.fact_id or "-", fact)
+    if t.state == "rejected" and s.returned_by and fits and not s.settled_by:
+        # Its return has overtaken it: the money was with the bank, and is there no more.
+        return settled_late(case, "deposit.settled_late", fact, moved(trust(s), suspense(s), s.amount))
     # Money came that is not what was expected: it is booked all the same, and nobody's yet.
     received = f"@bank:{s.bank}:trust:{fact.asset}", f"@suspense:unmatched:{fact.asset}"
     more: dict[str, Any] = {
@@ -499,7 +504,7 @@ def _returned(case: Case, fact: BankFact) -> Settled | None:
         # A second return, or of another amount: the books disagree, reconciliation decides.
         return same_state(case, "deposit.break_opened", code=fact.code)
     if t.state in _AT_BANK:
-        return _rejected(case, fact.code)
+        return _rejected(case, fact.code, returned_by=fact.fact_id or "-")
     noted: dict[str, Any] = {"code": fact.code, "returned_by": fact.fact_id or "-"}
     if t.state == "funds_settled" or (t.state == "mint_queued" and (not s.is_asked or s.is_dead)):
         return _taken_back(case, fact.code, fact.fact_id or "-", fact.effective_at)

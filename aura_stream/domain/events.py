@@ -24,6 +24,7 @@ class ByBank(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str = ""  # of a reject, return or notice: a row of bank_codes
     action: str = ""  # what that row asks for
     suspense: str = ""  # minor units that do not fit and wait for a person
+    deadline: int = 0  # ms since 1970: when the present state ends by itself, or a person is called; 0 = never
 
 
 class PauseData(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -89,8 +89,14 @@ class SetPause(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="reque
     home: int
 
 
+class StatementRead(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="request", tag="statement"):
+    """A bank's books were read to their end, at this time (ms); from its lane to those that mint against its money."""
+
+    at: int
+
+
 BankRequest = Instruct | Expect | Inquire | SetPause
-ChainRequest = Mint | Burn | Withdraw | SetPause
+ChainRequest = Mint | Burn | Withdraw | StatementRead | SetPause
 
 ENCODE = msgspec.json.Encoder().encode
 DECODE_BANK = msgspec.json.Decoder(BankRequest).decode

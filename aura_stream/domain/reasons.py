@@ -180,6 +180,8 @@ REASONS: Final[dict[str, Reason]] = {
     "idempotency_key_not_found": Reason(_N, 404, "No such idempotency key", "Check the key and the tenant."),
     "dead_letter_not_found": Reason(_N, 404, "No such dead letter", "List the dead letters; old ones are dropped."),
     "signing_key_not_found": Reason(_N, 404, "No such signing key", "See /.well-known/jwks.json."),
+    "break_not_found": Reason(_N, 404, "No such break", "List the breaks."),
+    "report_not_found": Reason(_N, 404, "Nothing was reconciled yet", "Run `aura reconcile`."),
     "event_not_found": Reason(_N, 404, "No such event", "Check the id; begin anew without it."),
     "webhook_endpoint_not_found": Reason(_N, 404, "No such webhook endpoint", "List the endpoints."),
     "webhook_delivery_not_found": Reason(_N, 404, "No such delivery", "List the deliveries; old ones are removed."),
@@ -256,7 +258,7 @@ REASONS: Final[dict[str, Reason]] = {
     "order_not_found": Reason(_N, 404, "No such order", "Check the id.", waits_for=_EXCHANGE),
     "mfa_required": Reason(_A, 401, "A second factor is needed", "Send it.", waits_for="a second factor at login"),
     "signature_invalid": Reason(
-        _A, 401, "The signature is wrong", "Sign the bytes as they are sent.", waits_for="signed requests of banks"
+        _A, 401, "The signature is wrong", "Sign the bytes as they are sent, and send them within 5 minutes."
     ),
     "unauthorized_access": Reason(
         _Z, 403, "Not yours", "Use what belongs to you.", waits_for="linked bank accounts (else it answers as missing)"

@@ -39,6 +39,7 @@ from aura_stream.domain.ledger import (
 from aura_stream.domain.pauses import Pause, Scope, in_force, stood_ms
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.requests import Submission
+from aura_stream.domain.signals import BankFact
 from aura_stream.domain.state import (
     AVAILABLE,
     PROCESSING,
@@ -246,6 +247,14 @@ def same_state(case: Case, event: str, **more: Any) -> Settled:
     kept = {"parked_by": s.parked_by, "left_ms": s.left_ms, "entered_at": s.entered_at, "deadline": t.deadline}
     news: dict[str, Any] = {"reason": t.reason} | kept | more
     return step(case, event, t.status, t.state, **news)
+
+
+def settled_late(case: Case, event: str, fact: BankFact, there: tuple[Posting, ...]) -> Settled:
+    """A settlement whose return was heard first: both are booked now, and nothing is left of either."""
+    s = case.settlement
+    back = tuple(msgspec.structs.replace(posting, amount=-posting.amount) for posting in there)
+    journals = journal(s.fiat, there) + journal(s.fiat, back)
+    return same_state(case, event, journals=journals, effective_at=fact.effective_at, settled_by=fact.fact_id or "-")
 
 
 def _accounts(case: Case, journals: tuple[Booking, ...]) -> dict[str, Any]:

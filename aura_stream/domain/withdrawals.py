@@ -70,6 +70,7 @@ from aura_stream.domain.settlement import (
     reserve,
     same_state,
     scope,
+    settled_late,
     step,
     suspense,
     tokens,
@@ -367,8 +368,12 @@ def _settled(case: Case, fact: BankFact) -> Settled | None:
     t, s = case.transaction, case.settlement
     if fact.fact_id and fact.fact_id == s.settled_by:
         return None
-    if t.state in _PAYING and (fact.asset, fact.amount) == (s.fiat, s.amount - s.fee) and not s.suspense:
+    fits = (fact.asset, fact.amount) == (s.fiat, s.amount - s.fee)
+    if t.state in _PAYING and fits and not s.suspense:
         return _completed(case, fact.fact_id or "-", fact.effective_at, fact.bank_reference)
+    if t.state == "payout_rejected" and s.returned_by and fits and not s.settled_by:
+        # Its return has overtaken it: the money had gone out, and is back.
+        return settled_late(case, "withdrawal.settled_late", fact, moved(suspense(s), trust(s), fact.amount))
     # The bank has paid what was not asked for: it is booked, and a person finds out why.
     took = moved(f"@suspense:unmatched:{fact.asset}", f"@bank:{s.bank}:trust:{fact.asset}", fact.amount)
     more: dict[str, Any] = {
@@ -405,8 +410,8 @@ def _completed(case: Case, fact_id: str, effective_at: int, bank_reference_: str
     )
 
 
-def _rejected(case: Case, code: str) -> Settled:
-    """It is definite that nothing was paid: the fiat is the customer's, who says what becomes of it."""
+def _rejected(case: Case, code: str, **more: Any) -> Settled:
+    """It is definite that nothing is paid: the fiat is the customer's, who says what becomes of it."""
     s = case.settlement
     back = moved(outgoing(s), s.account, s.amount) if s.booked else moved(s.account, s.account, s.amount, of=HELD)
     return step(
@@ -417,6 +422,7 @@ def _rejected(case: Case, code: str) -> Settled:
         freezes=code_of(code).action == FREEZE,
         code=code,
         back=s.amount,
+        **more,
     )
 
 
@@ -428,7 +434,7 @@ def _returned(case: Case, fact: BankFact) -> Settled | None:
     if s.returned_by or fact.asset != s.fiat or not 0 < fact.amount <= s.amount - s.fee:
         return same_state(case, "withdrawal.break_opened", code=fact.code)
     if t.state in _PAYING and not s.suspense:
-        return _rejected(case, fact.code)
+        return _rejected(case, fact.code, returned_by=fact.fact_id or "-")
     if t.state != "completed":
         return same_state(case, "withdrawal.break_opened", code=fact.code)
     # Banks on the way may have taken a fee: what came is what counts.

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from aura_stream.embedded.anvil import AnvilServer
 from aura_stream.embedded.kafka import KafkaServer
 from aura_stream.embedded.postgres import IDENTITY, READER, WRITER, PostgresServer
 from aura_stream.embedded.processes import Process, Stack, free_port, port_is_free, require_port
@@ -22,6 +23,7 @@ from aura_stream.settings import ENV_FILE, Settings, SetupError, read_env_file
 
 SERVICES = ("kafka", "postgres")
 MOCK_BANK = "mock-bank"
+CHAIN = "anvil"
 ROLE_TIMEOUT_S = 60.0
 ROLE_GRACE_S = 20.0
 
@@ -54,6 +56,14 @@ class LocalStack:
         self.postgres = PostgresServer(
             self.home / "postgres", settings.postgres_port, tied=tied, run_dir=self.run_dir, log_dir=self.log_dir
         )
+        self.chain = AnvilServer(
+            self.home / "chain" / "node",
+            settings.chain_port,
+            tied=tied,
+            run_dir=self.run_dir,
+            log_dir=self.log_dir,
+            name=CHAIN,
+        )
         self.roles = Stack()
 
     @property
@@ -76,6 +86,7 @@ class LocalStack:
             "AURA_API_URL": settings.api_url,
             "AURA_API_KEY": self._api_key(),
             "AURA_PARTITIONS": str(settings.partitions),
+            "AURA_CHAIN_RPC_URL": settings.chain_rpc_url,
         }
 
     def write_env_file(self) -> None:
@@ -86,6 +97,8 @@ class LocalStack:
             f"AURA_KAFKA_PORT={self.kafka.port}",
             f"AURA_POSTGRES_PORT={self.postgres.port}",
             f"AURA_API_PORT={self.settings.api_port}",
+            f"AURA_MOCK_BANK_PORT={self.settings.mock_bank_port}",
+            f"AURA_CHAIN_PORT={self.settings.chain_port}",
             # So that a later `aura up` in a shell that has read this file still knows what is its own.
             f"AURA_EMBEDDED={','.join(name for name in SERVICES if name not in self.external)}",
         ]
@@ -115,6 +128,12 @@ class LocalStack:
             "AURA_API_PORT": str(self.settings.api_port),
             "AURA_TENANTS": ",".join(self.settings.tenants),
             "AURA_APP_ID": self.settings.app_id,
+            "AURA_CHAIN_CONFIRMATIONS": str(self.settings.chain_confirmations),
+            "AURA_SETTLEMENT_RULES": self.settings.settlement_rules,
+            "AURA_BANK_LIMITS": self.settings.bank_limits,
+            "AURA_CHAIN_LIMITS": self.settings.chain_limits,
+            "AURA_BANK_POLL_S": str(self.settings.bank_poll_s),
+            "AURA_BANK_WEBHOOK_URL": self.settings.bank_webhook_url,
             "AURA_FAUST_WEB_PORT": str(self._web_port(role, slot)),
             "PYTHONUNBUFFERED": "1",
             **(env or {}),
@@ -158,6 +177,13 @@ class LocalStack:
         if not process.alive:
             require_port(self.settings.mock_bank_port, "The mock bank", "AURA_MOCK_BANK_PORT")
         return self.roles.add(process, ROLE_TIMEOUT_S)
+
+    def start_settlement(self) -> None:
+        """Start the mock bank and the local chain, as far as nobody else runs them; :meth:`stop` ends them."""
+        if self.settings.banks_file is None:
+            self.start_mock_bank()
+        if self.settings.chain_rpc_url == self.chain.rpc_url:
+            self.chain.start()
 
     def start_role(self, role: str, slot: int = 0, *, env: Mapping[str, str] | None = None) -> Process:
         """Start a role's process and wait until it is ready; :meth:`stop` ends it."""
@@ -206,7 +232,9 @@ class LocalStack:
         names = [path.stem for path in sorted(self.run_dir.glob("*.pid"))]
         known: list[Process] = []
         for name in sorted(names, key=_start_order):
-            if name in SERVICES:
+            if name == CHAIN:
+                known.append(self.chain.process)
+            elif name in SERVICES:
                 known.append(self.kafka.process if name == "kafka" else self.postgres.process)
             else:
                 ready = partial(http_ok, f"{self.settings.api_url}/health/ready") if name == "api" else None
@@ -216,6 +244,7 @@ class LocalStack:
     def stop(self) -> None:
         """Stop the roles that were started here, then the services."""
         self.roles.stop(ROLE_GRACE_S)
+        self.chain.stop()
         self.kafka.stop()
         self.postgres.stop()
 
@@ -232,7 +261,9 @@ class LocalStack:
 
     def _web_port(self, role: str, slot: int) -> int:
         """A loopback port for a worker's own status page: near the set one if free."""
-        port = self.settings.faust_web_port + slot + {"sink": 100, "events": 200}.get(role, 0)
+        port = (
+            self.settings.faust_web_port + slot + {"sink": 100, "events": 200, "bank": 300, "chain": 400}.get(role, 0)
+        )
         return port if port_is_free(port) else free_port()
 
 

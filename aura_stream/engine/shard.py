@@ -30,7 +30,7 @@ from aura_stream.engine.restore import (
     wall_clock,
 )
 from aura_stream.engine.store import Store, Stores
-from aura_stream.engine.unit import NEVER, NO_HEADERS, Actor, Finished, Memory, Names
+from aura_stream.engine.unit import NEVER, NO_HEADERS, Actor, Finished, Memory, Names, source_of
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,9 @@ class Setup:
     partitioner: Partitioner
     called: Mapping[str, str] = field(default_factory=dict)  # what `outputs` are called in this cluster, if not so
     clock: Callable[[], int] = wall_clock  # ms since 1970; decides when deadlines are looked at
+    inbox: str = ""  # a second topic of plain records, read in place of signals
+    first_source: int = 0  # added to the partition's number in what it signals, where it signals to another engine
+    committed: Callable[[int, list[Any]], None] | None = None  # told of the wishes of each unit, after its commit
 
 
 @dataclass(slots=True)
@@ -89,7 +92,8 @@ class Shard(Partition):
         """The last offset of commands or signals that is part of the state."""
         if self._memory is None:
             return -1
-        return self._memory.state.applied.get("commands" if topic == self.setup.names.commands else "signals", -1)
+        source = source_of(topic, self.setup.names.commands, self.setup.inbox)
+        return self._memory.state.applied.get(source, -1)
 
     def status(self) -> dict[str, Any]:
         """Figures for metrics and `aura status`."""
@@ -152,6 +156,8 @@ class Shard(Partition):
             partitioner=setup.partitioner,
             rules=setup.rules,
             rules_hash=setup.rules_hash,
+            inbox=setup.inbox,
+            first_source=setup.first_source,
         )
         await self._check_sources()
         await check_journal(self._store, before, journal, setup.kafka)
@@ -194,9 +200,8 @@ class Shard(Partition):
 
     async def _check_sources(self) -> None:
         """The log must still hold what comes next, and may not end before what was applied."""
-        sources = [
-            TopicPartition(topic, self.number) for topic in (self.setup.names.commands, self.setup.names.signals)
-        ]
+        names = self.setup.names
+        sources = [TopicPartition(topic, self.number) for topic in (names.commands, self.setup.inbox or names.signals)]
         starts, ends = await self.setup.kafka.starts(sources), await self.setup.kafka.ends(sources)
         for source in sources:
             following = self.applied(source.topic) + 1
@@ -288,6 +293,8 @@ class Shard(Partition):
                 await self._reopen()
                 continue
             self._adopt(finished, ends)
+            if unit.wishes and self.setup.committed is not None:
+                self.setup.committed(self.number, unit.wishes)
             counters = self.counters
             counters.units += 1
             counters.records += unit.records

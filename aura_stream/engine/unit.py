@@ -158,6 +158,7 @@ class Unit:
         self._undo: list[tuple[bytes, Any]] = []
         self._undo_values: list[tuple[bytes, Any]] = []
         self.line_number = 0
+        self.wishes: list[Any] = []
 
     # --- for agents ------------------------------------------------------------------------------------------------
 
@@ -192,6 +193,11 @@ class Unit:
     def signal_partition(self, partition: int, signal: msgspec.Struct) -> None:
         """Sends a signal to the shard of a partition, this one's too, like :meth:`signal`."""
         self._outgoing.append((partition, _encode(signal)))
+
+    def wish(self, wish: Any) -> None:
+        """Asks for something outside once the unit is committed (`Setup.committed`). A crash in between loses it: what
+        must not be lost is also written, with a deadline by which its absence is noticed."""
+        self.wishes.append(wish)
 
     @property
     def partitions(self) -> int:
@@ -281,6 +287,7 @@ class Unit:
         if self._size > JOURNAL_PART_MAX:
             self._begin_part()
         marks = (len(self._lines), self._size, self.line_number, len(self.outputs), len(self._outgoing))
+        wishes = len(self.wishes)
         counters = self.counters.copy()
         self._undo.clear()
         self._undo_values.clear()
@@ -296,7 +303,7 @@ class Unit:
                     else:
                         target[full] = value
             lines, self._size, self.line_number, outputs, outgoing = marks
-            del self._lines[lines:], self.outputs[outputs:], self._outgoing[outgoing:]
+            del self._lines[lines:], self.outputs[outputs:], self._outgoing[outgoing:], self.wishes[wishes:]
             self.counters = counters
             return error
         return None
@@ -315,7 +322,7 @@ class Unit:
         for target, values in _pack(self._outgoing):
             sent[target] = seq = sent.get(target, 0) + 1
             value = b'{"source":%d,"seq":%d,"at":%d,"signals":[%b],"v":1}' % (
-                self.partition,
+                shard.first_source + self.partition,
                 seq,
                 self.at,
                 b",".join(values),
@@ -367,8 +374,11 @@ class Memory:
         partitioner: Partitioner,
         rules: bytes,
         rules_hash: str,
+        inbox: str = "",
+        first_source: int = 0,
     ) -> None:
         self.partition, self.actor, self.names, self.store = partition, actor, names, store
+        self.inbox, self.first_source = inbox, first_source
         self.partitioner, self.rules, self.rules_hash = partitioner, rules, rules_hash
         kept = store.get(STATE_KEY)
         self.state = msgspec.json.decode(kept, type=ShardState) if kept is not None else ShardState()
@@ -412,8 +422,8 @@ class Memory:
 
     def _take(self, unit: Unit, record: Record, fire: bool) -> bool:
         """Handles one record, after the deadlines that its time has reached; False when they fill the unit."""
-        if record.topic == self.names.commands:
-            source = "commands"
+        if record.topic in (self.names.commands, self.inbox):
+            source = self._source(record)
             if record.offset <= self.applied.get(source, -1):
                 return True
             if fire and record.timestamp >= self.next_due and not self._tick(unit, record.timestamp):
@@ -544,7 +554,12 @@ class Memory:
         return taken
 
     def _source(self, record: Record) -> str:
-        return "commands" if record.topic == self.names.commands else "signals"
+        return source_of(record.topic, self.names.commands, self.inbox)
+
+
+def source_of(topic: str, commands: str, inbox: str) -> str:
+    """By which name the progress in a topic is kept."""
+    return "commands" if topic == commands else "inbox" if topic == inbox else "signals"
 
 
 NEVER = (1 << 63) - 1

@@ -126,6 +126,11 @@ class EventReads:
             )
         return Stored(row["position"], row["event_id"], row["body"]) if row is not None else None
 
+    async def pauses(self) -> Sequence[str]:
+        """The events of the pauses that stand and of those that were lifted last, oldest first, of all tenants."""
+        async with self._database.nobody() as connection:
+            return [row["body"] for row in await connection.fetch("SELECT body FROM events.pauses()")]
+
     async def after(self, wanted: Filter, position: int, through: int, limit: int) -> Sequence[Stored]:
         """Events between two positions, the first not included, oldest first."""
         async with self._database.tenant(wanted.tenant) as connection:

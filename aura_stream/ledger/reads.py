@@ -31,12 +31,16 @@ FROM ledger.sink_offsets
 _TRANSACTION_COLUMNS = """
 t.transaction_id, t.tenant_id, t.customer_id, t.type, t.status, t.state, t.reason, t.asset, t.amount, t.from_account_id,
 t.to_account_id, t.captured_amount, t.idempotency_key, t.created_at, t.updated_at, t.expires_at, t.seq, t.partition,
-t.journal_ids
+t.journal_ids, t.history -> -1 -> 'by_bank' AS by_bank
 """
 _TRANSACTION = f"""
 SELECT s.*, t.history, {_TRANSACTION_COLUMNS}
 FROM ({_SINK}) s LEFT JOIN ledger.transactions t ON t.tenant_id = $1 AND t.transaction_id = $2
 """  # noqa: S608 - only constants of this module
+_PUT_OFF = """
+SELECT coalesce(detail, '') FROM ledger.refusals WHERE tenant_id = $1 AND transaction_id = $2 AND reason = 'paused'
+ORDER BY at DESC LIMIT 1
+"""
 _ENTRIES = """
 SELECT e.journal_id, e.leg, e.transaction_id, j.kind, e.account_id, e.asset, e.layer, e.amount, e.posted_at,
     e.effective_at
@@ -206,6 +210,12 @@ class LedgerReads:
         found["history"] = orjson.loads(row["history"])
         return _stored(row), found
 
+    async def put_off(self, tenant: str, transaction_id: str) -> str | None:
+        """Which pause a submit was refused for that would have had this id; None: there was none such."""
+        async with self._connection(tenant) as connection:
+            found = await connection.fetchval(_PUT_OFF, tenant, transaction_id)
+        return None if found is None else str(found)
+
     async def entries_of(self, tenant: str, journal_ids: Sequence[int]) -> list[dict[str, Any]]:
         """All entries of some journals, in order."""
         async with self._connection(tenant) as connection:
@@ -326,11 +336,12 @@ def _transaction(row: Row) -> dict[str, Any]:
         "to_account_id",
     )
     more = ("idempotency_key", "created_at", "updated_at", "expires_at", "seq", "partition", "journal_ids")
-    captured = row["captured_amount"]
+    captured, by_bank = row["captured_amount"], row["by_bank"]
     return {name: row[name] for name in names + more} | {
         "transaction_id": str(row["transaction_id"]),
         "amount": int(row["amount"]),
         "captured_amount": None if captured is None else int(captured),
+        "by_bank": None if by_bank is None else orjson.loads(by_bank),
     }
 
 

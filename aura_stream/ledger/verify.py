@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
+from aura_stream.domain.settlement import TOKENS, cents
 from aura_stream.journal import JOURNALS_PER_PARTITION
 from aura_stream.ledger import chain_walk
 
@@ -469,6 +470,138 @@ async def settlements_leave_nothing_behind(connection: Connection) -> Check:
             AND (e.layer <> 'available' OR e.account_id LIKE '@rail:%')
         GROUP BY t.transaction_id, e.account_id, e.layer
         HAVING sum(e.amount) <> 0
+        ORDER BY t.transaction_id LIMIT 1""",  # noqa: S608  # constants of this module
+    )
+
+
+# Tokens, their fiat, and how many minor units of the token one of the fiat is.
+_TOKENS: Final = ", ".join(f"('{token}', '{fiat}', {cents(token, fiat)})" for token, fiat in sorted(TOKENS.items()))
+
+
+@_check
+async def tokens_have_their_reserve(connection: Connection) -> Check:
+    """What a transaction has moved in the reserve of a token is what it moved in the tokens that we keep."""
+    return await _ask(
+        connection,
+        tokens_have_their_reserve,
+        "transactions with tokens",
+        "SELECT count(DISTINCT transaction_id) FROM ledger.entries WHERE account_id LIKE '@reserve:%'",
+        f"""SELECT t.transaction_id, t.state, m.token, m.reserve, m.kept
+        FROM (
+            SELECT e.transaction_id, k.token,
+                coalesce(-sum(e.amount * k.cents) FILTER (WHERE e.account_id LIKE '@reserve:%'), 0) AS reserve,
+                coalesce(sum(e.amount) FILTER (WHERE e.account_id NOT LIKE '@reserve:%'), 0) AS kept
+            FROM ledger.entries e JOIN (VALUES {_TOKENS}) k (token, fiat, cents) ON e.asset IN (k.token, k.fiat)
+            WHERE e.account_id = '@reserve:' || k.token || ':' || k.fiat OR e.asset = k.token
+                AND (e.account_id LIKE '@custody:chain:%' OR e.account_id LIKE '@receivable:chain:%')
+            GROUP BY e.transaction_id, k.token
+        ) m
+        JOIN ledger.transactions t USING (transaction_id)
+        -- Tokens at an address of the customer's own are not with us.
+        WHERE m.reserve <> m.kept AND coalesce(t.history -> -1 -> 'by_bank' ->> 'mint_to', '') NOT LIKE '0x%'
+        ORDER BY t.transaction_id LIMIT 1""",  # noqa: S608  # constants of this module
+    )
+
+
+@_check
+async def trust_covers_what_is_owed(connection: Connection) -> Check:
+    """Per fiat, what is at the banks and due from open returns covers reserves, customers, payouts and suspense."""
+    return await _ask(
+        connection,
+        trust_covers_what_is_owed,
+        "entries of fiat with a token",
+        f"SELECT count(*) FROM ledger.entries JOIN (VALUES {_TOKENS}) k (token, fiat, cents) ON fiat = asset",  # noqa: S608
+        f"""SELECT fiat, trust, open_returns, spent, owed FROM (
+            SELECT k.fiat, coalesce(s.trust, 0) AS trust, coalesce(s.owed, 0) AS owed,
+                greatest(coalesce(s.spent, 0), 0) AS spent, coalesce(r.tokens, 0) / k.cents AS open_returns
+            FROM (VALUES {_TOKENS}) k (token, fiat, cents)
+            LEFT JOIN LATERAL (
+                SELECT sum(e.amount) FILTER (WHERE e.account_id LIKE '@bank:%:trust:%') AS trust,
+                    sum(e.amount) FILTER (WHERE e.account_id LIKE '@expense:%') AS spent,
+                    -sum(e.amount) FILTER (WHERE (e.account_id NOT LIKE '@%' AND e.layer <> 'pending_in')
+                        OR e.account_id LIKE '@reserve:%' OR e.account_id LIKE '@suspense:%'
+                        OR e.account_id LIKE '@clearing:%' OR e.account_id LIKE '@rail:%:outgoing:%') AS owed
+                FROM ledger.entries e WHERE e.asset = k.fiat
+            ) s ON true
+            -- What is being burnt for a return: the reserve still owes it, the bank has it back already.
+            LEFT JOIN LATERAL (
+                SELECT -sum(e.amount) AS tokens FROM ledger.entries e JOIN ledger.transactions t USING (transaction_id)
+                WHERE t.type = 'deposit' AND t.state = 'returning' AND e.asset = k.token AND e.layer = 'held'
+            ) r ON true
+        ) f
+        WHERE trust + open_returns + spent < owed
+        ORDER BY fiat LIMIT 1""",  # noqa: S608  # constants of this module
+    )
+
+
+@_check
+async def in_transit_is_pending(connection: Connection) -> Check:
+    """Per tenant and asset, what banks are collecting is what customers have pending."""
+    return await _ask(
+        connection,
+        in_transit_is_pending,
+        "entries in transit",
+        "SELECT count(*) FROM ledger.entries WHERE account_id LIKE '@rail:%:in_transit:%'",
+        """SELECT tenant_id, asset, in_transit, pending FROM (
+            SELECT tenant_id, asset, coalesce(sum(amount) FILTER (WHERE account_id LIKE '@rail:%'), 0) AS in_transit,
+                coalesce(-sum(amount) FILTER (WHERE layer = 'pending_in'), 0) AS pending
+            FROM ledger.entries WHERE layer = 'pending_in' OR account_id LIKE '@rail:%:in_transit:%'
+            GROUP BY tenant_id, asset
+        ) s
+        WHERE in_transit <> pending ORDER BY 1, 2 LIMIT 1""",
+    )
+
+
+@_check
+async def nothing_settled_twice(connection: Connection) -> Check:
+    """No deposit has minted more than it brought, no withdrawal has burnt or paid out more than it took."""
+    return await _ask(
+        connection,
+        nothing_settled_twice,
+        "deposits by bank and withdrawals",
+        f"SELECT count(*) FROM ledger.transactions WHERE {_BY_BANK}",  # noqa: S608  # constants of this module
+        f"""SELECT t.transaction_id, t.type, t.state, t.amount, m.minted, m.reserved, m.paid, k.token
+        FROM ledger.transactions t
+        JOIN (
+            SELECT e.transaction_id, sum(e.amount) FILTER (WHERE e.account_id LIKE '@custody:%' AND e.asset IN (
+                    SELECT token FROM (VALUES {_TOKENS}) k (token, fiat, cents))) AS minted,
+                -sum(e.amount) FILTER (WHERE e.account_id LIKE '@reserve:%') AS reserved,
+                -sum(e.amount) FILTER (WHERE e.account_id LIKE '@bank:%:trust:%' OR e.account_id LIKE '@suspense:%'
+                    OR e.account_id LIKE '@bank:%:operating:%' OR e.account_id LIKE '@expense:bank:%') AS paid
+            FROM ledger.entries e WHERE e.account_id LIKE '@%' GROUP BY e.transaction_id
+        ) m USING (transaction_id)
+        -- A deposit's amount is fiat, a withdrawal's of its account: with a token the fiat is that much less.
+        LEFT JOIN (VALUES {_TOKENS}) k (token, fiat, cents) ON t.asset IN (k.token, k.fiat)
+        WHERE t.{_BY_BANK} AND CASE t.type
+            WHEN 'deposit' THEN coalesce(m.minted, 0) NOT BETWEEN 0 AND t.amount * k.cents
+                OR coalesce(m.reserved, 0) NOT BETWEEN 0 AND t.amount
+            WHEN 'withdrawal' THEN coalesce(m.minted, 0) NOT BETWEEN -t.amount AND 0
+                OR coalesce(m.paid, 0) > CASE t.asset WHEN k.token THEN t.amount / k.cents ELSE t.amount END
+            ELSE false
+        END
+        ORDER BY t.transaction_id LIMIT 1""",  # noqa: S608  # constants of this module
+    )
+
+
+@_check
+async def suspense_is_told(connection: Connection) -> Check:
+    """What a transaction has in suspense, in its own fiat, is what it says has come or gone unexplained."""
+    return await _ask(
+        connection,
+        suspense_is_told,
+        "transactions with money in suspense",
+        "SELECT count(DISTINCT transaction_id) FROM ledger.entries WHERE account_id LIKE '@suspense:%'",
+        f"""SELECT t.transaction_id, t.state, s.told, s.booked FROM ledger.transactions t
+        LEFT JOIN (VALUES {_TOKENS}) k (token, fiat, cents) ON t.asset IN (k.token, k.fiat)
+        LEFT JOIN (
+            SELECT e.transaction_id, e.asset, abs(sum(e.amount)) AS amount FROM ledger.entries e
+            WHERE e.account_id LIKE '@suspense:%' GROUP BY e.transaction_id, e.asset
+        ) e ON e.transaction_id = t.transaction_id AND e.asset = coalesce(k.fiat, t.asset)
+        CROSS JOIN LATERAL (
+            SELECT coalesce((t.history -> -1 -> 'by_bank' ->> 'suspense')::numeric, 0) AS told,
+                coalesce(e.amount, 0) AS booked
+        ) s
+        WHERE t.{_BY_BANK} AND s.told <> s.booked
         ORDER BY t.transaction_id LIMIT 1""",  # noqa: S608  # constants of this module
     )
 

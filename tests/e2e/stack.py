@@ -43,7 +43,7 @@ class E2EStack:
     `kafka` names brokers that somebody else has started; without, there is one of its own.
     """
 
-    def __init__(self, home: Path, *, kafka: str = "", session_s: float = SESSION_S) -> None:
+    def __init__(self, home: Path, *, kafka: str = "", session_s: float = SESSION_S, **more: object) -> None:
         kafka_port, postgres_port, api_port = free_port(), free_port(), free_port()
         self.settings = load_settings(
             home=home,
@@ -59,6 +59,7 @@ class E2EStack:
             app_id="aura",
             tenants="default,demo",
             mode="sandbox",
+            **more,
         )
         self.local = LocalStack(self.settings, external=frozenset({"kafka"} if kafka else ()), tied=True)
         self.processes: dict[str, Process] = {}

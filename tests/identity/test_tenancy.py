@@ -44,6 +44,16 @@ BODIES: dict[str, dict[str, Any]] = {
         "amount": "1.00",
         "expires_at": "2999-01-01T00:00:00Z",
     },
+    "assignBreak": {"owner": "me"},
+    "resolveBreak": {"resolution": "explained", "note": "mine"},
+    "submitWithdrawal": {
+        "account_id": "{account}",
+        "amount": "1.00",
+        "rail": "sepa",
+        "beneficiary": {"name": "Mallory", "account": "DE89370400440532013000"},
+    },
+    "retryWithdrawal": {"beneficiary": {"name": "Mallory", "account": "DE89370400440532013000"}},
+    "resolveTransaction": {"outcome": "refund"},
     "updateUser": {"full_name": "Owned"},
     "updateWebhookEndpoint": {"status": "disabled"},
     "replayWebhookEndpoint": {"from": "2020-01-01T00:00:00Z", "to": "2999-01-01T00:00:00Z"},
@@ -81,7 +91,12 @@ async def _ids(node: Node, owner: Person) -> dict[str, str]:
     _, endpoint, _ = await node.call("POST", "/v1/webhook-endpoints", body, token=owner.access)
     path = f"/v1/webhook-endpoints/{endpoint['id']}/test"
     _, delivery, _ = await node.call("POST", path, token=owner.access)
+    scope: Any = {"scope": {"account": owner.account}}
+    named = {"token": OPERATOR, "Aura_Tenant": owner.tenant, "Prefer": "wait=0"}
+    _, pause, _ = await node.call("POST", "/v1/pauses", scope, **named)
     return {
+        "break_id": "1",
+        "pause_id": pause["id"],
         "event_id": await _event(node, owner),
         "endpoint_id": endpoint["id"],
         "delivery_id": delivery["id"],
@@ -131,6 +146,8 @@ async def _event(node: Node, owner: Person) -> str:
 
 
 _MISSING = {
+    "break_id": "999999999999",
+    "pause_id": "00000000-0000-4000-8000-000000000001",
     "event_id": "t-00000000000000000000000000000000",
     "endpoint_id": "00000000-0000-4000-8000-000000000001",
     "delivery_id": "00000000-0000-4000-8000-000000000001",
@@ -153,7 +170,8 @@ async def _attack(node: Node, operation: Operation, who: Person, ids: dict[str, 
     if operation.body is not None:
         words = {"{account}": ids["account_id"], "{own}": who.account, "{key}": key}
         words |= {"{customer}": ids["account_id"].partition(":")[0], "{transaction}": ids["transaction_id"]}
-        body = {name: words.get(value, value) for name, value in BODIES.get(operation.id, {}).items()}
+        given = BODIES.get(operation.id, {})
+        body = {name: words.get(value, value) if isinstance(value, str) else value for name, value in given.items()}
     status, answer, headers = await node.call(operation.method, path, body, token=who.access, key=key)
     shown = str(dict(sorted(answer.items())))
     for one in (*ids.values(), headers["X-Request-Id"], key):

@@ -20,7 +20,9 @@ from aura_stream.embedded.postgres import POSTGRES_SETTINGS, POSTGRES_VERSION
 from aura_stream.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-ROLES = ("ledger", "sink", "events", "webhooks", "api")
+ROLES = ("ledger", "sink", "events", "webhooks", "bank", "chain", "api")
+OUTSIDE = ("api", "webhooks", "bank", "chain")
+"""Who speaks with the world."""
 TEXT = (ROOT / "docker-compose.yml").read_text()
 
 
@@ -67,7 +69,7 @@ def test_u27_only_the_api_can_be_reached_from_outside_and_only_from_this_machine
     assert compose["networks"]["inside"]["internal"] is True
     for name, service in services.items():
         assert ("ports" in service) == (name == "api")
-        assert service["networks"] == (["inside", "outside"] if name in ("api", "webhooks") else ["inside"])
+        assert service["networks"] == (["inside", "outside"] if name in OUTSIDE else ["inside"])
     assert all(port.startswith("127.0.0.1:") for port in services["api"]["ports"])
 
 
@@ -97,6 +99,13 @@ def test_every_setting_is_one_of_ours_and_every_variable_has_an_example(services
     used = set(re.findall(r"\$\{(\w+)", TEXT))
     assert used == set(re.findall(r"^(\w+)=", example, re.MULTILINE))
     assert "change-me" in example and not (ROOT / ".env").exists()
+
+
+def test_every_setting_that_is_not_of_the_embedded_services_can_be_chosen(services: dict[str, Any]) -> None:
+    here = {"home", "state_dir", "role", "slot", "app_id", "api_url", "faust_web_port", "kafka_port", "postgres_port"}
+    not_in_it = {name for name in Settings.model_fields if name.startswith(("chain_", "mock_bank_"))}
+    wanted = {f"AURA_{name.upper()}" for name in Settings.model_fields.keys() - here - not_in_it}
+    assert wanted == set().union(*(services[name]["environment"] for name in ROLES))
 
 
 def test_the_image_holds_the_whole_program() -> None:

@@ -12,7 +12,13 @@ from web.aliases.table import ALIASES, Alias
 
 SCHEMAS_FILE = Path(__file__).with_name("schemas.yaml")
 _METHODS = ("get", "post", "put", "patch", "delete")
-_WORDS = {"aurix": "Aurix", "ledgerbank": "LedgerBank", "settlement": "Settlement PoC", "upop": "UPOP"}
+_WORDS = {
+    "aura": "Project Aura",
+    "aurix": "Aurix",
+    "ledgerbank": "LedgerBank",
+    "settlement": "Settlement PoC",
+    "upop": "UPOP",
+}
 
 
 class AliasMismatch(Exception):
@@ -50,7 +56,7 @@ def add_aliases(document: Json) -> None:
 
 def _operation(document: Json, alias: Alias, path: str, item: Json, method: str) -> Json:
     original = item[method]
-    parameters = [_resolved(document, one) for one in (*item.get("parameters", ()), *original.get("parameters", ()))]
+    parameters = [resolved(document, one) for one in (*item.get("parameters", ()), *original.get("parameters", ()))]
     made: Json = {
         "operationId": alias.id,
         "x-alias-of": alias.operation,
@@ -81,8 +87,9 @@ def _parameters(document: Json, alias: Alias, parameters: list[Json]) -> list[Js
         if one["in"] == "path" and not alias.has_ids_in_body:
             made.append(one | {"name": own_names.get(one["name"], one["name"])})
         elif one["in"] == "header":
-            # An alias shows no key in its header; one that is sent counts all the same.
-            made.append(one | {"required": False} if one["name"] == "Idempotency-Key" else one)
+            # Four of the systems show no key in a header; one that is sent counts all the same. Aura asks for it (A02).
+            is_free = one["name"] == "Idempotency-Key" and alias.system != "aura"
+            made.append(one | {"required": False} if is_free else one)
         elif one["in"] == "query" and not alias.query:
             made.append(one)
     if alias.query:
@@ -99,7 +106,7 @@ def _status(alias: Alias, code: str) -> str:
 
 
 def _response(document: Json, alias: Alias, code: str, response: Json) -> Json:
-    found = _resolved(document, response)
+    found = resolved(document, response)
     if "application/json" not in found.get("content", {}):
         return response
     schema = found["content"]["application/json"]["schema"]
@@ -107,7 +114,7 @@ def _response(document: Json, alias: Alias, code: str, response: Json) -> Json:
         schema = {"$ref": f"#/components/schemas/{alias.answer}"}
     if alias.has_envelope:
         is_list = alias.has_list and code != "202"
-        schema = _enveloped(_resolved(document, schema) if is_list else {"properties": {"data": schema}})
+        schema = _enveloped(resolved(document, schema) if is_list else {"properties": {"data": schema}})
     return found | {"content": {"application/json": {"schema": schema}}}
 
 
@@ -118,7 +125,8 @@ def _enveloped(schema: Json) -> Json:
     return {"type": "object", "required": list(members), "properties": members}
 
 
-def _resolved(document: Json, value: Json) -> Json:
+def resolved(document: Json, value: Json) -> Json:
+    """What a local `$ref` points to; anything else as it is."""
     reference = value.get("$ref")
     if reference is None:
         return value

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from aura_stream.identity.permissions import Principal, Reach
 
 Json = dict[str, Any]
-System = Literal["aurix", "ledgerbank", "settlement", "upop"]
+System = Literal["aura", "aurix", "ledgerbank", "settlement", "upop"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

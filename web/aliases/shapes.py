@@ -37,7 +37,13 @@ _PAYMENT_FILTER: Final[dict[str, dict[str, str]]] = {
     "FAILED": {"status": "failed,returned"},
     "CANCELLED": {"status": "canceled"},
 }
-_PAYMENT_TYPE: Final = {"deposit": "DEPOSIT", "transfer": "TRANSFER", "hold": "PAYMENT", "withdrawal": "WITHDRAWAL"}
+_PAYMENT_TYPE: Final = {
+    "deposit": "DEPOSIT",
+    "suspense": "DEPOSIT",
+    "transfer": "TRANSFER",
+    "hold": "PAYMENT",
+    "withdrawal": "WITHDRAWAL",
+}
 
 
 # --- Aurix, and UPOP where both own a path --------------------------------------------------------------------------
@@ -181,7 +187,7 @@ def give_payment(body: Json, given: Given) -> Json:
     """A transaction as a payment (L26, L29, L35), seen from who asks."""
     mine = given.principal.customer
     source, target = body.get("from_account_id"), body.get("to_account_id")
-    comes = body["type"] == "deposit" or (bool(mine) and _owner(target) == mine != _owner(source))
+    comes = body["type"] in ("deposit", "suspense") or (bool(mine) and _owner(target) == mine != _owner(source))
     status = payment_status(body["status"], body["state"])
     return {
         "id": body["id"],

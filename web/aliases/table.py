@@ -81,6 +81,11 @@ _PAYMENT_ID = {"id": "transaction_id"}
 
 
 ALIASES: Final[tuple[Alias, ...]] = (
+    # Project Aura; its deposits and its status endpoint are ours.
+    Alias("aura", "POST /v1/admin/pauses", "setPause", "A01 A02 A06"),
+    Alias("aura", "GET /v1/admin/pauses", "listPauses", "A01 A06"),
+    Alias("aura", "GET /v1/admin/pauses/{pause_id}", "getPause", "A06"),
+    Alias("aura", "DELETE /v1/admin/pauses/{pause_id}", "liftPause", "A02 A06", body="Nothing"),
     # Aurix; UPOP owns the first two paths too, so the answers carry both shapes.
     Alias("aurix", "POST /auth/register", "register", "X01 U13"),
     Alias("aurix", "POST /auth/login", "login", "X03 X04 X05 U12", answer="AurixSession", give=shapes.give_session),

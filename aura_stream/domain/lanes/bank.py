@@ -5,15 +5,16 @@
        │                │ │ └──rejected──▶ done                   fact: rejected
        │                │ └──not processed, 3rd time──▶ done      fact: rejected (NOTP)
        ├─not processed──┘
-       │                └──no definite answer, or found at open──▶ unknown    fact: unknown
+       │                └──no definite answer, or none in time───▶ unknown    fact: unknown
        │                                                            │ │ └─accepted, settled, rejected─▶ done
        └──not found, after the longest delay, inside the window─────┘ │
                                      after the window, or k inquiries └─▶ undecided  fact: undecided (news still end it)
 
 Every wish (`Instruct`) is one job under its reference. The attempt is stored as started, with its number, before the
-call is made; whoever opens the lane and finds one started does not know what became of it. The breaker, the pace and
-the number of calls at once belong to the lane, so that half-open really lets one call through and a bank that hangs
-holds up nobody else. Random is derived (a hash of reference and attempt), so that a rebuild decides the same.
+call is made; one whose time is over without an answer, whatever cut it off, is `lost`: nobody knows what became of it.
+The breaker, the pace and the number of calls at once belong to the lane, so that half-open really lets one call through
+and a bank that hangs holds up nobody else. Random is derived (a hash of reference and attempt), so that a rebuild
+decides the same.
 
 Invariants
     BL1  a job that may have been processed is sent again only with the same bytes and reference, after the bank has
@@ -172,14 +173,6 @@ def started(lane: Lane, job: Job, limits: Limits, at: int) -> Decided:
         job, state="started", attempt=job.attempt + 1, first_at=job.first_at or at, due=at + limits.answer_ms
     )
     return _told(lane, job, STARTED)
-
-
-def found_at_open(lane: Lane, job: Job, at: int) -> Decided:
-    """The lane opens: no call is under way any more, and what was started may have been processed."""
-    lane = _with(lane, calls=0, probe="")
-    if job.state != "started":
-        return Decided(lane, job)
-    return _told(lane, _with_job(job, state="unknown", due=at), UNKNOWN)
 
 
 # --- what came of a call ---------------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     block: int = 0
     was_confirmed: bool = False
     is_stuck: bool = False
+    tip: int = 0  # wei per gas, of the fee
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -100,6 +101,7 @@ class View(msgspec.Struct, frozen=True):
     final: int
     final_nonce: int
     fee: int = 1  # what a transaction must offer, wei per gas
+    tip: int = 0  # of that, to the block's maker
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -155,7 +157,7 @@ def take_nonce(lane: Minter, job: Job, view: View) -> Decided:
     if job.step == "mint":
         assert lane.mintable >= job.amount
         lane = _with(lane, mintable=lane.mintable - job.amount, in_flight=lane.in_flight + job.amount)
-    job = _with_job(job, state="signed", nonce=lane.next_nonce, fee=view.fee, sent_at_block=view.height)
+    job = _with_job(job, state="signed", nonce=lane.next_nonce, fee=view.fee, tip=view.tip, sent_at_block=view.height)
     return Decided(_with(lane, next_nonce=lane.next_nonce + 1), job)
 
 
@@ -170,8 +172,12 @@ def bumped(job: Job, view: View, limits: Limits) -> Job | None:
     waited = view.height - job.sent_at_block
     if job.state != "signed" or waited < limits.bump_after_blocks or len(job.hashes) > limits.bumps:
         return None
-    fee = max(-(-job.fee * 1125 // 1000), job.fee + 1, view.fee)
-    return _with_job(job, fee=fee, sent_at_block=view.height)
+    fee, tip = max(_raised(job.fee), view.fee), max(_raised(job.tip), view.tip)
+    return _with_job(job, fee=max(fee, tip), tip=tip, sent_at_block=view.height)
+
+
+def _raised(wei: int) -> int:
+    return max(-(-wei * 1125 // 1000), wei + 1)
 
 
 def observed(lane: Minter, job: Job, view: View, receipts: tuple[Receipt, ...], limits: Limits) -> Decided:

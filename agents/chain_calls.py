@@ -1,0 +1,178 @@
+"""Looks at the chain and sends signed bytes, as the minters' lanes wish, and writes what came of it to their inbox.
+
+It decides nothing and remembers nothing but that the tokens are on the chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from eth_utils.address import to_checksum_address
+
+from agents.chain_lanes import Look, Send, Watch
+from agents.inbox import Inbox
+from aura_stream import SettingsError, SetupError
+from aura_stream.chain import rpc
+from aura_stream.chain.chaos import ETHER, Chaos
+from aura_stream.chain.rpc import ChainError, ChainNode, Kind, Refused
+from aura_stream.chain.setup import ensure_token, token_address
+from aura_stream.chain.signer import SigningKey
+from aura_stream.chain.watch import Effect, State, Watched, decide, fetch
+from aura_stream.domain.ids import chain_lane_key
+from aura_stream.domain.lane_news import ENCODE, ChainNews, Looked, NotSeen, Opened, Sent, Sighting
+from aura_stream.domain.lanes.rules import LaneRules
+from aura_stream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_LOOK_S: Final = 25.0
+
+
+class ChainCalls:
+    """The outside of one process."""
+
+    def __init__(
+        self, node: ChainNode, keys: dict[str, SigningKey], rules: LaneRules, inbox: Inbox, settings: Settings
+    ) -> None:
+        self._node = node
+        self._keys = keys
+        self._rules = rules
+        self._inbox = inbox
+        self._settings = settings
+        self._addresses = {token: token_address(key) for token, key in keys.items()}
+        self._is_on_chain: set[str] = set()
+        self._preparing = asyncio.Lock()
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Wakes the lanes."""
+        await self._node.__aenter__()
+        for token in self._keys:
+            key = chain_lane_key(self._rules.settlement.chain, token)
+            await self._inbox.write_surely(key, ENCODE(Opened()))
+
+    async def close(self) -> None:
+        """Cuts off what runs: the lanes look again."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._node.__aexit__(None, None, None)
+        await self._inbox.close()
+
+    def committed(self, _partition: int, wishes: list[Any]) -> None:
+        """Starts what a unit wishes for, which is committed."""
+        sends = [wish for wish in wishes if isinstance(wish, Send)]
+        if sends:
+            self._spawn(self._send(sends))
+        for wish in wishes:
+            if isinstance(wish, Look):
+                self._spawn(self._look(wish))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a call to the chain failed in our own code: %r", error, exc_info=error)
+
+    async def _send(self, sends: list[Send]) -> None:
+        """Gives bytes to the node, in the order of their nonces; what it does not take is found missing by a look."""
+        began = time.monotonic()
+        try:
+            errors = await self._node.send_all([send.signed for send in sends])
+        except ChainError as error:
+            errors = [error for _ in sends]
+        took_ms = int((time.monotonic() - began) * 1000)
+        for send, problem in zip(sends, errors, strict=True):
+            # A nonce that is used may be used by these very bytes: the next look tells.
+            is_known = isinstance(problem, Refused) and problem.kind is Kind.NONCE_TOO_LOW
+            said = "" if problem is None or is_known else str(problem)[:200]
+            if said:
+                log.warning("%s was not taken by the chain: %s", send.signed.tx_hash, said)
+            await self._write(send.lane, Sent(send.reference, send.signed.tx_hash, send.number, said, took_ms))
+
+    async def _look(self, look: Look) -> None:
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                await self._prepare(look.token)
+                news: ChainNews = await self._looked(look)
+        except (ChainError, SetupError, SettingsError, TimeoutError) as error:
+            news = NotSeen(f"{type(error).__name__}: {error}"[:300])
+        await self._write(look.lane, news)
+
+    async def _looked(self, look: Look) -> ChainNews:
+        node, key = self._node, self._keys[look.token]
+        watched = [self._watched(look.token, watch) for watch in look.jobs]
+        confirmations = self._rules.chain.confirmations
+        facts = await fetch(node, watched, confirmations=confirmations) if watched else []
+        head = facts[0].head if facts else await node.head()
+        if head.number < look.height:
+            return NotSeen(f"the node is behind: block {head.number} of {look.height}")
+        final = min(rpc.block(await node.call("eth_getBlockByNumber", "finalized", False)).number, head.number)
+        market = await node.market()
+        chain_id, genesis = await node.identity()
+        sightings = []
+        for watch, one, about in zip(look.jobs, watched, facts, strict=True):
+            seen = decide(one, about, confirmations=confirmations, seen_head=look.height)
+            inclusion, happened = seen.inclusion, seen.event is not None
+            if seen.state is State.REPLACED and happened:
+                sightings.append(Sighting(watch.job.reference, error="reference_used_elsewhere"))
+            elif inclusion is not None:
+                sightings.append(
+                    Sighting(
+                        *(watch.job.reference, inclusion.tx_hash, inclusion.block_number),
+                        ok=happened,
+                        gas=seen.gas_wei,
+                    )
+                )
+            else:
+                is_missing = seen.state in (State.UNKNOWN, State.REORGANISED)
+                sightings.append(Sighting(watch.job.reference, is_missing=is_missing))
+        return Looked(
+            chain=f"{chain_id}:{genesis}",
+            chain_id=chain_id,
+            height=head.number,
+            final=final,
+            nonce=await node.nonce(key.address, head.number),
+            final_nonce=await node.nonce(key.address, final),
+            fee=market.max_fee,
+            tip=market.tip,
+            supply=await node.total_supply(self._addresses[look.token], head.number),
+            sightings=sightings,
+        )
+
+    def _watched(self, token: str, watch: Watch) -> Watched:
+        job, key = watch.job, self._keys[token]
+        account = to_checksum_address(job.to) if job.step == "mint" and job.to else key.address
+        effect = Effect(
+            "minted" if job.step == "mint" else "burned",
+            self._addresses[token],
+            account,
+            job.amount,
+            bytes.fromhex(job.reference),
+        )
+        return Watched(key.address, job.nonce, job.hashes, effect, watch.since)
+
+    async def _prepare(self, token: str) -> None:
+        """Once per process: the token is on the chain, in the sandbox with gas to burn."""
+        if token in self._is_on_chain:
+            return
+        async with self._preparing:
+            key = self._keys[token]
+            if self._settings.mode == "sandbox":
+                balance = rpc.quantity(await self._node.call("eth_getBalance", key.address, "latest"))
+                if balance < ETHER:
+                    await Chaos(self._node, self._settings).fund(key.address)
+            await ensure_token(self._node, key, timeout_s=20.0)
+            self._is_on_chain.add(token)
+
+    async def _write(self, lane: str, news: ChainNews) -> None:
+        chain, _, token = lane.partition(":")
+        await self._inbox.write(chain_lane_key(chain, token), ENCODE(news))

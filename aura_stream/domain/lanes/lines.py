@@ -1,0 +1,59 @@
+"""What lanes write down: lines of their journals, from which Postgres shows every attempt and every breaker.
+
+An attempt has two lines, `started` before it is made and `ended`; one that has no end was cut off by a crash, or runs.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class AttemptLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="attempt"):
+    """One attempt outside. Its name is (lane, reference, number)."""
+
+    lane: str
+    transaction_id: str
+    tenant: str
+    step: str  # debit | credit | payout | mint | burn
+    kind: str  # submit | inquire | broadcast
+    reference: str  # as the other side knows it: ours, NACHA's 15 characters, or a chain's hash
+    number: int
+    state: str  # started | ended
+    at: int
+    breaker: str
+    answer: str = ""
+    code: str = ""
+    status: int = 0
+    detail: str = ""
+    took_ms: int = 0
+
+
+class LaneLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="lane"):
+    """A lane's breaker has changed, or it was stopped or released."""
+
+    lane: str
+    breaker: str
+    at: int
+    failures: int = 0
+    stopped: str = ""
+
+
+class NoteLine(msgspec.Struct, frozen=True, tag_field="line", tag="note"):
+    """Something that was heard and led to nothing: an event that nobody can read, a reference that nobody knows."""
+
+    lane: str
+    what: str
+    detail: str
+    at: int
+
+
+Line = AttemptLine | LaneLine | NoteLine
+
+
+class LaneRecord(msgspec.Struct, frozen=True):
+    """One unit of a lane's partition, as far as Postgres needs it. `seq` is dense."""
+
+    partition: int
+    seq: int
+    at: int
+    lines: list[Line]

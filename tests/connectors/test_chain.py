@@ -1,0 +1,139 @@
+"""A chain that drops, delays, forks and goes away: each mint happens once, and the ledger says what is the case."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from aura_stream.chain.chaos import Chaos
+from aura_stream.chain.rpc import ChainNode
+from aura_stream.domain.ids import bank_reference
+from tests.connectors.town import Town, soon
+
+pytestmark = pytest.mark.timeout(400)  # starting a town is a part of its first test
+
+
+@pytest.fixture
+async def chaos(town: Town) -> AsyncIterator[Chaos]:
+    """The hand that moves the chain; in the end it mines again."""
+    async with ChainNode(town.anvil.rpc_url) as node:
+        hand = Chaos(node, town.settings)
+        yield hand
+        await hand.resume_mining()
+
+
+async def minting(town: Town, name: str, amount: str = "10.00") -> str:
+    """A deposit whose money has come, and whose mint is on its way."""
+    await town.customer(name, "EUR", "AEUR")
+    asked = {"account_id": f"{name}:EUR", "amount": amount, "rail": "sepa_instant", "mint_to": f"{name}:AEUR"}
+    id_ = await town.send("deposit.submit", name, asked)
+    await town.reaches(id_, "awaiting_funds")
+    await town.push(bank_reference(id_, "deposit"), amount)
+    return id_
+
+
+async def house(town: Town, account: str) -> int:
+    """What stands on a house account."""
+    rows = await town.fetch(
+        "SELECT coalesce(sum(amount), 0) AS amount FROM ledger.entries WHERE account_id = $1", account
+    )
+    return int(rows[0]["amount"])
+
+
+@pytest.mark.row("N32", "A04")
+async def test_n32_a_killed_signer_and_a_node_that_forgets_mint_once(town: Town, chaos: Chaos) -> None:
+    before = await town.supply("AEUR")
+    await chaos.stop_mining()
+    id_ = await minting(town, "killed")
+    await town.reaches(id_, "mint_broadcast")
+
+    await town.kill("chain-0")
+    await chaos.drop_all()
+    await town.start("chain")
+    await chaos.resume_mining()
+
+    await town.reaches(id_, "completed")
+    assert await town.supply("AEUR") == before + 10_000_000
+    found = await town.attempts(id_)
+    assert len({one["reference"] for one in found}) == 1, "the same bytes were sent again, none other"
+    assert len(found) >= 2
+
+
+@pytest.mark.row("N32")
+async def test_n32_a_block_lost_after_the_credit_is_mined_again_and_no_status_goes_back(
+    town: Town, chaos: Chaos
+) -> None:
+    before = await town.supply("AEUR")
+    await chaos.stop_mining()
+    id_ = await minting(town, "forked")
+    await town.reaches(id_, "mint_broadcast")
+    await chaos.mine(1)
+    await town.reaches(id_, "mint_confirming")
+    await chaos.mine(1)
+    await town.reaches(id_, "completed")
+    assert await town.balance("forked:AEUR") == 10_000_000
+
+    await chaos.reorg(2)
+    assert await town.supply("AEUR") == before
+
+    async def unconfirmed() -> str:
+        found = await house(town, "@custody:chain:local:unconfirmed:AEUR")
+        return "" if found == 10_000_000 else f"{found} unconfirmed"
+
+    await soon(unconfirmed, "the ledger knows that the block is lost", town)
+    assert (await town.transaction(id_))[:2] == ("completed", "completed")
+    await chaos.resume_mining()
+
+    async def confirmed() -> str:
+        found = await house(town, "@custody:chain:local:unconfirmed:AEUR")
+        return "" if found == 0 else f"{found} unconfirmed"
+
+    await soon(confirmed, "it is in a block again", town)
+    assert await town.supply("AEUR") == before + 10_000_000
+    assert await town.balance("forked:AEUR") == 10_000_000
+
+
+@pytest.mark.row("N32")
+async def test_n32_a_stuck_mint_pays_more_under_the_same_nonce(town: Town, chaos: Chaos) -> None:
+    before = await town.supply("AEUR")
+    await chaos.stop_mining()
+    id_ = await minting(town, "stuck")
+    await town.reaches(id_, "mint_broadcast")
+
+    async def raised() -> str:
+        await chaos.base_fee(10**15)
+        await chaos.mine(1)
+        hashes = {one["reference"] for one in await town.attempts(id_)}
+        return "" if len(hashes) >= 2 else f"{len(hashes)} hashes"
+
+    await soon(raised, "its fee is raised", town)
+    await chaos.base_fee(10**9)
+    await chaos.resume_mining()
+    await town.reaches(id_, "completed")
+    assert await town.supply("AEUR") == before + 10_000_000
+
+
+@pytest.mark.row("N32", "A14")
+async def test_n32_a_node_that_hangs_holds_up_mints_only(town: Town) -> None:
+    town.anvil.process.freeze()
+    try:
+        id_ = await minting(town, "frozen")
+        await town.reaches(id_, "mint_queued")
+    finally:
+        town.anvil.process.thaw()
+    await town.reaches(id_, "completed", within_s=90)
+    assert await town.balance("frozen:AEUR") == 10_000_000
+
+
+@pytest.mark.row("A06")
+async def test_a06_every_lane_answers_a_pause(town: Town) -> None:
+    scope: dict[str, Any] = {"rail": "ach"}
+    await town.send("pause.set", "ops", {"operator": "olga", "scope": scope, "note": "bank-a is away"})
+
+    async def applied() -> str:
+        told = [event["type"] for event in await town.events() if event["type"].startswith("pause.")]
+        return "" if "pause.applied" in told else f"told: {told}"
+
+    await soon(applied, "all partitions and lanes have it", town)

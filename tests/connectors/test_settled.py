@@ -1,0 +1,82 @@
+"""Money comes in through real processes and becomes tokens on a real chain, and back."""
+
+from __future__ import annotations
+
+import pytest
+
+from aura_stream.domain.ids import bank_reference
+from tests.connectors.town import Town
+
+pytestmark = pytest.mark.timeout(400)  # starting a town is a part of its first test
+
+RECEIVER = {"name": "Bob Example", "account": "021000021/123456789"}
+DAY = 24 * 60 * 60
+
+
+@pytest.mark.row("A04", "A07", "A13")
+async def test_a07_a_push_by_sepa_is_matched_and_credited(town: Town) -> None:
+    await town.customer("anna", "EUR")
+
+    id_ = await town.send(
+        "deposit.submit", "anna", {"account_id": "anna:EUR", "amount": "12.50", "rail": "sepa_instant"}
+    )
+    await town.reaches(id_, "awaiting_funds")
+    await town.push(bank_reference(id_, "deposit"), "12.50")
+
+    await town.reaches(id_, "completed")
+    assert await town.balance("anna:EUR") == 1250
+
+
+@pytest.mark.row("A04", "A07", "A25")
+async def test_a04_a07_a_push_by_sepa_becomes_tokens_on_the_chain(town: Town) -> None:
+    await town.customer("bert", "EUR", "AEUR")
+
+    submitted = {"account_id": "bert:EUR", "amount": "20.00", "rail": "sepa_instant", "mint_to": "bert:AEUR"}
+    id_ = await town.send("deposit.submit", "bert", submitted)
+    await town.reaches(id_, "awaiting_funds")
+    await town.push(bank_reference(id_, "deposit"), "20.00")
+
+    await town.reaches(id_, "completed")
+    assert await town.balance("bert:AEUR") == 20_000_000
+    assert await town.supply("AEUR") == 20_000_000
+    (attempt,) = await town.attempts(id_)
+    assert (attempt["kind"], attempt["answer"], attempt["lane"]) == ("broadcast", "taken", "chain:local:AEUR")
+
+
+@pytest.mark.row("A04", "A07", "A15")
+async def test_a04_a07_a_pull_by_ach_becomes_tokens_on_the_chain(town: Town) -> None:
+    await town.customer("carl", "USD", "AUSD")
+
+    submitted = {"account_id": "carl:USD", "amount": "30.00", "rail": "ach", "mint_to": "carl:AUSD", "payer": RECEIVER}
+    id_ = await town.send("deposit.submit", "carl", submitted)
+    await town.reaches(id_, "submitted")
+    await town.pass_time(5 * DAY)
+
+    await town.reaches(id_, "completed")
+    assert await town.balance("carl:AUSD") == 30_000_000
+    assert await town.supply("AUSD") == 30_000_000
+    submit, broadcast = await town.attempts(id_)
+    assert (submit["kind"], submit["answer"], submit["status"]) == ("submit", "accepted", 201)
+    assert (broadcast["kind"], broadcast["answer"]) == ("broadcast", "taken")
+    assert (await town.at_bank("bank-a", submit["reference"]))["acted"] == 1
+
+
+@pytest.mark.row("A04", "A07")
+async def test_a04_a07_a_withdrawal_burns_and_pays_out(town: Town) -> None:
+    await town.customer("dora", "EUR", "AEUR")
+    submitted = {"account_id": "dora:EUR", "amount": "40.00", "rail": "sepa_instant", "mint_to": "dora:AEUR"}
+    deposit = await town.send("deposit.submit", "dora", submitted)
+    await town.reaches(deposit, "awaiting_funds")
+    await town.push(bank_reference(deposit, "deposit"), "40.00")
+    await town.reaches(deposit, "completed")
+    supply = await town.supply("AEUR")
+
+    beneficiary = {"name": "Dora Example", "account": "DE89370400440532013000"}
+    asked = {"account_id": "dora:AEUR", "amount": "15.00", "rail": "sepa_instant", "beneficiary": beneficiary}
+    id_ = await town.send("withdrawal.submit", "dora", asked)
+
+    await town.reaches(id_, "completed")
+    assert await town.balance("dora:AEUR") == 25_000_000
+    assert await town.supply("AEUR") == supply - 15_000_000
+    kinds = [attempt["kind"] for attempt in await town.attempts(id_)]
+    assert kinds == ["broadcast", "submit"]

@@ -1,0 +1,421 @@
+"""Deposits by bank, withdrawals, approvals and pauses through HTTP, on the real ledger; a test plays bank and chain."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from aura_stream.domain.lane_requests import Instruct, Mint
+from tests.web.conftest import Api, Backend
+from tests.web.lanes import Lanes
+
+PAYER = {"name": "Alice", "account": "021000021/123456789"}
+IBAN = "DE89370400440532013000"
+
+
+@pytest.fixture
+async def lanes(backend: Backend) -> AsyncIterator[Lanes]:
+    async with Lanes(backend.settings) as lanes:
+        yield lanes
+
+
+async def shown(api: Api, id_: str, state: str, **also: str) -> dict[str, Any]:
+    """The transaction once it is in a state (and `also` other members are so)."""
+
+    async def found() -> dict[str, Any] | None:
+        status, transaction, _ = await api.get(f"/v1/transactions/{id_}")
+        is_there = status == 200 and transaction["state"] == state
+        return transaction if is_there and all(transaction[name] == value for name, value in also.items()) else None
+
+    transaction: dict[str, Any] = await until(found)
+    return transaction
+
+
+async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
+    """What `condition` gives as soon as it gives something."""
+    async with asyncio.timeout(20):
+        while True:
+            if found := await condition():
+                return found
+            await asyncio.sleep(0.02)
+
+
+async def balances(api: Api, account: str) -> dict[str, Any]:
+    status, found, _ = await api.get(f"/v1/accounts/{account}/balances")
+    assert status == 200, found
+    return found
+
+
+async def by_ach(api: Api, customer: str, amount: str = "100.00", **more: Any) -> dict[str, Any]:
+    """A deposit by ACH with accounts for it."""
+    for asset in ("USD", "AUSD"):
+        await api.post("/v1/accounts", {"customer": customer, "asset": asset})
+    body = {"account_id": f"{customer}:USD", "amount": amount, "rail": "ach", "payer": PAYER} | more
+    status, deposit, headers = await api.post("/v1/deposits", body)
+    assert status == 201, deposit
+    assert headers["Location"] == f"/v1/transactions/{deposit['id']}"
+    return deposit
+
+
+async def minted(api: Api, lanes: Lanes, deposit: dict[str, Any], amount: int) -> dict[str, Any]:
+    """The deposit, settled and minted."""
+    await lanes.bank(deposit, "accepted", bank_reference="A00000000000017")
+    await lanes.bank(deposit, "settled", amount=amount)
+    await lanes.chain(deposit, "broadcast", hash="0xab")
+    await lanes.chain(deposit, "mined", hash="0xab")
+    await lanes.chain(deposit, "confirmed", hash="0xab", gas=21_000)
+    return await shown(api, deposit["id"], "completed")
+
+
+@pytest.mark.row("A01", "A04", "A05", "A07", "A08", "A10", "A11", "A20", "A21")
+async def test_a04_a05_a08_a_debit_becomes_tokens_and_its_status_says_what_it_waits_for(
+    api: Api, lanes: Lanes, customer: str
+) -> None:
+    deposit = await by_ach(api, customer, mint_to=f"{customer}:AUSD")
+    assert (deposit["status"], deposit["state"]) == ("processing", "submitting")
+    assert deposit["waits_for"]["who"] == "bank"
+    assert deposit["waits_for"]["until"] and deposit["waits_for"]["then"] == "requires_attention"
+    assert deposit["settlement"]["rail"] == "ach" and deposit["settlement"]["bank"] == "bank-a"
+    assert deposit["settlement"]["mint_to"] == f"{customer}:AUSD"
+
+    (asked,) = await lanes.until_asked(1, deposit["id"])
+    assert isinstance(asked, Instruct)
+    assert asked.reference == deposit["settlement"]["reference"]
+    await lanes.bank(deposit, "accepted", bank_reference="A00000000000017")
+    submitted = await shown(api, deposit["id"], "submitted")
+    assert submitted["settlement"]["bank_reference"] == "A00000000000017"
+    assert (await balances(api, f"{customer}:USD"))["pending"] == "100.00"
+    await lanes.bank(deposit, "settled", amount=10_000)
+    queued = await shown(api, deposit["id"], "mint_queued")
+    assert queued["waits_for"]["who"] == "chain"
+    _, mint = await lanes.until_asked(2, deposit["id"])
+    assert isinstance(mint, Mint) and mint.amount == 100_000_000
+    await lanes.chain(deposit, "broadcast", hash="0xab")
+    assert (await shown(api, deposit["id"], "mint_broadcast"))["settlement"]["hash"] == "0xab"
+    await lanes.chain(deposit, "confirmed", hash="0xab")
+
+    done = await shown(api, deposit["id"], "completed")
+    assert done["waits_for"] is None
+    totals: dict[str, int] = {}
+    for entry in done["entries"]:
+        cents = int(entry["amount"].replace(".", ""))
+        totals[entry["asset"]] = totals.get(entry["asset"], 0) + cents
+    assert totals == {"USD": 0, "AUSD": 0}
+    assert (await balances(api, f"{customer}:AUSD"))["available"] == "100.000000"
+    assert (await balances(api, f"{customer}:USD"))["posted"] == "0.00"
+    _, listed, _ = await api.get(f"/v1/transactions?customer={customer}&type=deposit")
+    assert listed["items"][0]["settlement"]["hash"] == "0xab"
+    assert listed["items"][0]["waits_for"] is None
+
+
+@pytest.mark.row("A02", "A03")
+async def test_a02_the_same_key_at_once_asks_for_one_debit_and_one_mint(api: Api, lanes: Lanes, customer: str) -> None:
+    for asset in ("USD", "AUSD"):
+        await api.post("/v1/accounts", {"customer": customer, "asset": asset})
+    body = {"account_id": f"{customer}:USD", "amount": "5.00", "rail": "ach", "payer": PAYER}
+    body |= {"mint_to": f"{customer}:AUSD"}
+    key = str(uuid.uuid4())
+
+    answers = await asyncio.gather(*(api.post("/v1/deposits", body, key=key) for _ in range(10)))
+
+    assert {status for status, _, _ in answers} <= {201, 409}
+    (id_,) = {answer["id"] for status, answer, _ in answers if status == 201}
+    status, again, headers = await api.post("/v1/deposits", body, key=key)
+    assert (status, again["id"], headers["Idempotent-Replayed"]) == (201, id_, "true")
+    await minted(api, lanes, again, 500)
+    status, late, headers = await api.post("/v1/deposits", body, key=key)
+    assert (status, late["state"], headers["Idempotent-Replayed"]) == (201, "submitting", "true")
+    assert late["settlement"].get("hash") is None
+    assert [type(one) for one in lanes.about(id_)] == [Instruct, Mint]
+    assert (await balances(api, f"{customer}:AUSD"))["available"] == "5.000000"
+
+
+@pytest.mark.row("A02", "A03")
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/withdrawals", {"account_id": "c:USD", "amount": "1.00", "rail": "ach", "beneficiary": PAYER}),
+        ("/v1/deposits/{id}/retry", {}),
+        ("/v1/withdrawals/{id}/retry", {"beneficiary": PAYER}),
+        ("/v1/withdrawals/{id}/remint", {}),
+        ("/v1/transactions/{id}/approve", {"operator": "olga"}),
+        ("/v1/transactions/{id}/reject", {"operator": "olga"}),
+        ("/v1/transactions/{id}/resolve", {"operator": "olga", "outcome": "inquire"}),
+        ("/v1/pauses", {"operator": "olga", "scope": {"tenant": "demo"}}),
+        ("/v1/pauses/{id}/lift", {"operator": "olga"}),
+        ("/v1/admin/pauses", {"operator": "olga", "scope": {"tenant": "demo"}}),
+    ],
+)
+@pytest.mark.parametrize("key", ["", "buy-1", "0"])
+async def test_a02_a03_every_write_of_settlement_asks_for_a_uuid(
+    api: Api, lanes: Lanes, path: str, body: dict[str, Any], key: str
+) -> None:
+    headers = {"Idempotency-Key": key} if key else {}
+    async with api.client.post(path.replace("{id}", str(uuid.uuid4())), json=body, headers=headers) as answer:
+        problem = await answer.json(content_type=None)
+    assert answer.status == 400
+    assert problem["code"] == ("idempotency_key_invalid" if key else "idempotency_key_missing")
+    assert not lanes.requests
+
+
+@pytest.mark.row("A07")
+async def test_a07_a_sepa_deposit_tells_the_payer_its_reference_and_when_it_expires(
+    api: Api, lanes: Lanes, customer: str
+) -> None:
+    await api.account(customer)
+    body = {"account_id": f"{customer}:EUR", "amount": "20.00", "rail": "sepa", "payer": {"name": "Alice"}}
+    status, deposit, _ = await api.post("/v1/deposits", body)
+    assert (status, deposit["state"]) == (201, "awaiting_funds")
+    assert len(deposit["settlement"]["reference"]) == 32
+    assert deposit["waits_for"] == deposit["waits_for"] | {"who": "payer", "then": "expires"}
+    assert deposit["waits_for"]["until"] == deposit["expires_at"]
+
+    await lanes.bank(deposit, "settled", amount=2000)
+
+    assert (await shown(api, deposit["id"], "completed"))["status"] == "completed"
+    assert (await balances(api, f"{customer}:EUR"))["available"] == "20.00"
+
+
+async def test_a_deposit_that_makes_no_sense_is_refused_with_its_place(api: Api, customer: str) -> None:
+    await api.account(customer)
+    base = {"account_id": f"{customer}:EUR", "amount": "20.00"}
+    for more, code, pointer in (
+        ({"rail": "ach"}, "missing_fields", "/payer/account"),
+        ({"rail": "sepa", "payer": PAYER}, "unknown_field", "/payer/account"),
+        ({"mint_to": f"{customer}:AEUR"}, "unknown_field", "/mint_to"),
+        ({"rail": "pigeon"}, "invalid_field", "/rail"),
+        ({"rail": "sepa", "mint_to": "0x12"}, "invalid_field", "/mint_to"),
+        ({"rail": "sepa", "effective_at": "2026-01-01T00:00:00Z"}, "unknown_field", "/effective_at"),
+    ):
+        status, problem, _ = await api.post("/v1/deposits", base | more)
+        assert (status, problem["code"], problem["errors"][0]["pointer"]) == (400, code, pointer), more
+    payer = {"rail": "ach", "payer": PAYER}
+    status, problem, _ = await api.post("/v1/deposits", base | payer)
+    assert (status, problem["code"]) == (422, "currency_mismatch")
+    status, problem, _ = await api.post("/v1/deposits", base | {"rail": "sepa", "payer": {"name": "Denied"}})
+    assert (status, problem["code"]) == (422, "screening_blocked")
+
+
+@pytest.mark.row("A08", "A15")
+async def test_a_withdrawal_burns_pays_and_comes_back_with_its_code(api: Api, lanes: Lanes, customer: str) -> None:
+    deposit = await by_ach(api, customer, "30.00", mint_to=f"{customer}:AUSD")
+    await minted(api, lanes, deposit, 3000)
+    beneficiary = {"name": "Alice", "account": "021000021/987654321"}
+    body = {"account_id": f"{customer}:AUSD", "amount": "30.00", "rail": "ach", "beneficiary": beneficiary}
+    status, withdrawal, _ = await api.post("/v1/withdrawals", body)
+    assert (status, withdrawal["state"], withdrawal["waits_for"]["who"]) == (201, "tokens_held", "chain")
+    assert (await balances(api, f"{customer}:AUSD"))["held"] == "30.000000"
+    status, problem, _ = await api.post("/v1/withdrawals", body)
+    assert (status, problem["code"]) == (422, "insufficient_funds")
+
+    await lanes.chain(withdrawal, "confirmed", hash="0xcd")
+    await shown(api, withdrawal["id"], "payout_submitting")
+    await lanes.bank(withdrawal, "started")
+    await lanes.bank(withdrawal, "unknown")
+    unclear = await shown(api, withdrawal["id"], "payout_submitting", reason="unknown_outcome")
+    assert unclear["reason_title"] and unclear["reason_hint"]
+    await lanes.bank(withdrawal, "rejected", code="R03")
+    back = await shown(api, withdrawal["id"], "payout_rejected")
+    assert (back["status"], back["reason"]) == ("failed", "bank_rejected")
+    assert back["settlement"]["code"] == {
+        "code": "R03",
+        "meaning": "No account, or unable to locate the account",
+        "source": "NACHA",
+        "action": "disable",
+    }
+    assert (await balances(api, f"{customer}:USD"))["available"] == "30.00"
+
+    path, key = f"/v1/withdrawals/{withdrawal['id']}", str(uuid.uuid4())
+    body = {"beneficiary": {"name": "Alice", "account": "021000021/555"}}
+    status, child, _ = await api.post(f"{path}/retry", body, key=key)
+    assert (status, child["state"]) == (201, "payout_submitting")
+    assert child["settlement"]["parent_id"] == withdrawal["id"]
+    status, again, headers = await api.post(f"{path}/retry", body, key=key)
+    assert (status, again["id"], headers["Idempotent-Replayed"]) == (201, child["id"], "true")
+    status, problem, _ = await api.post(f"{path}/remint", key=(key := str(uuid.uuid4())))
+    assert (status, problem["code"]) == (409, "already_processed")
+    status, problem, headers = await api.post(f"{path}/remint", key=key)
+    assert (status, problem["code"], headers["Idempotent-Replayed"]) == (409, "already_processed", "true")
+    await lanes.bank(child, "settled", amount=3000)
+    assert (await shown(api, child["id"], "completed"))["waits_for"] is None
+    await lanes.bank(child, "returned", amount=3000, code="R02")
+    returned = await shown(api, child["id"], "payout_returned")
+    assert returned["status"] == "returned"
+    status, mint, _ = await api.post(f"/v1/withdrawals/{child['id']}/remint")
+    assert (status, mint["type"], mint["state"]) == (201, "deposit", "mint_queued")
+    assert "rail" not in mint["settlement"] and "reference" not in mint["settlement"]
+
+
+async def test_a_debit_returned_for_want_of_money_is_collected_again(api: Api, lanes: Lanes, customer: str) -> None:
+    deposit = await by_ach(api, customer, "10.00")
+    await lanes.bank(deposit, "rejected", code="R01")
+    assert (await shown(api, deposit["id"], "rejected"))["settlement"]["code"]["action"] == "retry"
+    status, child, _ = await api.post(f"/v1/deposits/{deposit['id']}/retry")
+    assert (status, child["state"], child["settlement"]["parent_id"]) == (201, "submitting", deposit["id"])
+    await lanes.bank(child, "rejected", code="R08")
+    await shown(api, child["id"], "rejected")
+    status, problem, _ = await api.post(f"/v1/deposits/{child['id']}/retry")
+    assert (status, problem["code"]) == (422, "retry_not_allowed")
+
+
+async def test_u26_whole_cents_only_leave(api: Api, customer: str) -> None:
+    body = {"account_id": f"{customer}:AUSD", "amount": "1.005", "rail": "ach", "beneficiary": PAYER}
+    status, problem, _ = await api.post("/v1/withdrawals", body)
+    assert (status, problem["code"], problem["errors"][0]["pointer"]) == (400, "invalid_amount_format", "/amount")
+    body = {"account_id": f"{customer}:USD", "amount": "1.00", "rail": "ach"}
+    status, problem, _ = await api.post("/v1/withdrawals", body | {"beneficiary": {"name": "A", "account": IBAN}})
+    assert (status, problem["errors"][0]["pointer"]) == (400, "/beneficiary/account")
+
+
+@pytest.mark.row("A06")
+async def test_sec26_a_second_person_approves_and_nobody_their_own(api: Api, lanes: Lanes, customer: str) -> None:
+    name = {"name": "Alice Review"}
+    deposit = await by_ach(api, customer, payer=PAYER | name, requested_by="otto")
+    assert (deposit["status"], deposit["waits_for"]["who"]) == ("requires_approval", "operator")
+    assert deposit["waits_for"]["then"] == "expires"
+    path = f"/v1/transactions/{deposit['id']}"
+    for operator in ("otto", customer):
+        status, problem, _ = await api.post(f"{path}/approve", {"operator": operator})
+        assert (status, problem["code"]) == (403, "four_eyes"), operator
+    assert not lanes.about(deposit["id"])
+    key = str(uuid.uuid4())
+    status, approved, _ = await api.post(f"{path}/approve", {"operator": "olga"}, key=key)
+    assert (status, approved["state"], approved["settlement"]["approved_by"]) == (200, "submitting", "olga")
+    status, again, headers = await api.post(f"{path}/approve", {"operator": "olga"}, key=key)
+    assert (status, again["state"], headers["Idempotent-Replayed"]) == (200, "submitting", "true")
+    status, problem, _ = await api.post(f"{path}/approve", {"operator": "olga"})
+    assert (status, problem["code"]) == (409, "already_processed")
+
+    other = await by_ach(api, customer, payer=PAYER | name)
+    status, rejected, _ = await api.post(f"/v1/transactions/{other['id']}/reject", {"operator": "olga"})
+    assert (status, rejected["status"], rejected["reason"]) == (200, "failed", "denied")
+    third = await by_ach(api, customer, payer=PAYER | name)
+    status, canceled, _ = await api.post(f"/v1/transactions/{third['id']}/cancel")
+    assert (status, canceled["status"], canceled["waits_for"]) == (200, "canceled", None)
+
+
+@pytest.mark.row("A15")
+async def test_an_operator_ends_what_the_bank_leaves_open(api: Api, lanes: Lanes, customer: str) -> None:
+    deposit = await by_ach(api, customer)
+    path = f"/v1/transactions/{deposit['id']}/resolve"
+    status, problem, _ = await api.post(path, {"operator": "olga", "outcome": "settled"})
+    assert (status, problem["code"]) == (409, "invalid_state_transition")
+    await lanes.bank(deposit, "undecided")
+    stuck = await shown(api, deposit["id"], "submitting", status="requires_attention")
+    assert stuck["waits_for"]["who"] == "operator"
+    status, asked, _ = await api.post(path, {"operator": "olga", "outcome": "inquire", "note": "not in camt.053"})
+    assert (status, asked["status"], asked["waits_for"]["who"]) == (200, "processing", "bank")
+    await lanes.bank(deposit, "undecided")
+    await shown(api, deposit["id"], "submitting", status="requires_attention")
+    key = str(uuid.uuid4())
+    status, ended, _ = await api.post(path, {"operator": "olga", "outcome": "rejected"}, key=key)
+    assert (status, ended["status"], ended["state"]) == (200, "failed", "rejected")
+    status, again, headers = await api.post(path, {"operator": "olga", "outcome": "rejected"}, key=key)
+    assert (status, again["status"], headers["Idempotent-Replayed"]) == (200, "failed", "true")
+    assert (await balances(api, f"{customer}:USD"))["pending"] == "0.00"
+
+
+@pytest.mark.row("A01", "A02", "A06")
+@pytest.mark.parametrize("root", ["/v1/pauses", "/v1/admin/pauses"])
+async def test_a06_a_pause_refuses_what_is_new_and_what_it_parked_goes_on(
+    api: Api, lanes: Lanes, customer: str, root: str
+) -> None:
+    deposit = await by_ach(api, customer, "10.00", mint_to=f"{customer}:AUSD")
+    await lanes.bank(deposit, "accepted")
+    await shown(api, deposit["id"], "submitted")
+    key = str(uuid.uuid4())
+    scope = {"account": f"{customer}:USD"}
+    body = {"operator": "olga", "scope": scope, "note": "a letter from the bank"}
+    status, pause, headers = await api.post(root, body, key=key)
+    assert (status, pause["state"], pause["set_by"]) == (201, "applied", "olga"), pause
+    assert pause["scope"] == scope | {"tenant": "default"}
+    assert headers["Location"] == f"/v1/pauses/{pause['id']}"
+    status, again, headers = await api.post(root, body, key=key)
+    assert (status, again["id"], headers["Idempotent-Replayed"]) == (201, pause["id"], "true")
+    status, read, _ = await api.get(f"{root}/{pause['id']}")
+    assert (status, read["note"], read["lifted_at"]) == (200, "a letter from the bank", None)
+    _, listed, _ = await api.get(root)
+    assert pause["id"] in [one["id"] for one in listed["items"]]
+
+    work = {"account_id": f"{customer}:USD", "amount": "1.00", "rail": "ach", "payer": PAYER}
+    refused = str(uuid.uuid4())
+    status, problem, headers = await api.post("/v1/deposits", work, key=refused)
+    assert (status, problem["code"], problem["retry"]) == (503, "paused", "same_key")
+    assert int(headers["Retry-After"]) > 1 and pause["id"] in problem["detail"]
+    other = f"o{customer}"
+    assert (await by_ach(api, other))["state"] == "submitting"
+    await lanes.bank(deposit, "settled", amount=1000)
+    parked = await shown(api, deposit["id"], "mint_queued")
+    assert parked["settlement"]["parked_by"] == pause["id"]
+    assert parked["waits_for"] == parked["waits_for"] | {"who": "operator", "until": None}
+    assert [type(one) for one in lanes.about(deposit["id"])] == [Instruct]
+
+    key = str(uuid.uuid4())
+    if root == "/v1/pauses":
+        status, lifted, _ = await api.post(f"{root}/{pause['id']}/lift", {"operator": "oscar"}, key=key)
+    else:
+        async with api.client.delete(f"{root}/{pause['id']}", headers={"Idempotency-Key": key}) as answer:
+            status, lifted = answer.status, await answer.json()
+    assert (status, lifted["state"]) == (200, "cleared"), lifted
+    await lanes.until_asked(2, deposit["id"])
+    assert (await shown(api, deposit["id"], "mint_queued"))["waits_for"]["who"] == "chain"
+    status, accepted, _ = await api.post("/v1/deposits", work, key=refused)
+    assert (status, accepted["state"]) == (201, "submitting")
+    _, listed, _ = await api.get(root)
+    assert pause["id"] not in [one["id"] for one in listed["items"]]
+    _, listed, _ = await api.get(f"{root}?standing=false")
+    assert pause["id"] in [one["id"] for one in listed["items"]]
+    status, problem, _ = await api.post(f"/v1/pauses/{pause['id']}/lift", {"operator": "oscar"})
+    assert (status, problem["code"]) == (409, "already_processed")
+
+
+@pytest.mark.row("A06")
+async def test_a06_a_pause_that_a_lane_has_not_answered_acts_already(backend: Backend, api: Api, customer: str) -> None:
+    async with Lanes(backend.settings, answers_pauses=False) as lanes:
+        await api.account(customer)
+        body = {"operator": "olga", "scope": {"account": f"{customer}:EUR"}}
+        status, receipt, _ = await api.post("/v1/pauses", body, Prefer="wait=1")
+        assert (status, receipt["state"], receipt["id"]) == (202, "set", receipt["pause_id"])
+
+        async def is_told() -> bool:
+            return bool(lanes.requests)
+
+        await until(is_told)
+        work = {"account_id": f"{customer}:EUR", "amount": "1.00"}
+        status, problem, _ = await api.post("/v1/deposits", work)
+        assert (status, problem["code"]) == (503, "paused")
+        status, accepted, _ = await api.post("/v1/deposits", work, key=(key := str(uuid.uuid4())), Prefer="wait=0")
+        assert status == 202
+
+        async def is_decided() -> bool:
+            return (await api.get(f"/v1/transactions/{accepted['id']}"))[0] != 200
+
+        await until(is_decided)
+        status, problem, _ = await api.get(f"/v1/transactions/{accepted['id']}")
+        assert (status, problem["code"], problem["retry"]) == (503, "paused", "same_key")  # given, so never a 404
+        assert problem["transaction_id"] == accepted["id"]
+        status, read, _ = await api.get(f"/v1/pauses/{receipt['id']}")
+        assert (status, read["state"], read["applied_at"]) == (200, "set", None)
+    path = f"/v1/pauses/{receipt['id']}/lift"
+    status, _, _ = await api.post(path, {"operator": "olga"}, Prefer="wait=0")
+    assert status == 202
+
+    async def is_taken() -> bool:
+        return (await api.post("/v1/deposits", work, key=key))[0] == 201
+
+    await until(is_taken)
+    assert (await api.get(f"/v1/transactions/{accepted['id']}"))[0] == 200
+
+
+async def test_a_pause_that_is_not_there_is_404(api: Api) -> None:
+    missing = str(uuid.uuid4())
+    status, problem, _ = await api.get(f"/v1/pauses/{missing}")
+    assert (status, problem["code"], problem["pause_id"]) == (404, "pause_not_found", missing)
+    key = str(uuid.uuid4())
+    for _ in range(2):
+        status, problem, _ = await api.post(f"/v1/pauses/{missing}/lift", {"operator": "olga"}, key=key)
+        assert (status, problem["code"]) == (404, "pause_not_found")
