@@ -94,6 +94,32 @@ class _EnvFile(PydanticBaseSettingsSource):
         }
 
 
+class _SecretFiles(_EnvFile):
+    """Reads `AURA_<NAME>_FILE`: a secret that a file holds is in no list of processes and in no inspected container."""
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        PydanticBaseSettingsSource.__init__(self, settings_cls)
+        self._values = {
+            PREFIX + name.upper(): _content(variable, path)
+            for name in settings_cls.model_fields
+            # The chain's key has a setting of its own for its file, with rules of its own.
+            if f"{name}_file" not in settings_cls.model_fields
+            and (path := os.environ.get(variable := f"{PREFIX}{name.upper()}_FILE"))
+        }
+
+
+def _content(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            "A file with a setting cannot be read.",
+            where=f"{variable} in the environment",
+            why=str(error) if isinstance(error, OSError) else f"{path} is no text",
+            fix="name a file that this user can read, or unset the variable",
+        ) from error
+
+
 class Settings(BaseSettings):
     """The settings of one process. Every field can be set as ``AURA_<NAME>``."""
 
@@ -312,7 +338,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Which sources there are, the strongest first."""
         home = init_settings().get("home") or os.environ.get(PREFIX + "HOME") or ".aura"
-        return init_settings, env_settings, _EnvFile(settings_cls, Path(home))
+        return init_settings, env_settings, _SecretFiles(settings_cls), _EnvFile(settings_cls, Path(home))
 
     @field_validator("tenants", "webhook_allow", "trusted_proxies", "cors_origins", mode="before")
     @classmethod

@@ -81,7 +81,7 @@ async def test_l47_x11_an_address_is_taken_once_per_tenant_whatever_its_case(nod
     assert await node.code("POST", "/v1/auth/register", body) == (404, "tenant_not_found")
 
 
-async def test_x05_l05_tokens_are_jwts_with_ids_and_lives_of_their_own(node: Node) -> None:
+async def test_x05_l05_u06_tokens_are_jwts_with_ids_and_lives_of_their_own(node: Node) -> None:
     ada = await register(node)
     status, answer, _ = await node.call("POST", "/v1/auth/login", {"email": ada.email, "password": PASSWORD})
     access, refresh = (_claims(answer[name]) for name in ("access_token", "refresh_token"))

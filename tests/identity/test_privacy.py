@@ -31,7 +31,7 @@ async def _give_all(node: Node, giver: Person, taker: Person) -> None:
     await node.call("GET", "/v1/transactions", token=giver.access)  # waits until it is stored
 
 
-async def test_sec48_who_has_no_money_is_forgotten_at_once_and_the_books_still_hold(
+async def test_x41_sec48_who_has_no_money_is_forgotten_at_once_and_the_books_still_hold(
     node: Node, backend: Backend, owner: Owner
 ) -> None:
     email, name = address(), f"Canary {uuid.uuid4().hex}"
@@ -80,7 +80,7 @@ async def _ledger_verifies(backend: Backend) -> None:
     assert process.returncode == 0, out.decode()
 
 
-async def test_privacy_with_a_balance_an_erasure_is_pending_and_login_ends_at_once(
+async def test_x41_with_a_balance_an_erasure_is_pending_and_login_ends_at_once(
     node: Node, start_node: StartNode, owner: Owner
 ) -> None:
     other, ada, bob = await start_node(), await register(node), await register(node)
@@ -136,7 +136,7 @@ async def test_sec26_a_rejected_erasure_changes_nothing(node: Node) -> None:
     assert (await node.call("POST", REQUESTS, {"user_id": ada.id}, token=admin.access))[0] == 202
 
 
-async def test_privacy_export_has_everything_of_the_person_and_nothing_of_others(node: Node) -> None:
+async def test_x40_export_has_everything_of_the_person_and_nothing_of_others(node: Node) -> None:
     ada, bob, admin = await register(node), await register(node), await staff(node, "admin")
     transfer = {"from_account_id": ada.account, "to_account_id": bob.account, "amount": "1.23"}
     _, made, _ = await node.call("POST", "/v1/transfers", transfer, token=ada.access)

@@ -64,7 +64,7 @@ def test_postgres_is_the_same_as_the_embedded_one(services: dict[str, Any]) -> N
     assert "scram-sha-256" in postgres["environment"]["POSTGRES_INITDB_ARGS"]
 
 
-def test_only_the_api_can_be_reached_from_outside_and_only_from_this_machine(compose: dict[str, Any]) -> None:
+def test_u27_only_the_api_can_be_reached_from_outside_and_only_from_this_machine(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert compose["networks"]["inside"]["internal"] is True
     for name, service in services.items():

@@ -48,6 +48,23 @@ def test_argument_over_environment_over_file_over_default(home: Path, monkeypatc
     assert load_settings(partitions=32).partitions == 32
 
 
+def test_u27_a_secret_is_read_from_a_file_that_a_variable_names(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("0f1e2d3c4b5a69788796a5b4c3d2e1f0\n")
+    (home / "env").write_text("AURA_API_KEY=of-the-env-file\n")
+    monkeypatch.setenv("AURA_API_KEY_FILE", str(secret))
+    key = load_settings().api_key
+    assert key is not None and key.get_secret_value() == "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+    monkeypatch.setenv("AURA_API_KEY", "of-the-environment")
+    key = load_settings().api_key
+    assert key is not None and key.get_secret_value() == "of-the-environment"
+    monkeypatch.setenv("AURA_API_KEY_FILE", str(tmp_path / "missing"))
+    with pytest.raises(SettingsError, match="AURA_API_KEY_FILE"):
+        load_settings()
+
+
 def test_settings_cannot_be_changed_and_hide_the_key(home: Path) -> None:
     settings = load_settings(api_key="a-secret-of-some-length-x")
     with pytest.raises(ValidationError):

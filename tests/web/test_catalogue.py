@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from aura_stream.domain.reasons import CATEGORIES, REASONS, Invalid, Refused
 from aura_stream.settings import load_settings
+from tests.rows import row
 from tests.web.conftest import client_of
 from web.aliases.table import ALIASES
 from web.app import HANDLERS, create_app
@@ -90,6 +91,7 @@ def _raised() -> Iterator[tuple[str, str]]:
             yield str(node.args[0].value), f"{file}:{node.lineno}"
 
 
+@row("L44", "L45", "L46", "L48", "L49")
 def test_l43_to_l50_l106_ledgerbanks_46_reasons_are_there() -> None:
     names = {name: category for category, names in LEDGERBANK.items() for name in names.split()}
     assert len(names) == 46
@@ -153,7 +155,7 @@ def test_l41_l52_a_problem_has_ledgerbanks_six_fields() -> None:
     assert (document["instance"], document["request_id"]) == ("/v1/transfers", "r-1")
 
 
-async def test_l41_l53_every_failure_has_the_body_and_the_request_id(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_l41_l53_sec40_every_failure_has_the_body_and_the_request_id(monkeypatch: pytest.MonkeyPatch) -> None:
     async def breaks(call: Any) -> web.Response:
         raise RuntimeError("a secret of the inside")
 

@@ -194,7 +194,7 @@ def test_l14_every_sort_ends_with_the_key_and_makes_sql_of_known_names(data: st.
 
 
 @given(st.text(max_size=60))
-def test_sec_injection_a_sort_or_cursor_of_any_text_is_understood_or_refused(text: str) -> None:
+def test_sec35_a_sort_or_cursor_of_any_text_is_understood_or_refused(text: str) -> None:
     for listing in (TRANSACTIONS, ACCOUNTS, ENTRIES):
         try:
             order = order_of(listing, text)
@@ -207,7 +207,7 @@ def test_sec_injection_a_sort_or_cursor_of_any_text_is_understood_or_refused(tex
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(), st.text(max_size=8), st.floats(allow_nan=False)), max_size=3))
-def test_sec_injection_a_forged_cursor_is_understood_or_refused(values: list[Any]) -> None:
+def test_sec35_a_forged_cursor_is_understood_or_refused(values: list[Any]) -> None:
     order = order_of(TRANSACTIONS, "")
     forged = base64.urlsafe_b64encode(orjson.dumps(["created_at:desc,id:desc", *map(_plain, values)])).decode()
     with pytest.raises(Invalid, match="cursor"):

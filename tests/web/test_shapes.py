@@ -16,7 +16,7 @@ NOWHERE = {"kafka_bootstrap": "127.0.0.1:1", "postgres_dsn": "postgresql://nobod
 SECRETS = ("password", "password_hash", "secret_hash", "private_sealed", "token_hash", "fingerprint", "jti")
 
 
-def test_sec_shapes_what_answers_may_show_is_what_was_agreed() -> None:
+def test_sec21_what_answers_may_show_is_what_was_agreed() -> None:
     agreed = orjson.loads(SHAPES_FILE.read_bytes())
     now = frozen()
     changed = {
