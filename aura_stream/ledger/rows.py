@@ -149,7 +149,7 @@ class AccountRow:
 
 
 class Batch:
-    """The rows of one partition's write: `add` the records in order, `close`, then :func:`copy_texts` and the changes."""
+    """The rows of one partition's write: `add` the records in order, `close`, then the texts and the changes."""
 
     def __init__(self, partition: int, last_seq: int, last_journal: int, chain_hash: bytes = GENESIS) -> None:
         self.partition = partition

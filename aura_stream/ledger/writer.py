@@ -1,8 +1,8 @@
 """The sink's writer: journal records become rows, and the position in the journal moves, in one database transaction.
 
-The fence makes that exactly once: a batch is written only if the partition's row still holds the position, the epoch
-and the seq that it was made for. After any doubt the caller claims again and reads where it stands; nothing is
-guessed, nothing is skipped, nothing is inserted "if not there".
+The fence makes that exactly once: a partition's batch is written only if the partition's row still holds the position,
+the epoch and the seq that it was made for. After any doubt the caller claims again and reads where it stands; nothing
+is guessed, nothing is skipped, nothing is inserted "if not there".
 """
 
 from __future__ import annotations
@@ -37,12 +37,18 @@ _SESSION: Final = {
     "statement_timeout": "15s",
     "lock_timeout": "2s",
     "jit": "off",
-    # The tables grow from nothing under load: a plan made when they were small would scan them later.
-    "plan_cache_mode": "force_custom_plan",
+    # Planned once, since planning costs as much as a small write. The tables grow from nothing under load, so each plan
+    # has to be right at any size: row by row, by index.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
 }
 _COUNTED_ACCOUNTS_MAX: Final = 100_000
 GROUP_BYTES: Final = 1 << 20
-"""Records that are written in one transaction: no more is added to a group from here on."""
+"""What waits of this size, in bytes of records, is written at once, whatever else is under way."""
+PAUSE_S: Final = 0.005
+"""Between two groups: a unit that comes alone is written at once, those that come close together in one commit."""
 
 _CLAIM: Final = """
 INSERT INTO ledger.sink_offsets AS o (partition) VALUES ($1)
@@ -62,7 +68,8 @@ WITH fence AS (
     UPDATE ledger.sink_offsets o
     SET next_offset = w.new_offset, last_seq = w.new_seq, last_journal = w.new_journal,
         committed_at = greatest(clock_timestamp(), o.committed_at),
-        commands_offset = coalesce(w.commands, o.commands_offset), signals_offset = coalesce(w.signals, o.signals_offset),
+        commands_offset = coalesce(w.commands, o.commands_offset),
+        signals_offset = coalesce(w.signals, o.signals_offset),
         shard_time = coalesce(w.at, o.shard_time)
     FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
         $8::bigint[], $9::bigint[], $10::timestamptz[])
@@ -158,6 +165,10 @@ class _Apart(Exception):
 class LedgerWriter:
     """Writes journal records of claimed partitions. One per process; partitions may be written side by side.
 
+    What several partitions have waiting while a write is under way becomes one transaction, since a commit costs as
+    much as the rows of many small units. Each partition stands or falls by its own fence, and a group that is refused
+    is written one by one: no partition is held up by another's fault.
+
     Raises :class:`Fenced` and :class:`Unavailable` (claim again, seek to its position, go on) and :class:`Diverged`
     (stop the partition loudly). An error of the database that is none of these is raised as it is: the set-up is wrong.
     """
@@ -179,7 +190,7 @@ class LedgerWriter:
         self._positions: dict[int, _Position] = {}
         self._entries_since: Counter[tuple[int, str, str]] = Counter()
         self._waiting: list[_Write] = []
-        self._lanes = 0  # groups under way
+        self._groups = 0  # under way
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -193,7 +204,8 @@ class LedgerWriter:
     ) -> Self:
         """A writer whose database answers and fits this program.
 
-        Raises :class:`NotMigrated` and :class:`Unavailable`. `timeout_s` bounds each call as a whole.
+        Raises :class:`NotMigrated` and :class:`Unavailable`. `timeout_s` bounds each piece of work at
+        the database; a write may have to wait for the one before.
         """
         writer = cls(dsn, connections_max=connections_max, timeout_s=timeout_s, checkpoint_entries=checkpoint_entries)
         async with writer._connection() as connection:
@@ -280,32 +292,31 @@ class LedgerWriter:
         """Has a batch written together with those of other partitions that come while another group is under way."""
         self._waiting.append(write)
         full = sum([waiting.batch.size for waiting in self._waiting]) >= GROUP_BYTES
-        if not self._lanes or (full and self._lanes < self._connections_max):
-            self._lanes += 1
+        if not self._groups or (full and self._groups < self._connections_max):
+            self._groups += 1
             task = asyncio.create_task(self._write_groups(), name="ledger writer")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         try:
             await write.done
-        except asyncio.CancelledError:
+        finally:
             if write in self._waiting:
                 self._waiting.remove(write)
-            raise
 
     async def _write_groups(self) -> None:
+        """Writes group after group until nothing waits."""
+        group: list[_Write] = []
         try:
             while self._waiting:
                 group = self._next_group()
-                try:
-                    await self._write_group(group)
-                except BaseException as error:
-                    for write in group:
-                        write.fail(Unavailable(f"partition {write.batch.partition}: {error!r}"))
-                    raise
-                # Those who have been answered come with their next batch first: fewer and larger groups.
-                await asyncio.sleep(0)
+                await self._write_group(group)
+                await asyncio.sleep(PAUSE_S)
+        except BaseException as error:
+            for write in (*group, *self._waiting):
+                write.fail(Unavailable(f"partition {write.batch.partition}: {error!r}"))
+            raise
         finally:
-            self._lanes -= 1
+            self._groups -= 1
 
     def _next_group(self) -> list[_Write]:
         size = count = 0
@@ -320,18 +331,18 @@ class LedgerWriter:
 
         Nothing depends on knowing what became of a group: the fence lets nothing be written twice.
         """
-        alone = len(group) == 1
+        alone = group[0].batch if len(group) == 1 else None
         try:
-            async with self._connection(group[0].batch if alone else None, passing=() if alone else _LOCKED) as connection:
+            async with self._connection(alone, passing=() if alone else _LOCKED) as connection:
                 await _write(connection, group)
-        except (_Apart, asyncpg.PostgresError) as error:
+        except Unavailable as error:
+            for write in group:
+                write.fail(error if alone else Unavailable(f"partition {write.batch.partition}: {error}"))
+        except Exception as error:  # noqa: BLE001 - it goes to those who wait
             if alone:
                 return group[0].fail(error)
             _log.info("a group of %d partitions is written one by one: %s", len(group), error)
             await asyncio.gather(*[self._write_group([write]) for write in group if not write.done.done()])
-        except Exception as error:
-            for write in group:
-                write.fail(Unavailable(f"partition {write.batch.partition}: {error}") if isinstance(error, Unavailable) else error)
         else:
             for write in group:
                 if not write.done.done():
@@ -397,7 +408,7 @@ class LedgerWriter:
         """
         connection: Connection | None = None
         try:
-            with _translated(batch.partition if batch else -1, batch, passing):
+            with _translated(batch.partition if batch else None, batch, passing):
                 async with asyncio.timeout(self._timeout_s), self._slots:
                     connection = self._idle.pop() if self._idle else None
                     if connection is None or connection.is_closed():
@@ -414,9 +425,10 @@ class LedgerWriter:
 
 @contextlib.contextmanager
 def _translated(
-    partition: int, batch: Batch | None = None, passing: tuple[type[Exception], ...] = ()
+    partition: int | None, batch: Batch | None = None, passing: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
     """Turns errors of the database and of the way to it into ours."""
+    prefix = "" if partition is None else f"partition {partition}: "
     try:
         yield
     except passing:
@@ -427,13 +439,13 @@ def _translated(
         place = _copy_place(error.context or "") if hasattr(error, "context") else None
         seq = batch.seq_of_row(place[1], int(place[2])) if place else batch.first_seq
         constraint = getattr(error, "constraint_name", None) or type(error).__name__
-        raise Diverged(partition, seq, constraint, _one_line(error)) from error
+        raise Diverged(batch.partition, seq, constraint, _one_line(error)) from error
     except asyncpg.PostgresError as error:
         if (error.sqlstate or "").startswith(_PASSING):
-            raise Unavailable(f"partition {partition}: {_one_line(error)}") from error
+            raise Unavailable(f"{prefix}{_one_line(error)}") from error
         raise
     except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        raise Unavailable(f"partition {partition}: {type(error).__name__}: {error}") from error
+        raise Unavailable(f"{prefix}{type(error).__name__}: {error}") from error
 
 
 def _one_line(error: asyncpg.PostgresError) -> str:
@@ -476,7 +488,7 @@ async def _pass_fence(connection: Connection, group: Sequence[_Write]) -> dict[i
         [seq for b in batches for seq in range(b.first_seq, b.last_seq + 1)],
         *([offset for b in batches for offset in b.unit_offsets], [hash_ for b in batches for hash_ in b.unit_hashes]),
     )
-    return dict(rows)
+    return {row["partition"]: row["committed_at"] for row in rows}
 
 
 async def _copy(connection: Connection, table: str, data: bytes) -> None:

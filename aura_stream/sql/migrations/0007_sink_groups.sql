@@ -15,13 +15,12 @@ BEGIN
     SELECT e.journal_id, sum(e.amount) AS total INTO bad
     FROM new_entries e
     LEFT JOIN ledger.journals j ON j.journal_id = e.journal_id
-    LEFT JOIN ledger.assets a ON a.asset = e.asset
     GROUP BY e.journal_id
     HAVING sum(e.amount) <> 0
         OR min(e.leg) <> 0
         OR max(e.leg) <> count(*) - 1
         OR (count(*) = min(j.leg_count)) IS NOT TRUE
-        OR bool_and(e.tenant_id = j.tenant_id AND e.asset = j.asset AND a.asset IS NOT NULL AND e.transaction_id = j.transaction_id
+        OR bool_and(e.tenant_id = j.tenant_id AND e.asset = j.asset AND e.asset IN (SELECT a.asset FROM ledger.assets a) AND e.transaction_id = j.transaction_id
             AND e.partition = j.partition AND e.effective_at = j.effective_at AND e.posted_at = j.posted_at) IS NOT TRUE
     LIMIT 1;
     IF FOUND THEN
