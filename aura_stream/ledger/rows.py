@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -148,7 +149,7 @@ class AccountRow:
 
 
 class Batch:
-    """The rows of one write: `add` the records in order, then take :meth:`copy_texts` and the changes."""
+    """The rows of one partition's write: `add` the records in order, `close`, then the texts and the changes."""
 
     def __init__(self, partition: int, last_seq: int, last_journal: int, chain_hash: bytes = GENESIS) -> None:
         self.partition = partition
@@ -164,8 +165,10 @@ class Batch:
         self.entries: list[bytes] = []
         self.entry_seqs: list[int] = []
         self.transactions: dict[str, Row] = {}
+        self.new_transactions: list[bytes] = []
         self.changes: dict[str, Row] = {}
         self.accounts: dict[str, AccountRow] = {}
+        self.new_accounts: list[str] = []
         self.account_changes: dict[tuple[str, str], AccountRow] = {}
         self.refusals: list[str] = []
         self.refusal_seqs: list[int] = []
@@ -175,6 +178,7 @@ class Batch:
         self.unit_hashes: list[bytes] = []
         self.chain_hash = chain_hash
         self.touched: Counter[tuple[str, str]] = Counter()  # entries per tenant and account
+        self.size = 0  # bytes of the records
         self._base = partition * journal.JOURNALS_PER_PARTITION
         self._seen_accounts: list[tuple[str, str]] = []
 
@@ -240,6 +244,7 @@ class Batch:
         self.unit_hashes.append(self.chain_hash)
         self.last_seq = seq
         self.next_offset = offset + 1
+        self.size += len(value)
         for read in record.inputs:
             if read[0] == "commands":
                 self.commands_offset = int(read[2]) + 1
@@ -248,21 +253,11 @@ class Batch:
         if record.last:
             self.shard_time = record.at
 
-    def copy_texts(self, committed_at: datetime) -> dict[str, bytes]:
-        """COPY data per table (those of BINARY in binary), without tables that get no row."""
+    def close(self) -> None:
+        """Frames what a later record could still have changed; nothing is added any more."""
         self.touched.update(self._seen_accounts)
-        known = committed_at.isoformat()
-        new = [row.framed() for row in self.transactions.values()]
-        binary = {"journals": self.journals, "entries": self.entries, "transactions": new}
-        texts = {
-            "accounts": [_account_text(row) for row in self.accounts.values()],
-            "refusals": self.refusals,
-            "units": [f"{unit}{known}\n" for unit in self.units],
-        }
-        return {
-            **{table: b"".join([copy.HEADER, *rows, copy.TRAILER]) for table, rows in binary.items() if rows},
-            **{table: "".join(rows).encode() for table, rows in texts.items() if rows},
-        }
+        self.new_transactions = [row.framed() for row in self.transactions.values()]
+        self.new_accounts = [_account_text(row) for row in self.accounts.values()]
 
     def seq_of_row(self, table: str, row: int) -> int:
         """The journal seq that made a row (1 for the first) of a table's COPY text."""
@@ -390,3 +385,33 @@ class Batch:
 def _account_text(row: AccountRow) -> str:
     closed = timestamp(row.at) if row.status == "closed" else NULL
     return f"{row.head}\t{name(row.status)}\t{closed}\n"
+
+
+def copy_texts(batches: Sequence[Batch]) -> dict[str, bytes]:
+    """COPY data of several partitions per table (those of BINARY in binary), without tables that get no row.
+
+    That of units comes from :func:`units_text`, once it is known when they are known.
+    """
+    binary = {
+        "journals": [batch.journals for batch in batches],
+        "entries": [batch.entries for batch in batches],
+        "transactions": [batch.new_transactions for batch in batches],
+    }
+    texts = {
+        "accounts": [batch.new_accounts for batch in batches],
+        "refusals": [batch.refusals for batch in batches],
+    }
+    return {
+        **{
+            table: b"".join([copy.HEADER, *chain.from_iterable(rows), copy.TRAILER])
+            for table, rows in binary.items()
+            if any(rows)
+        },
+        **{table: "".join(chain.from_iterable(rows)).encode() for table, rows in texts.items() if any(rows)},
+    }
+
+
+def units_text(batches: Sequence[Batch], committed_at: Mapping[int, datetime]) -> bytes:
+    """COPY data of the units, with each partition's time of knowledge."""
+    known = {partition: at.isoformat() for partition, at in committed_at.items()}
+    return "".join([f"{unit}{known[batch.partition]}\n" for batch in batches for unit in batch.units]).encode()

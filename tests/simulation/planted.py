@@ -27,7 +27,7 @@ from aura_stream.ledger.writer import LedgerWriter, Unavailable
 from tests.simulation.loop import PROCESS
 
 Patch = contextlib.AbstractContextManager[Any]
-FENCE: Final = " AND next_offset = $2 AND epoch = $3 AND last_seq = $4"
+FENCE: Final = " AND o.next_offset = w.next_offset AND o.epoch = w.epoch AND o.last_seq = w.last_seq"
 
 
 def _applied_twice() -> Patch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +57,8 @@ class Session:
 
     open: bool = True
     began: float = -1.0  # of its transaction; -1 for none
-    locked: int = -1  # the partition whose row it holds
-    offsets: Offsets | None = None
+    locked: set[int] = field(default_factory=set)  # the partitions whose rows it holds
+    offsets: dict[int, Offsets] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
 
 
@@ -102,9 +103,10 @@ class Server:
 
     def roll_back(self, session: Session) -> None:
         """Forgets a transaction."""
-        if self.locks.get(session.locked) is session:
-            del self.locks[session.locked]
-        session.locked, session.began, session.offsets, session.rows = -1, -1.0, None, {}
+        for partition in session.locked:
+            if self.locks.get(partition) is session:
+                del self.locks[partition]
+        session.locked, session.began, session.offsets, session.rows = set(), -1.0, {}, {}
         freed, self._freed = self._freed, asyncio.Event()
         freed.set()
 
@@ -114,8 +116,7 @@ class Server:
             return
         for table, rows in session.rows.items():
             self.tables[table].update(rows)
-        if session.offsets is not None:
-            self.offsets[session.locked] = session.offsets
+        self.offsets.update(session.offsets)
         self.commits += 1
         self.roll_back(session)
 
@@ -137,7 +138,7 @@ class Server:
             if not session.open:
                 raise asyncpg.ConnectionDoesNotExistError("the session has been ended")
         self.locks[partition] = session
-        session.locked = partition
+        session.locked.add(partition)
 
     def row(self, session: Session, table: str, key: tuple[str, ...]) -> Row | None:
         """A row as a session sees it."""
@@ -228,6 +229,9 @@ class SimulatedConnection:
 
     async def fetch(self, query: str, *arguments: Any) -> list[Any]:
         """Statements with rows."""
+        if query is writer._FENCE:
+            await self._step("FENCE")
+            return await self._fence(query.partition("WHERE")[2], *arguments)
         await self._step("fetch")
         if query is writer._END_HOLDER:
             if (holder := self.server.locks.get(arguments[0])) is not None:
@@ -246,12 +250,6 @@ class SimulatedConnection:
             return (*arguments, found.last_seq, found.chain_hash) if found.last_seq else None
         assert query is writer._MISSED_CHANGE, query
         return None
-
-    async def fetchval(self, query: str, *arguments: Any) -> Any:
-        """Statements with one value."""
-        await self._step("FENCE")
-        assert query is writer._FENCE, query
-        return await self._fence(query.partition("WHERE")[2], *arguments)
 
     async def copy_to_table(
         self,
@@ -295,26 +293,32 @@ class SimulatedConnection:
         await self.process.step("postgres claimed")
         return row
 
-    async def _fence(self, where: str, partition: int, *values: Any) -> Any:
-        await self.server.lock(self.session, partition)
-        found = self.server.offsets.get(partition)
-        if found is None:
-            return None
-        next_offset, epoch, last_seq, new_offset, new_seq, *rest = values
-        # The statement is read as far as a fault could be planted in it.
-        for condition, holds in (
-            ("next_offset = $2", found.next_offset == next_offset),
-            ("epoch = $3", found.epoch == epoch),
-            ("last_seq = $4", found.last_seq == last_seq),
-        ):
-            if condition in where and not holds:
-                return None
-        self.session.offsets = Offsets(new_offset, new_seq, epoch, rest[0], rest[-1][-1])
-        return writer._EPOCH
+    async def _fence(self, where: str, partitions: list[int], *columns: list[Any]) -> list[Row]:
+        *wanted, block_partitions, _, _, hashes = columns
+        last_hash = dict(zip(block_partitions, hashes, strict=True))
+        moved: list[Row] = []
+        for partition, *values in zip(partitions, *wanted, strict=True):
+            await self.server.lock(self.session, partition)
+            found = self.server.offsets.get(partition)
+            next_offset, epoch, last_seq, new_offset, new_seq, new_journal, *_ = values
+            # The statement is read as far as a fault could be planted in it.
+            if found is None or not all(
+                holds
+                for condition, holds in (
+                    ("o.next_offset = w.next_offset", found.next_offset == next_offset),
+                    ("o.epoch = w.epoch", found.epoch == epoch),
+                    ("o.last_seq = w.last_seq", found.last_seq == last_seq),
+                )
+                if condition in where
+            ):
+                continue
+            self.session.offsets[partition] = Offsets(new_offset, new_seq, epoch, new_journal, last_hash[partition])
+            moved.append({"partition": partition, "committed_at": writer._EPOCH})
+        return moved
 
-    def _change(self, partition: int, *columns: list[Any]) -> int:
+    def _change(self, *columns: Sequence[Any]) -> int:
         changed = 0
-        for id_, first, seq, tenant, customer, status, state, reason, at, captured, journals, history in zip(
+        for partition, id_, first, seq, tenant, customer, status, state, reason, at, captured, journals, history in zip(
             *columns, strict=True
         ):
             row = self.server.row(self.session, "transactions", (id_,))
@@ -332,9 +336,9 @@ class SimulatedConnection:
             changed += 1
         return changed
 
-    def _change_accounts(self, partition: int, *columns: list[Any]) -> int:
+    def _change_accounts(self, *columns: Sequence[Any]) -> int:
         changed = 0
-        for tenant, account, status, at in zip(*columns, strict=True):
+        for partition, tenant, account, status, at in zip(*columns, strict=True):
             row = self.server.row(self.session, "accounts", (tenant, account))
             if row is not None and row["partition"] == str(partition):
                 closed = at if status == "closed" else "\\N"
