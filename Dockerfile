@@ -1,4 +1,4 @@
-# One image for every role of Aura Stream: migrate, topics, ledger, sink, api.
+# One image for every role of Aura Stream: migrate, topics, ledger, sink, events, webhooks, api.
 FROM python:3.11-slim
 
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/app

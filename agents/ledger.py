@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from agents import settlements
+from agents import settlements, tenants
 from agents.writing import (
     KEY_LIFE_MS,
     begin,
@@ -28,7 +28,7 @@ from agents.writing import (
     tell_refused,
 )
 from aura_stream.domain import accounts, deposits, holds, ids, transfers
-from aura_stream.domain.commands import Command, fingerprint, parse_command
+from aura_stream.domain.commands import Command, TenantOpen, fingerprint, parse_command
 from aura_stream.domain.ids import derived_id, id_bytes, id_text, record_key
 from aura_stream.domain.ledger import Decision, owned, refused
 from aura_stream.domain.reasons import Invalid, Refused
@@ -46,7 +46,17 @@ from aura_stream.domain.requests import (
     read_child,
     read_submission,
 )
-from aura_stream.domain.signals import Answer, Applied, BankFact, ChainFact, Credit, Paused, Signal
+from aura_stream.domain.signals import (
+    Answer,
+    Applied,
+    BankFact,
+    ChainFact,
+    Credit,
+    Paused,
+    Signal,
+    TenantKnown,
+    TenantOpened,
+)
 from aura_stream.domain.state import IdempotencyKey, Rules
 from aura_stream.engine.errors import Poison
 from aura_stream.engine.unit import Record, Unit
@@ -116,6 +126,9 @@ class Ledger:
             elif isinstance(command, PauseCommand):
                 if not repeated(unit, command, key, content):
                     settlements.pause(unit, command, key, content, self.rules)
+            elif isinstance(command, TenantOpen):
+                if not repeated(unit, command, key, content):
+                    tenants.open_tenant(unit, command, key, content, self._tenants)
             else:
                 request = read_account(command)
                 if not repeated(unit, command, key, content):
@@ -125,7 +138,7 @@ class Ledger:
             raise Poison(error.reason, error.detail + where) from None
 
     def _check_address(self, unit: Unit, record: Record, command: Command) -> None:
-        if command.tenant not in self._tenants:
+        if command.tenant not in self._tenants and not tenants.is_known(command.tenant):
             raise Invalid("tenant_not_found", f"{command.tenant} is not a tenant here", "/tenant")
         key = record_key(command.tenant, command.customer)
         if record.key != key:
@@ -229,7 +242,7 @@ class Ledger:
     # --- signals and deadlines -------------------------------------------------------------------------------------
 
     def signal(self, unit: Unit, signal: Signal) -> None:
-        """A credit from another customer or the answer to one, a fact of a bank or the chain, or a pause."""
+        """A credit from another customer or the answer to one, a fact of a bank or the chain, a pause, or a tenant."""
         if isinstance(signal, Credit):
             self._receive(unit, signal)
         elif isinstance(signal, Answer):
@@ -245,6 +258,10 @@ class Ledger:
             settlements.paused(unit, signal)
         elif isinstance(signal, Applied):
             settlements.applied(unit, signal)
+        elif isinstance(signal, TenantOpened):
+            tenants.opened(unit, signal)
+        elif isinstance(signal, TenantKnown):
+            tenants.known_by_one_more(signal)
         else:
             settlements.unmatched(unit, signal, self.rules)
 

@@ -117,13 +117,14 @@ class AccountLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="li
 
 
 class AnswerLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="answer"):
-    """The answer to a command that changed nothing.
+    """The answer to a command that changed no transaction and no account.
 
-    kind `repeat`: the first outcome again (`reason` "" or why it was refused then); `refused`: refused by business,
-    with event `command.refused`; `dead_letter`: not understood, the bytes are in the dead letters.
+    kind `done`: it did what it asks (`status`); `repeat`: the first outcome again (`reason` "" or why it was refused
+    then); `refused`: refused by business, with event `command.refused`; `dead_letter`: not understood, the bytes are
+    in the dead letters.
     """
 
-    kind: Literal["repeat", "refused", "dead_letter"]
+    kind: Literal["done", "repeat", "refused", "dead_letter"]
     at: int
     command_id: str = ""
     command_type: str = ""

@@ -17,7 +17,18 @@ from aura_stream.domain.commands import ADAPTER
 from aura_stream.domain.events import Event, EventData, TransactionEvent
 from aura_stream.domain.ids import bank_reference, chain_reference
 from aura_stream.domain.pauses import Pause, Pauses, Rollout, Scope
-from aura_stream.domain.signals import Answer, Applied, BankFact, ChainFact, Credit, Paused, Signal, Unmatched
+from aura_stream.domain.signals import (
+    Answer,
+    Applied,
+    BankFact,
+    ChainFact,
+    Credit,
+    Paused,
+    Signal,
+    TenantKnown,
+    TenantOpened,
+    Unmatched,
+)
 from aura_stream.engine.unit import Packed
 from aura_stream.journal import Entry, Journal, TransactionLine, UnitRecord
 from aura_stream.ledger.chain import HeadMessage
@@ -69,6 +80,7 @@ _DATA: Final[dict[str, dict[str, Any]]] = {
     "transaction.resolve": {"transaction_id": _TRANSACTION, "operator": "olga", "outcome": "inquire"},
     "pause.set": {"operator": "olga", "scope": {"rail": "ach"}, "note": "bank-a is away"},
     "pause.lift": {"operator": "olga", "pause_id": _TRANSACTION},
+    "tenant.open": {"operator": "olga", "tenant_id": "partner-co"},
 }
 
 # What a field of ours means wherever it stands in the journal and the events.
@@ -315,8 +327,9 @@ def _plain(message: msgspec.Struct) -> Any:
 
 def _described(schema: dict[str, Any], meaning: dict[str, str]) -> dict[str, Any]:
     """msgspec's schema with the meaning of fields, the names of array items, and docstrings without their indent."""
+    about_tenants = (TenantOpened, TenantKnown)
     arrays = (Entry, Credit, Answer, BankFact, ChainFact, Unmatched, Paused, Applied, Pause, Pauses, Scope, Rollout)
-    structs: dict[str, type[msgspec.Struct]] = {struct.__name__: struct for struct in arrays}
+    structs: dict[str, type[msgspec.Struct]] = {struct.__name__: struct for struct in (*arrays, *about_tenants)}
     for name, part in schema["$defs"].items():
         if "description" in part:
             part["description"] = inspect.cleandoc(part["description"])

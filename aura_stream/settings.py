@@ -72,11 +72,14 @@ class Settings(BaseSettings):
         "sandbox", description="`sandbox`: play money, simulated banks. `live` refuses unsafe defaults."
     )
     home: Path = Field(Path(".aura"), description="Directory for data, logs, pid files and the env file.")
-    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, `host:port[,host:port...]`.")
+    kafka_bootstrap: str = Field(
+        "", description="Kafka brokers, `host:port[,host:port...]`; default: 127.0.0.1:<kafka_port>."
+    )
     kafka_port: int = Field(9092, ge=1, le=65535, description="Port of the embedded Kafka that `aura up` starts.")
     postgres_dsn: str = Field(
-        "postgresql://aura@127.0.0.1:5432/aura",
-        description="Postgres as the owner of the schema (migrations), `postgresql://user:password@host:port/db`.",
+        "",
+        description="Postgres as the owner of the schema (migrations), `postgresql://user:password@host:port/db`; "
+        "default: aura@127.0.0.1:<postgres_port>/aura.",
     )
     postgres_write_dsn: str = Field("", description="Postgres as the ledger's writer; default: the owner's DSN.")
     postgres_read_dsn: str = Field("", description="Postgres as a reader; default: the owner's DSN.")
@@ -196,8 +199,19 @@ class Settings(BaseSettings):
         "`aura.<name>.v1`; the same for all processes, fixed once the topics exist.",
     )
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("default", "demo"), description="Known tenants, comma separated."
+        ("default", "demo"),
+        description="Tenants to have from the start, comma separated; others are made over HTTP.",
     )
+    sample_logins: bool = Field(
+        False, description="Sandbox: makes alice@example.com and admin@example.com in the tenant `default`."
+    )
+    demo_tenant: str = Field(
+        "", pattern=r"^[a-z0-9_-]{0,64}$", description="Sandbox: tenant of the demo people; all five are needed."
+    )
+    demo_admin_email: str = Field("", max_length=254, description="Sandbox: the demo admin's e-mail address.")
+    demo_admin_password: SecretStr = Field(SecretStr(""), description="Sandbox: the demo admin's password.")
+    demo_user_email: str = Field("", max_length=254, description="Sandbox: the demo user's e-mail address.")
+    demo_user_password: SecretStr = Field(SecretStr(""), description="Sandbox: the demo user's password.")
     state_dir: Path | None = Field(None, description="Directory of the local state stores; default: <home>/state.")
     role: str = Field("main", description="Role of this process, a part of the default worker id.")
     slot: int = Field(0, ge=0, le=999, description="Number of this process among those of its role.")
@@ -298,8 +312,10 @@ class Settings(BaseSettings):
         default = {name: field.default for name, field in cls.model_fields.items()}
         have = {**default, **{name: value for name, value in values.items() if value not in (None, "")}}
         filled = dict(values)
+        filled["kafka_bootstrap"] = have["kafka_bootstrap"] or f"127.0.0.1:{have['kafka_port']}"
+        filled["postgres_dsn"] = have["postgres_dsn"] or f"postgresql://aura@127.0.0.1:{have['postgres_port']}/aura"
         for name in ("postgres_write_dsn", "postgres_read_dsn", "postgres_identity_dsn"):
-            filled[name] = have[name] or have["postgres_dsn"]
+            filled[name] = have[name] or filled["postgres_dsn"]
         filled["api_url"] = (have["api_url"] or f"http://{have['api_host']}:{have['api_port']}").rstrip("/")
         filled["chain_rpc_url"] = have["chain_rpc_url"] or f"http://127.0.0.1:{have['chain_port']}"
         filled["state_dir"] = have["state_dir"] or Path(have["home"]) / "state"

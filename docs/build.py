@@ -44,6 +44,7 @@ PAGES: Final = (
     "docs/ARCHITECTURE.md",
     "docs/adr/README.md",
     "docs/guide/identity.md",
+    "docs/guide/privacy.md",
     "docs/guide/kafka-door.md",
     "docs/guide/mock-bank.md",
     "docs/operating/runbook.md",

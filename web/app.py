@@ -17,11 +17,13 @@ from aura_stream.settings import Settings
 from web import (
     accounts,
     batch,
+    dead_letters,
     deposits,
     documentation,
     events,
     events_stream,
     holds,
+    reconciliation,
     system,
     transactions,
     transfers,
@@ -41,7 +43,7 @@ from web.call import (
 from web.connections import Watch
 from web.contract import load_contract
 from web.cors import cors_headers, preflight
-from web.identity import admin, auth
+from web.identity import admin, auth, lists, privacy
 from web.limits import limit_headers
 from web.problems import Problem
 from web.services import SERVICES, Services, make_services
@@ -86,6 +88,22 @@ HANDLERS: dict[str, Handler] = {
     "endMySession": auth.end_my_session,
     "getMyMailbox": auth.get_my_mailbox,
     "getJwks": auth.get_jwks,
+    "listUserSessions": lists.list_user_sessions,
+    "endUserSession": lists.end_user_session,
+    "listAuditLog": lists.list_audit_log,
+    "getIdempotencyKey": lists.get_idempotency_key,
+    "exportPrivacy": privacy.export,
+    "requestErasure": privacy.request_erasure,
+    "listErasures": privacy.list_erasures,
+    "getErasure": privacy.get_erasure,
+    "approveErasure": privacy.approve_erasure,
+    "rejectErasure": privacy.reject_erasure,
+    "listDeadLetters": dead_letters.list_dead_letters,
+    "getDeadLetter": dead_letters.get_dead_letter,
+    "requestRequeue": dead_letters.request_requeue,
+    "approveRequeue": dead_letters.approve_requeue,
+    "rejectRequeue": dead_letters.reject_requeue,
+    "getTenant": admin.get_tenant,
     "createUser": admin.create_user,
     "listUsers": admin.list_users,
     "countUsers": admin.count_users,
@@ -118,6 +136,11 @@ HANDLERS: dict[str, Handler] = {
     "listWebhookDeliveries": webhooks.list_deliveries,
     "getWebhookDelivery": webhooks.get_delivery,
     "retryWebhookDelivery": webhooks.retry_delivery,
+    "getReserves": reconciliation.get_reserves,
+    "listBreaks": reconciliation.list_breaks,
+    "getBreak": reconciliation.get_break,
+    "assignBreak": reconciliation.assign_break,
+    "resolveBreak": reconciliation.resolve_break,
     "getHealth": system.get_health,
     "getDetailedHealth": system.get_detailed_health,
     "getReadiness": system.get_readiness,
@@ -199,10 +222,13 @@ class _NotHttp(logging.Filter):
         return True
 
 
-async def serve(settings: Settings, *, ready: Callable[[], None] = lambda: None) -> None:
+async def serve(
+    settings: Settings, services: Services | None = None, *, ready: Callable[[], None] = lambda: None
+) -> None:
     """Serves until SIGTERM or SIGINT, then lets requests under way end."""
+    app = create_app(settings, services)
     runner = web.AppRunner(
-        create_app(settings), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=75
+        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=75
     )
     await runner.setup()
     assert runner.server is not None

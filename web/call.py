@@ -194,8 +194,8 @@ async def _checked(request: web.Request, operation: Operation, numbers: frozense
     tenant = tenant_of(principal, furthest, named)
     if named is not None and tenant != principal.tenant and principal.tenant:
         services.identity.audit.crossed(tenant, principal.actor, operation.permission, origin)
-    if operation.is_of_the_ledger and tenant not in services.settings.tenants:
-        raise Problem("tenant_not_found", f"There is no tenant {tenant}.")
+    if operation.is_of_the_ledger:
+        await _open_to_the_ledger(services, tenant)
     body = await _json_body(request, operation, numbers) if operation.body is not None else {}
     return Call(
         services=services,
@@ -211,6 +211,15 @@ async def _checked(request: web.Request, operation: Operation, numbers: frozense
         header=header,
         body=body,
     )
+
+
+async def _open_to_the_ledger(services: Services, tenant: str) -> None:
+    """Raises :class:`Problem` while the ledger does not take commands of the tenant."""
+    try:
+        if not await services.openings.is_open(tenant):
+            raise Problem("ledger_behind", f"The ledger does not know the tenant {tenant} yet.", retry_after_s=1)
+    except IdentityUnavailable as error:
+        raise identity_away(error) from None
 
 
 async def _run(call: Call, handler: Handler) -> web.StreamResponse:

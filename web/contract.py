@@ -20,7 +20,7 @@ import yaml
 from aura_stream.domain.ids import parse_account_id
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.identity.permissions import ACTIONS, PUBLIC
-from web.aliases.document import add_aliases
+from web.aliases.document import add_aliases, resolved
 from web.problems import FieldError, Problem
 
 CONTRACT_FILE = Path(__file__).with_name("openapi.yaml")
@@ -43,6 +43,7 @@ _FIELD_CODES = {
     "roles": "invalid_role",
     "user_id": "invalid_uuid_format",
     "session_id": "invalid_uuid_format",
+    "request_id": "invalid_uuid_format",
     "endpoint_id": "invalid_uuid_format",
     "delivery_id": "invalid_uuid_format",
     "currency": "invalid_currency_format",
@@ -146,7 +147,7 @@ class Operation:
 
     @property
     def is_of_the_ledger(self) -> bool:
-        """Whether it is about money: the ledger knows only the tenants of the settings."""
+        """Whether it is about money: the ledger has to know the tenant."""
         return self.permission.startswith(("accounts.", "money."))
 
 
@@ -203,7 +204,7 @@ def _operation(document: dict[str, Any], path: str, method: str, item: dict[str,
         )
     if (permission == PUBLIC) != is_public:
         raise ContractMismatch(f"{method.upper()} {path}: x-permission: {PUBLIC} and security: [] go together")
-    parameters = [_resolve(document, one) for one in (*item.get("parameters", ()), *definition.get("parameters", ()))]
+    parameters = [resolved(document, one) for one in (*item.get("parameters", ()), *definition.get("parameters", ()))]
     body = definition.get("requestBody")
     media_type, body_schema = "", None
     if body:
@@ -236,14 +237,3 @@ def _part(where: str, parameters: list[dict[str, Any]], components: dict[str, An
         "additionalProperties": where == "header",
     }
     return Part(where, schema, components)
-
-
-def _resolve(document: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
-    """What a local `$ref` points to; anything else as it is."""
-    reference = value.get("$ref")
-    if reference is None:
-        return value
-    found: Any = document
-    for step in str(reference).removeprefix("#/").split("/"):
-        found = found[step]
-    return dict(found)

@@ -14,9 +14,11 @@ from topics.commands import COMMANDS
 from topics.journal import JOURNAL
 from web.accepted import Accepted
 from web.command_log import CommandLog
+from web.erasures import Erasures
 from web.events_parts import EventParts
 from web.lookup import Lookup
 from web.metrics import Metrics
+from web.openings import Openings
 from web.tail import Tail
 from web.wallets import Wallets
 
@@ -36,6 +38,8 @@ class Services:
     metrics: Metrics
     identity: Identity
     wallets: Wallets
+    openings: Openings
+    erasures: Erasures
     events: EventParts
     proxies: Networks
     """Whose X-Forwarded-For is believed."""
@@ -46,11 +50,15 @@ class Services:
         await self.tail.start()
         self.identity.start()
         self.wallets.start()
+        self.openings.start()
+        self.erasures.start()
         self.events.start()
 
     async def stop(self) -> None:
         """Ends all connections."""
         await self.events.stop()
+        await self.erasures.stop()
+        await self.openings.stop()
         await self.wallets.stop()
         await self.identity.stop()
         await self.tail.stop()
@@ -68,6 +76,8 @@ def make_services(settings: Settings) -> Services:
     commands = CommandLog(settings.kafka_bootstrap, COMMANDS.name, settings.partitions)
     accepted = Accepted(tail.recent)
     identity = Identity(settings)
+    openings = Openings(settings, identity, commands, tail.recent)
+    lookup = Lookup(tail, reads, accepted)
     events = EventParts(settings, identity)
     return Services(
         settings,
@@ -75,10 +85,12 @@ def make_services(settings: Settings) -> Services:
         tail,
         reads,
         accepted,
-        Lookup(tail, reads, accepted),
+        lookup,
         Metrics(tail, commands, identity, events),
         identity,
-        Wallets(settings, identity, commands, tail.recent),
+        Wallets(settings, identity, commands, tail.recent, openings),
+        openings,
+        Erasures(identity, commands, lookup, reads),
         events,
         tuple(ip_network(one) for one in settings.trusted_proxies),
     )

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.identity import Identity
 from aura_stream.settings import Settings
 from web.command_log import CommandLog
+from web.openings import Openings
 from web.problems import Problem
 from web.recent import Recent
 from web.views import instant
@@ -36,12 +38,14 @@ _LOOK_S: Final = 1.0
 class Wallets:
     """The relay from the outbox to the commands' topic, and the wait for a wallet."""
 
-    def __init__(self, settings: Settings, identity: Identity, commands: CommandLog, recent: Recent) -> None:
-        self._tenants = settings.tenants
+    def __init__(
+        self, settings: Settings, identity: Identity, commands: CommandLog, recent: Recent, openings: Openings
+    ) -> None:
         self._seed = settings.seed_balance_eur_cents if settings.mode == "sandbox" else 0
         self._identity = identity
         self._commands = commands
         self._recent = recent
+        self._openings = openings
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -56,7 +60,7 @@ class Wallets:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    async def opened(self, user: repository.Row, wait_s: float) -> None:
+    async def opened(self, user: Mapping[str, Any], wait_s: float) -> None:
         """Waits until a new user's wallet is usable, for `wait_s` at most."""
         last = self._commands_of(user["tenant_id"], str(user["user_id"]), user["customer_id"], user["created_at"])[-1]
         with self._recent.waiter(last["id"]) as outcome, contextlib.suppress(TimeoutError):
@@ -84,7 +88,7 @@ class Wallets:
         """Sends what is left; how many wallets. The rows stay locked until Kafka has the commands."""
         database = self._identity.database
         async with database.nobody() as connection:
-            rows = await repository.open_outbox(connection, "wallet", self._tenants, _BATCH)
+            rows = await repository.open_outbox(connection, "wallet", list(self._openings.open), _BATCH)
             records = []
             for row in rows:
                 async with database.tenant(row["tenant_id"]) as own:

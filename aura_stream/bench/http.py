@@ -59,13 +59,13 @@ async def measure(bench: Bench) -> dict[str, Any]:
             of_batch = kind == "batch"
             plan = Plan(
                 port,
-                key,
+                (key,),
                 next(bench.sections),
                 count,
                 BATCH_CONNECTIONS if of_batch else CONNECTIONS,
                 min(BATCH_LINES, count) if of_batch else 0,
             )
-            found = await _run(plan, pid)
+            found = await run_client(plan, pid)
             accepted += count if kind != "bare" else 0
             return found
 
@@ -101,7 +101,7 @@ async def measure(bench: Bench) -> dict[str, Any]:
         "batch_lines": BATCH_LINES,
         "accepted": accepted,
         "runs": runs,
-        **{kind: _middle(runs[kind]) for kind in runs},
+        **{kind: middle(runs[kind]) for kind in runs},
     }
     found["ratio"] = found["api"]["per_second"] / found["bare"]["per_second"]
     found["cpu_ratio"] = found["bare"]["server_cpu_us"] / found["api"]["server_cpu_us"]
@@ -112,7 +112,7 @@ async def measure(bench: Bench) -> dict[str, Any]:
     return found
 
 
-async def _run(plan: Plan, pid: int | None) -> dict[str, Any]:
+async def run_client(plan: Plan, pid: int | None) -> dict[str, Any]:
     """One run of the client. Raises :class:`SetupError` when not every command was accepted."""
     client = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "aura_stream.bench.http_client"),
@@ -149,7 +149,8 @@ async def _run(plan: Plan, pid: int | None) -> dict[str, Any]:
     }
 
 
-def _middle(runs: list[dict[str, Any]]) -> dict[str, float]:
+def middle(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """The median of each number."""
     return {name: median(run[name] for run in runs) for name in runs[0]}
 
 

@@ -20,20 +20,24 @@ import msgspec
 import uvloop
 
 from aura_stream.bench.figures import latency
-from aura_stream.bench.loads import ONE_HOP, Command, transfers
+from aura_stream.bench.loads import ONE_HOP, Command, own_transfers, transfers
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to send, where, over how many connections. `lines` above zero: batches of so many commands each."""
+    """What to send, where, over how many connections. `lines` above zero: batches of so many commands each.
+
+    Several credentials are used in turns; `customers` are whose they are, in the same order (default: those of loads).
+    """
 
     port: int
-    api_key: str
+    credentials: tuple[str, ...]
     section: int
     count: int
     connections: int
     lines: int = 0
+    customers: tuple[str, ...] = ()
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -50,24 +54,26 @@ class Done(msgspec.Struct, frozen=True):
 
 def requests(plan: Plan) -> Iterator[bytes]:
     """Every request, ready to be sent: transfers between two accounts of one customer."""
-    commands = transfers(ONE_HOP, plan.section, plan.count)
+    own = plan.customers
+    commands = own_transfers(plan.section, plan.count, own) if own else transfers(ONE_HOP, plan.section, plan.count)
+    credentials = itertools.cycle(plan.credentials)
     if plan.lines:
         for batch in iter(lambda: [value for _, value in itertools.islice(commands, plan.lines)], []):
             body = b"\n".join(batch)
-            yield _request(plan, "/v1/commands:batch", "application/x-ndjson", "", body)
+            yield _request(plan.port, next(credentials), "/v1/commands:batch", "application/x-ndjson", "", body)
     else:
-        yield from (_single(plan, command) for command in commands)
+        yield from (_single(plan.port, next(credentials), command) for command in commands)
 
 
-def _single(plan: Plan, command: Command) -> bytes:
+def _single(port: int, credential: str, command: Command) -> bytes:
     sent = msgspec.json.decode(command[1])
     extra = f"Idempotency-Key: {sent['idempotency_key']}\r\nPrefer: respond-async\r\n"
-    return _request(plan, "/v1/transfers", "application/json", extra, msgspec.json.encode(sent["data"]))
+    return _request(port, credential, "/v1/transfers", "application/json", extra, msgspec.json.encode(sent["data"]))
 
 
-def _request(plan: Plan, path: str, media_type: str, extra: str, body: bytes) -> bytes:
+def _request(port: int, credential: str, path: str, media_type: str, extra: str, body: bytes) -> bytes:
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{plan.port}\r\nAuthorization: Bearer {plan.api_key}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {credential}\r\n"
         f"Content-Type: {media_type}\r\nContent-Length: {len(body)}\r\n{extra}\r\n"
     )
     return head.encode() + body

@@ -10,7 +10,7 @@ Everything follows from the number of the section, so that a run can be repeated
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from aura_stream.domain.ids import derived_id, id_text, record_key
 from aura_stream.engine.partitioner import Partitioner
@@ -129,6 +129,14 @@ def transfers(load: str, section: int, count: int, customers: int = CUSTOMERS) -
             name,
             f'{{"from_account_id":"{source}","to_account_id":"{target}","amount":"{AMOUNT}"}}',
         )
+
+
+def own_transfers(section: int, count: int, customers: Sequence[str]) -> Iterator[Command]:
+    """Transfers of these customers in turns, each from the first of its accounts to the second."""
+    for index in range(count):
+        name = customers[index % len(customers)]
+        data = f'{{"from_account_id":"{current(name)}","to_account_id":"{savings(name)}","amount":"{AMOUNT}"}}'
+        yield encoded(section, index, "transfer.submit", name, data)
 
 
 def by_partition(commands: Iterator[Command], partitions: int) -> dict[int, list[Command]]:

@@ -20,6 +20,7 @@ from aura_stream.bench.plots import plots
 AIMS: Final = {"one-hop": 10.0, "between": 6.0, "hot": 16.0}
 """How many times the baseline we want to be."""
 HTTP_AIM: Final = 0.4
+AUTH_AIM: Final = 0.7
 BATCH_AIM: Final = 20_000
 FULL: Final = 0.85
 """A process that uses so much of one core is as good as full: it waits for a reply now and then."""
@@ -32,7 +33,7 @@ Json = Mapping[str, Any]
 
 _TOGETHER: Final = (
     ("drains", "baseline"),
-    *((name,) for name in ("warm_up", "sink_alone", "open_loop", "http", "restore", "memory")),
+    *((name,) for name in ("warm_up", "sink_alone", "open_loop", "http", "auth", "restore", "memory")),
     *((name,) for name in ("scaling", "entries", "open", "profiles")),
 )
 """What of one run replaces what of an earlier one: ratios are only of neighbours in time."""
@@ -95,6 +96,7 @@ def sections(results: Json) -> list[tuple[str, list[str], list[list[str]]]]:
         *_against_the_baseline(results, found),
         *_at_a_rate(results),
         *_http(results),
+        *_auth(results),
         *_scaling(results),
         *_growth(results),
         ("Restore", ["what", "measured", "aim"], _restore(results)),
@@ -250,6 +252,39 @@ def _http(results: Json) -> list[Section]:
                 f"(median of {rounds}); ledger and sink stopped"
             ),
             ["what", "commands/s", "aim", "ms per request, p50 / p99", "server's CPU us per command", "server's cores"],
+            rows,
+        )
+    ]
+
+
+def _auth(results: Json) -> list[Section]:
+    found = results.get("auth")
+    if not found:
+        return []
+    rows = []
+    for kind, what in (
+        ("fixed", "the same application with a fixed principal"),
+        ("logged_in", f"the API, {found['logins']} access tokens"),
+    ):
+        run = found[kind]
+        is_ours = kind == "logged_in"
+        rows.append(
+            [
+                what,
+                f"{run['per_second']:,.0f}"
+                + (f" ({found['ratio']:.2f}; by CPU {found['cpu_ratio']:.2f})" if is_ours else ""),
+                f"{AUTH_AIM:g} of the other" if is_ours else "-",
+                f"{run['p50_ms']:.1f} / {run['p99_ms']:.1f}",
+                f"{run['server_cpu_us']:.0f}",
+            ]
+        )
+    return [
+        (
+            (
+                f"Logins: commands accepted per second by one process over {found['connections']} connections "
+                f"(median of {len(found['runs']['fixed'])}); limits raised in both, ledger and sink stopped"
+            ),
+            ["what", "commands/s", "aim", "ms per request, p50 / p99", "server's CPU us per command"],
             rows,
         )
     ]

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 import topics
 from aura_stream import SetupError
-from aura_stream.bench import http, loads, studies
+from aura_stream.bench import http, http_auth, loads, studies
 from aura_stream.bench.baseline import CONNECTIONS, Baseline
 from aura_stream.bench.figures import latency
 from aura_stream.bench.generator import Plan
@@ -43,7 +43,7 @@ from aura_stream.engine.topics import apply_topics
 from aura_stream.ledger.migrations import migrate
 from aura_stream.settings import Settings, load_settings
 
-SECTIONS = ("drain", "baseline", "sink", "open-loop", "http", "restore", "memory", "scaling", "entries", "open")
+SECTIONS = ("drain", "baseline", "sink", "open-loop", "http", "auth", "restore", "memory", "scaling", "entries", "open")
 """What can be measured, in this order: up to `restore` on one ledger, each of the others on a fresh one."""
 SHARED = SECTIONS[: SECTIONS.index("memory")]
 WARM_UP_SHARE = 10
@@ -100,6 +100,7 @@ class Results:
     sink_alone: list[dict[str, Any]] = field(default_factory=list)
     open_loop: list[dict[str, Any]] = field(default_factory=list)
     http: dict[str, Any] | None = None
+    auth: dict[str, Any] | None = None
     restore: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
     scaling: list[dict[str, Any]] = field(default_factory=list)
@@ -231,6 +232,9 @@ class Bench:
         if self.wants("http"):
             with self._timed("http"):
                 self.results.http = await http.measure(self)
+        if self.wants("auth"):
+            with self._timed("auth"):
+                self.results.auth = await http_auth.measure(self)
         if options.profile:
             for load in options.loads:
                 await self._profile(load)
@@ -285,13 +289,16 @@ class Bench:
 
     # --- processes -------------------------------------------------------------------------------------------------
 
-    async def start(self, role: str, count: int, timeout_s: float = ROLE_TIMEOUT_S) -> None:
+    async def start(
+        self, role: str, count: int, timeout_s: float = ROLE_TIMEOUT_S, *, env: Mapping[str, str] | None = None
+    ) -> None:
         """Starts a role's processes side by side and waits until all are ready."""
         began = time.monotonic()
-        env = {"AURA_STATE_DIR": str(self.settings.state_dir), "AURA_LOG_LEVEL": "INFO" if role != "api" else "WARNING"}
+        own = {"AURA_STATE_DIR": str(self.settings.state_dir), "AURA_LOG_LEVEL": "INFO" if role != "api" else "WARNING"}
+        own |= env or {}
         # A port at random: the usual one may be taken by another stack of this machine that starts just now.
         processes = [
-            self.stack.role(role, slot, env={**env, "AURA_FAUST_WEB_PORT": str(free_port())}) for slot in range(count)
+            self.stack.role(role, slot, env={**own, "AURA_FAUST_WEB_PORT": str(free_port())}) for slot in range(count)
         ]
         for process in processes:
             process.start()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from aura_stream.cli import emit
 from aura_stream.cli.api_client import ApiClient, run
+from aura_stream.cli.tables import console, moment, table
 from aura_stream.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True)
@@ -47,19 +48,18 @@ def show(
     money = Table.grid(padding=(0, 2))
     for name in ("available", "held", "posted", "pending"):
         money.add_row(Text(name, "dim"), Text(f"{balances[name]} {balances['asset']}", justify="right"))
-    Console().print(Group(head, money, _table(found["entries"], found["has_more"])))
+    console().print(Group(head, money, *([_table(found["entries"], found["has_more"])] if found["entries"] else [])))
 
 
 def _table(entries: list[dict[str, Any]], has_more: bool) -> Table:
-    table = Table(title="last entries" + (" (there are more)" if has_more else ""), title_justify="left")
-    for name in ("at", "what", "layer"):
-        table.add_column(name)
-    for name in ("out", "in"):
-        table.add_column(name, justify="right")
-    table.add_column("transaction")
+    title = "\nlast entries" + (" (there are more)" if has_more else "")
+    names = ("at (UTC)", "what", "layer", "out", "in", "transaction")
+    found = table(title, *names, right=("out", "in"), whole=("transaction",))
     for entry in entries:
         amount = entry["amount"].lstrip("-")
         # A customer's account grows by credits.
         sides = (amount, "") if entry["direction"] == "debit" else ("", amount)
-        table.add_row(entry["posted_at"], entry.get("kind", ""), entry["layer"], *sides, entry["transaction_id"])
-    return table
+        found.add_row(
+            moment(entry["posted_at"]), entry.get("kind", ""), entry["layer"], *sides, entry["transaction_id"]
+        )
+    return found

@@ -18,11 +18,11 @@ TIMEOUT_S = 35.0
 
 
 class ApiClient:
-    """Reads from the API at `AURA_API_URL` with `AURA_API_KEY`."""
+    """Asks the API at `AURA_API_URL` with `AURA_API_KEY`."""
 
     def __init__(self, settings: Settings, tenant: str) -> None:
         self._url = settings.api_url
-        self._headers = {"Aura-Tenant": tenant}
+        self._headers = {"Aura-Tenant": tenant} if tenant else {}
         if settings.api_key is not None:
             self._headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
         self._session: aiohttp.ClientSession | None = None
@@ -37,9 +37,16 @@ class ApiClient:
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
         """The JSON answer. Raises :class:`SetupError` when the API is away, `typer.Exit` for a problem it tells."""
+        return await self._ask("GET", path, params=query)
+
+    async def post(self, path: str, body: Mapping[str, Any], idempotency_key: str) -> dict[str, Any]:
+        """A write; the same errors."""
+        return await self._ask("POST", path, json=body, headers={"Idempotency-Key": idempotency_key})
+
+    async def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         assert self._session is not None
         try:
-            async with self._session.get(self._url + path, params=query) as answer:
+            async with self._session.request(method, self._url + path, **options) as answer:
                 body = await answer.read()
                 status = answer.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -55,7 +62,9 @@ class ApiClient:
             document = {"title": f"The answer is not JSON (status {status}).", "hint": "check AURA_API_URL"}
             status = max(status, 500)
         if status != 200:
-            _tell(document, self._url + path)
+            if status == 401:
+                document["hint"] = "set AURA_API_KEY to that of the API; `aura up` writes it to <AURA_HOME>/env"
+            _tell(document, f"{method} {self._url}{path}")
             raise typer.Exit(COULD_NOT if status >= 500 or status in (401, 429) else CHECK_FAILED)
         return dict(document)
 
@@ -65,9 +74,9 @@ def run(work: Coroutine[None, None, T]) -> T:
     return asyncio.run(work)
 
 
-def _tell(problem: Mapping[str, Any], url: str) -> None:
+def _tell(problem: Mapping[str, Any], request: str) -> None:
     say(f"error: {problem.get('title', 'The request failed.')}")
-    say(f"  where: GET {url}")
+    say(f"  where: {request}")
     say(f"  why: {problem.get('detail') or problem.get('code', 'unknown')}")
     say(f"  fix: {problem.get('hint', 'see the API log')}")
     if problem.get("request_id"):

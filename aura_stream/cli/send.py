@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json as json_module
+import logging
 import time
 import uuid
 from datetime import UTC, datetime
@@ -57,6 +58,7 @@ def send(
         say(f"  fix: {REASONS[error.reason].hint}")
         raise typer.Exit(USAGE) from None
     settings = load_settings()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it says of a broker that is away, we say better
     sent, outcome = asyncio.run(_send(settings, command, value, wait))
     subject = "account_id" if command.type.startswith("account.") else "transaction_id"
     result = {"command_id": command.id, "idempotency_key": command.idempotency_key, subject: subject_of(command)} | sent
@@ -93,8 +95,8 @@ async def _send(
                 producer = AIOKafkaProducer(
                     bootstrap_servers=settings.kafka_bootstrap, acks="all", enable_idempotence=True
                 )
-                await producer.start()
                 try:
+                    await producer.start()
                     metadata = await producer.send_and_wait(_topic("commands"), value, key)
                 finally:
                     await producer.stop()
@@ -128,7 +130,11 @@ async def _listener(settings: Settings, partition: int) -> AIOKafkaConsumer:
         auto_offset_reset="none",
         isolation_level="read_committed",
     )
-    await consumer.start()
+    try:
+        await consumer.start()
+    except BaseException:
+        await consumer.stop()
+        raise
     place = TopicPartition(_topic("journal"), partition)
     consumer.assign([place])
     consumer.seek(place, (await consumer.end_offsets([place]))[place])

@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -32,7 +32,7 @@ from aura_stream.embedded.local import (
     http_ok,
 )
 from aura_stream.embedded.processes import Process, port_is_free, port_owner, require_port, running_since
-from aura_stream.settings import Settings, SettingsError, SetupError, load_settings
+from aura_stream.settings import Settings, SettingsError, SetupError, load_settings, read_env_file
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -54,6 +54,7 @@ def up(
     with _one_at_a_time(stack.home):
         # Kafka takes longest, so the database is made ready meanwhile; the roles come up side by side.
         running = {process.name: process.pid for process in stack.known_processes()}
+        _refuse_other_ports(stack, running)
         if "kafka" not in stack.external:
             stack.kafka.launch()
         if "postgres" in stack.external:
@@ -264,6 +265,21 @@ def _line(name: str, action: Callable[[], str | None]) -> None:
         say(f"  {name:<12} {paint('failed', 'red')} after {time.monotonic() - began:.1f} s")
         raise
     say(f"  {name:<12} {paint('ok', 'green')} {time.monotonic() - began:.1f} s{f'  {remark}' if remark else ''}")
+
+
+def _refuse_other_ports(stack: LocalStack, running: Mapping[str, int | None]) -> None:
+    """What runs keeps its port, and the env file must go on saying where it is."""
+    written = read_env_file(stack.env_file)
+    ports = {"kafka": stack.kafka.port, "postgres": stack.postgres.port, "api": stack.settings.api_port}
+    for name, port in ports.items():
+        setting = f"AURA_{name.upper()}_PORT"
+        if running.get(name) is not None and written.get(setting, str(port)) != str(port):
+            raise SetupError(
+                f"{name} runs already, on another port.",
+                where=_shown(stack.env_file),
+                why=f"it was started with {setting}={written[setting]}, and {port} is asked for now",
+                fix=f"aura down, then the same command again; or unset {setting}",
+            )
 
 
 def _starting(process: Process, start: Callable[[], object], running: dict[str, int | None]) -> Callable[[], str]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
 from aiokafka.errors import KafkaError
-from rich.console import Console
-from rich.table import Table
 
 import topics
+from aura_stream.cli.tables import console, table
 from aura_stream.engine.topics import TopicMismatch, apply_topics
 from aura_stream.settings import Settings, SetupError, load_settings
 
@@ -37,15 +37,18 @@ def apply() -> None:
 @app.command("list")
 def list_() -> None:
     """Show the declared topics: key, value, schema."""
-    table = Table("topic", "key", "value", "schema", title="declared topics")
+    found = table("declared topics", "topic", "key", "value", "schema", whole=("topic",))
     for topic in topics.ALL:
-        table.add_row(topic.name, topic.key, topic.value, topic.schema or "-")
-    Console().print(table)
+        found.add_row(topic.name, topic.key, topic.value, topic.schema or "-")
+    console().print(found)
 
 
 @contextmanager
 def kafka_errors(settings: Settings) -> Iterator[None]:
     """Says of a Kafka that is away, or has other topics, what to do about it."""
+    library = logging.getLogger("aiokafka")
+    level = library.level
+    library.setLevel(logging.CRITICAL)  # what it says of a broker that is away, we say better
     try:
         yield
     except TopicMismatch as error:
@@ -59,3 +62,5 @@ def kafka_errors(settings: Settings) -> Iterator[None]:
             why=str(error) or repr(error),
             fix="aura up, or set AURA_KAFKA_BOOTSTRAP",
         ) from None
+    finally:
+        library.setLevel(level)

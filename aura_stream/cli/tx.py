@@ -6,13 +6,14 @@ import asyncio
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from aura_stream.cli import CHECK_FAILED, GOOD, emit, say
 from aura_stream.cli.api_client import ApiClient, run
+from aura_stream.cli.tables import console, moment, table
 from aura_stream.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True)
@@ -43,7 +44,7 @@ def show(transaction_id: IdArgument, tenant: TenantOption = "default", json: Jso
     if json:
         emit(transaction)
     else:
-        Console().print(render(transaction))
+        console().print(render(transaction))
 
 
 @app.command()
@@ -66,9 +67,8 @@ def watch(
 async def _watch(transaction_id: str, tenant: str, timeout_s: float, *, quiet: bool) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s if timeout_s else None
-    console = Console(quiet=quiet)
     async with ApiClient(load_settings(), tenant) as client:
-        with Live(console=console, auto_refresh=False) as live:
+        with Live(console=console(quiet=quiet), auto_refresh=False) as live:
             while True:
                 transaction = await client.get(f"/v1/transactions/{transaction_id}")
                 live.update(render(transaction), refresh=True)
@@ -95,37 +95,36 @@ def render(transaction: dict[str, Any]) -> RenderableType:
 
 
 def _facts(transaction: dict[str, Any]) -> Table:
-    table = Table.grid(padding=(0, 2))
+    grid = Table.grid(padding=(0, 2))
     names = ("id", "tenant", "customer", "from_account_id", "to_account_id", "reason", "captured_amount", "expires_at")
     for name in (*names, "idempotency_key", "created_at", "updated_at"):
         if transaction.get(name):
-            table.add_row(Text(name, "dim"), Text(str(transaction[name])))
-    return table
+            grid.add_row(Text(name, "dim"), Text(str(transaction[name])))
+    return grid
 
 
 def _events(events: list[dict[str, Any]]) -> Table:
-    table = Table("#", "event", "status", "state", "reason", "at", title="state history", title_justify="left")
+    names = ["event", "status", "state", "at (UTC)"]
+    if any(event.get("reason") for event in events):
+        names.append("reason")
+    found = table("\nstate history", "#", *names)
     for event in events:
         colour, mark = _MARKS.get(event["status"], ("cyan", "…"))
         status = Text(f"{mark} {event['status']}", colour)
-        row = (str(event["seq"]), event["type"], status, event["state"], event.get("reason", ""), event["occurred_at"])
-        table.add_row(*row)
-    return table
+        row = [str(event["seq"]), event["type"], status, event["state"], moment(event["occurred_at"])]
+        found.add_row(*row, *([event.get("reason") or ""] if "reason" in names else []))
+    return found
 
 
 def _entries(entries: list[dict[str, Any]]) -> Table:
-    table = Table(title="entries", title_justify="left")
-    for name in ("journal", "account", "layer"):
-        table.add_column(name)
-    for name in ("debit", "credit"):
-        table.add_column(name, justify="right")
-    table.add_column("asset")
+    names = ("journal", "account", "layer", "debit", "credit", "asset")
+    found = table("entries", *names, right=("debit", "credit"))
     journal = None
     for entry in entries:
         if journal not in (None, entry["journal_id"]):
-            table.add_section()
+            found.add_section()
         journal = entry["journal_id"]
         amount = entry["amount"].lstrip("-")
         sides = (amount, "") if entry["direction"] == "debit" else ("", amount)
-        table.add_row(journal, entry["account_id"], entry["layer"], *sides, entry["asset"])
-    return table
+        found.add_row(journal, entry["account_id"], entry["layer"], *sides, entry["asset"])
+    return found

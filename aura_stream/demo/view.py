@@ -37,14 +37,14 @@ class View:
     def line(self) -> str:
         """All that matters in one line."""
         runner, figures, rows = self._runner, self._runner.book.figures, self._runner.database.rows
-        p50, _, p99 = runner.committed.recent()
+        p50, _, p99 = milliseconds(runner.committed.recent())
         state = "good" if self._is_good else "NOT GOOD"
         sent = sum(figures.sent.values())
         return (
             f"{clock(runner.elapsed_s)} {runner.phase}: {sent:,} sent, {figures.decided:,} decided, "
             f"{sum(figures.reasons.values()):,} refused, {sum(figures.dead_letters.values()):,} dead letters, "
             f"{rows.entries:,} entries, lag {runner.topics.ledger_lag}/{runner.database.sink_lag}, "
-            f"to row p50 {p50 * 1000:.0f} p99 {p99 * 1000:.0f} ms, invariants {state}"
+            f"to row p50 {p50} p99 {p99} ms, invariants {state}"
         )
 
     @property
@@ -100,7 +100,7 @@ class View:
 
     def _latencies(self) -> RenderableType:
         runner = self._runner
-        table = _section("Latency, last 10 s", "p50", "p95", "p99 ms")
+        table = _section("Latency, ms, last 10 s", "p50", "p95", "p99")
         for name, latencies in (
             ("produce to decided", runner.decided),
             ("produce to row", runner.committed),
@@ -178,7 +178,7 @@ def summary(runner: Runner, verdict: Verdict) -> RenderableType:
     for status, count in sorted(figures.statuses.items()):
         if count:
             statuses.add_row(status, f"{count:,}")
-    latency = _section("Latency", "p50", "p95", "p99", "max ms")
+    latency = _section("Latency, ms", "p50", "p95", "p99", "max")
     for name, latencies in (
         ("produce to decided", runner.decided),
         ("produce to row", runner.committed),
@@ -249,8 +249,8 @@ def _mark(good: bool, text: str) -> Text:
 
 
 def milliseconds(seconds: Iterable[float]) -> list[str]:
-    """Seconds as milliseconds, short."""
-    return [f"{value * 1000:,.0f}" if value >= 0.01 else f"{value * 1000:.1f}" for value in seconds]
+    """Seconds as milliseconds, short; a dash where nothing was measured."""
+    return [f"{value * 1000:,.0f}" if value >= 0.01 else f"{value * 1000:.1f}" if value else "-" for value in seconds]
 
 
 def clock(seconds: float) -> str:

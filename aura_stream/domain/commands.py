@@ -247,6 +247,13 @@ class LiftPause(_Strict):
     pause_id: Annotated[str, StringConstraints(pattern=ids.UUID_PATTERN), Field(description="Id of the pause")]
 
 
+class OpenTenant(_Strict):
+    """Data of `tenant.open`."""
+
+    operator: OperatorText
+    tenant_id: Tenant
+
+
 class SubmitTransfer(_Strict):
     """Data of `transfer.submit`."""
 
@@ -449,6 +456,17 @@ class PauseLift(Envelope):
     data: LiftPause
 
 
+class TenantOpen(Envelope):
+    """Makes every partition take commands of a new tenant. The envelope's own tenant is one that is known.
+
+    Its answer has status `opening`; sent again with another key, `open` as soon as every partition knows.
+    """
+
+    MOVES_NO_MONEY = True
+    type: Literal["tenant.open"]
+    data: OpenTenant
+
+
 Command = (
     AccountOpen
     | AccountFreeze
@@ -471,6 +489,7 @@ Command = (
     | TransactionResolve
     | PauseSet
     | PauseLift
+    | TenantOpen
 )
 COMMAND_TYPES: Final[dict[str, type[Envelope]]] = {
     "account.open": AccountOpen,
@@ -494,6 +513,7 @@ COMMAND_TYPES: Final[dict[str, type[Envelope]]] = {
     "transaction.resolve": TransactionResolve,
     "pause.set": PauseSet,
     "pause.lift": PauseLift,
+    "tenant.open": TenantOpen,
 }
 ADAPTER: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Discriminator("type")])
 

@@ -95,7 +95,7 @@ REASONS: Final[dict[str, Reason]] = {
         _V, 400, "No idempotency key", "Send the header Idempotency-Key with a new UUID for each new request."
     ),
     "idempotency_key_invalid": Reason(_V, 400, "Idempotency key not usable", "Send a UUID."),
-    "tenant_not_found": Reason(_N, 404, "Unknown tenant", "Use a tenant that exists (setting AURA_TENANTS)."),
+    "tenant_not_found": Reason(_N, 404, "Unknown tenant", "Use a tenant that exists, or make it (POST /v1/tenants)."),
     "wrong_key": Reason(
         _V,
         400,
@@ -176,7 +176,12 @@ REASONS: Final[dict[str, Reason]] = {
     "session_not_found": Reason(_N, 404, "No such session", "List the sessions; it may have ended."),
     "token_not_found": Reason(_N, 404, "No such verification token", "Ask for another mail."),
     "api_key_not_found": Reason(_N, 404, "No such API key", "List the keys; it may be revoked."),
+    "erasure_request_not_found": Reason(_N, 404, "No such erasure request", "List the requests."),
+    "idempotency_key_not_found": Reason(_N, 404, "No such idempotency key", "Check the key and the tenant."),
+    "dead_letter_not_found": Reason(_N, 404, "No such dead letter", "List the dead letters; old ones are dropped."),
     "signing_key_not_found": Reason(_N, 404, "No such signing key", "See /.well-known/jwks.json."),
+    "break_not_found": Reason(_N, 404, "No such break", "List the breaks."),
+    "report_not_found": Reason(_N, 404, "Nothing was reconciled yet", "Run `aura reconcile`."),
     "event_not_found": Reason(_N, 404, "No such event", "Check the id; begin anew without it."),
     "webhook_endpoint_not_found": Reason(_N, 404, "No such webhook endpoint", "List the endpoints."),
     "webhook_delivery_not_found": Reason(_N, 404, "No such delivery", "List the deliveries; old ones are removed."),

@@ -117,4 +117,17 @@ class Applied(msgspec.Struct, frozen=True, array_like=True, tag="applied"):
     lifted: bool
 
 
-Signal = Credit | Answer | BankFact | ChainFact | Unmatched | Paused | Applied
+class TenantOpened(msgspec.Struct, frozen=True, array_like=True, tag="tenant_opened"):
+    """There is a new tenant; from the partition of its command to every partition, itself included."""
+
+    tenant: str
+    home: int  # the partition that waits for `TenantKnown`
+
+
+class TenantKnown(msgspec.Struct, frozen=True, array_like=True, tag="tenant_known"):
+    """A partition takes commands of the tenant."""
+
+    tenant: str
+
+
+Signal = Credit | Answer | BankFact | ChainFact | Unmatched | Paused | Applied | TenantOpened | TenantKnown

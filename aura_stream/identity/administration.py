@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from aura_stream.domain.reasons import Refused
+from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.identity import repository
 from aura_stream.identity.audit import NO_TENANT, AuditLog, Origin
 from aura_stream.identity.authentication import make_api_key
@@ -20,44 +21,73 @@ from aura_stream.identity.logins import Logins, Registration
 from aura_stream.identity.passwords import Passwords, check_password
 from aura_stream.identity.permissions import Principal, Reach, check_grant, reach
 from aura_stream.identity.sealing import Sealer, Unsealable
+from aura_stream.identity.subjects import Subjects, User
 from aura_stream.identity.tokens import KeyRing, SigningKey
-from aura_stream.ledger.listing import Page
+from aura_stream.ledger.listing import Page, arranged, is_sealed, order_of
 
 log = logging.getLogger(__name__)
 Row = repository.Row
+_Found = TypeVar("_Found")
 
 PUBLISHED_S: Final = 600.0
 """A new signing key is in the key set this long before it signs."""
+SORTED_MAX: Final = 10_000
+"""Users that are opened to sort them by what is sealed; more would hold up the process."""
+_KEYS_MAX: Final = 10_000
 _DAY_S: Final = 86_400.0
 
 
 class Users:
     """Users, as admins see and change them."""
 
-    def __init__(self, database: Database, logins: Logins, passwords: Passwords, feed: Feed, audit: AuditLog) -> None:
+    def __init__(
+        self,
+        database: Database,
+        logins: Logins,
+        passwords: Passwords,
+        feed: Feed,
+        audit: AuditLog,
+        subjects: Subjects,
+    ) -> None:
         self._database = database
         self._logins = logins
         self._passwords = passwords
         self._feed = feed
         self._audit = audit
+        self._subjects = subjects
 
-    async def get(self, tenant: str, user_id: str) -> Row:
+    async def get(self, tenant: str, user_id: str) -> User:
         """A user. Raises :class:`Refused` ``user_not_found``."""
         async with self._database.tenant(tenant) as connection:
-            row = await repository.user(connection, user_id)
+            row = await self._subjects.get(connection, user_id)
         return _found(row)
 
-    async def list(self, tenant: str, page: Page, *, counted: bool) -> tuple[Sequence[Row], int]:
-        """A page of a tenant's users, and how many there are if they are to be counted."""
+    async def list(self, tenant: str, page: Page, *, counted: bool) -> tuple[list[User], int]:
+        """A page of a tenant's users, and how many there are if they are to be counted.
+
+        The filter `email` is an address. Names and addresses are sealed: for a sort by them all users that the filters
+        leave are opened here, so many at most. Raises :class:`Invalid` when there are more.
+        """
+        filters = dict(page.filters)
+        if "email" in filters:
+            filters["email"] = self._subjects.address_hash(filters["email"])
+        page = replace(page, filters=filters)
+        sealed = is_sealed(repository.USERS, page.order)
         async with self._database.tenant(tenant) as connection:
-            return await repository.users(connection, page, counted=counted)
+            total = await repository.count_users(connection, page) if counted or sealed else 0
+            if sealed and total > SORTED_MAX:
+                detail = f"by email and full_name {SORTED_MAX} users at most are sorted, not {total}; use filters"
+                raise Invalid("invalid_field", detail, "sort")
+            rows = await (repository.all_users if sealed else repository.users)(connection, page)
+        users = [user for row in rows if (user := self._subjects.shown(row)) is not None]
+        return arranged(repository.USERS, page, map(_sortable, users)) if sealed else users, total
 
     async def counts(self, tenant: str) -> Row:
         """How many users a tenant has, and of which kind."""
         async with self._database.tenant(tenant) as connection:
             return await repository.user_counts(connection)
 
-    async def create(self, principal: Principal, wanted: Registration, origin: Origin) -> Row:
+    async def create(self, principal: Principal, wanted: Registration, origin: Origin) -> User:
         """A user with any roles that the principal may give. Raises :class:`Refused`, :class:`Busy`."""
         check_grant(principal, wanted.roles)
         check_password(wanted.password, wanted.roles)
@@ -71,10 +101,10 @@ class Users:
             )
         return row
 
-    async def rename(self, principal: Principal, full_name: str, origin: Origin) -> Row:
+    async def rename(self, principal: Principal, full_name: str, origin: Origin) -> User:
         """Changes one's own profile."""
         async with self._database.tenant(principal.tenant) as connection:
-            row = _found(await repository.update_user(connection, principal.user_id, {"full_name": full_name}))
+            row = _found(await self._subjects.update(connection, principal.user_id, {"full_name": full_name}))
             await self._audit.done(
                 connection, principal.tenant, principal.actor, "user.rename", principal.user_id, origin
             )
@@ -82,18 +112,18 @@ class Users:
 
     async def update(
         self, principal: Principal, tenant: str, user_id: str, changes: Mapping[str, Any], origin: Origin
-    ) -> Row:
+    ) -> User:
         """Changes name, status or roles; answered when every API process knows. Status DELETED is for good.
 
         Raises :class:`Refused`: ``user_not_found``, ``insufficient_permissions``.
         """
         async with self._database.tenant(tenant) as connection:
-            before = _found(await repository.user(connection, user_id))
+            before = _found(await self._subjects.get(connection, user_id))
             # Whoever may not make an operator may not unmake or rename one either.
             check_grant(principal, tuple(before["roles"]) + tuple(changes.get("roles", ())))
             if principal.user_id == user_id and {"status", "roles"} & set(changes):
                 raise Refused("insufficient_permissions", "nobody changes their own roles or status")
-            row = _found(await repository.update_user(connection, user_id, changes))
+            row = _found(await self._subjects.update(connection, user_id, changes))
             what = "user.delete" if changes.get("status") == "DELETED" else "user.update"
             if row["status"] != "ACTIVE":
                 await repository.end_sessions(connection, user_id, "user_disabled")
@@ -124,6 +154,22 @@ class Tenants:
         async with self._database.platform() as connection:
             row = await repository.insert_tenant(connection, tenant, name, needs_verified_email)
             await self._audit.done(connection, NO_TENANT, principal.actor, "tenant.create", tenant, origin)
+        return row
+
+    async def get(self, principal: Principal, tenant: str, origin: Origin) -> Row:
+        """A tenant. Raises :class:`Refused` ``tenant_not_found``."""
+        async with self._database.platform() as connection:
+            row = await repository.tenant(connection, tenant)
+            if row is None:
+                raise Refused("tenant_not_found", f"there is no tenant {tenant}")
+            await self._audit.done(connection, NO_TENANT, principal.actor, "tenant.get", tenant, origin)
+        return row
+
+    async def now(self, tenant: str) -> Row:
+        """A tenant that was just made or changed, as it is by now."""
+        async with self._database.platform() as connection:
+            row = await repository.tenant(connection, tenant)
+        assert row is not None  # tenants are never removed
         return row
 
     async def set_status(self, principal: Principal, tenant: str, status: str, origin: Origin) -> Row:
@@ -205,6 +251,12 @@ class ApiKeys:
         """A page of keys: one's own, or with the reach for it all of the tenant."""
         async with self._database.tenant(tenant) as connection:
             return await repository.api_keys(connection, self._owner(principal), page)
+
+    async def of_user(self, tenant: str, user_id: str) -> Sequence[Row]:
+        """A user's keys, newest first."""
+        page = Page(filters={}, order=order_of(repository.API_KEYS, ""), limit=_KEYS_MAX)
+        async with self._database.tenant(tenant) as connection:
+            return await repository.api_keys(connection, user_id, page)
 
     async def revoke(self, principal: Principal, tenant: str, key_id: str, origin: Origin) -> None:
         """Revokes a key; answered when every API process knows. Raises :class:`Refused` ``api_key_not_found``."""
@@ -306,7 +358,12 @@ class SigningKeys:
         return SigningKey(row["kid"], public, private, row["signs_from"].timestamp())
 
 
-def _found(row: Row | None) -> Row:
+def _found(row: _Found | None) -> _Found:
     if row is None:
         raise Refused("user_not_found", "there is no such user")
     return row
+
+
+def _sortable(user: User) -> User:
+    """With what a page by name or address goes by; who has none comes first."""
+    return user | {"sort_email": (user["email"] or "").lower(), "sort_name": (user["full_name"] or "").lower()}

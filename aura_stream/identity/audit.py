@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from aura_stream.identity import repository
 from aura_stream.identity.database import Database, IdentityUnavailable
-from aura_stream.identity.sealing import Sealer
+from aura_stream.identity.subjects import Subjects
 
 if TYPE_CHECKING:
     from aura_stream.ledger.connection import Connection
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 NO_TENANT: Final = "@platform"
 """Whose chain has what belongs to no tenant."""
+PLACE: Final = "audit_log"
+"""Where addresses are sealed for."""
 _QUEUE_MAX: Final = 10_000
 _BATCH_MAX: Final = 200
 
@@ -33,7 +35,7 @@ class Origin:
 
     request_id: str = ""
     address: str = ""
-    """IP address; sealed before it is stored."""
+    """IP address; sealed before it is stored, under the actor's key."""
     client: str = ""
     """User agent, as it says itself."""
 
@@ -52,9 +54,9 @@ class _Note:
 class AuditLog:
     """Writes the audit log."""
 
-    def __init__(self, database: Database, sealer: Sealer) -> None:
+    def __init__(self, database: Database, subjects: Subjects) -> None:
         self._database = database
-        self._sealer = sealer
+        self._subjects = subjects
         self._queue: asyncio.Queue[_Note] = asyncio.Queue(_QUEUE_MAX)
         self._task: asyncio.Task[None] | None = None
         self.lost = 0
@@ -64,7 +66,8 @@ class AuditLog:
         self, connection: Connection, tenant: str, actor: str, action: str, subject: str, origin: Origin
     ) -> None:
         """Notes what was done, in the transaction that does it."""
-        values = (actor, action, "ok", "", subject, origin.request_id, self._sealed(origin))
+        address = await self._subjects.seal_for(connection, actor, origin.address, PLACE)
+        values = (actor, action, "ok", "", subject, origin.request_id, address)
         await repository.audit(connection, tenant or NO_TENANT, values)
 
     def refused(self, tenant: str, actor: str, action: str, reason: str, subject: str, origin: Origin) -> None:
@@ -119,13 +122,10 @@ class AuditLog:
                 async with self._database.nobody() as connection:
                     # In the order of tenants: two processes take the chains' locks in one order.
                     for one in sorted(batch, key=lambda one: one.tenant):
-                        sealed = self._sealed(one.origin)
+                        address = await self._subjects.seal_for(connection, one.actor, one.origin.address, PLACE)
                         values = (one.actor, one.action, one.outcome, one.reason, one.subject, one.origin.request_id)
-                        await repository.audit(connection, one.tenant, (*values, sealed))
+                        await repository.audit(connection, one.tenant, (*values, address))
                 return
             except IdentityUnavailable as error:
                 log.warning("identity: %d refusals wait for the audit log: %s", len(batch), error)
                 await asyncio.sleep(1)
-
-    def _sealed(self, origin: Origin) -> bytes:
-        return self._sealer.seal(origin.address.encode(), "audit_log") if origin.address else b""

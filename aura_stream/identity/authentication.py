@@ -19,6 +19,7 @@ from aura_stream.identity.database import Database, IdentityUnavailable
 from aura_stream.identity.feed import Feed, Revocation
 from aura_stream.identity.oidc import External, ExternalClaims
 from aura_stream.identity.permissions import SERVICE, Principal
+from aura_stream.identity.subjects import Subjects, User, sealed
 from aura_stream.identity.tokens import LENGTH_MAX, Tokens, is_uuid, issuer_of
 from aura_stream.settings import Settings
 
@@ -109,10 +110,11 @@ def _concerns(principal: Principal) -> Sequence[tuple[str, str]]:
 class Authentication:
     """Says who someone is. Fails closed: what cannot be checked is not let in."""
 
-    def __init__(self, settings: Settings, database: Database, tokens: Tokens) -> None:
+    def __init__(self, settings: Settings, database: Database, tokens: Tokens, subjects: Subjects) -> None:
         self._session_s = settings.session_s
         self._database = database
         self._tokens = tokens
+        self._subjects = subjects
         self._external = External(settings.oidc_issuers)
         self._memory = Memory()
         self._feed: Feed | None = None
@@ -224,18 +226,19 @@ class Authentication:
         tenant, issuer = claims.issuer.tenant, claims.issuer.issuer
         session_id = str(uuid.uuid5(_SESSIONS, f"{issuer}\n{claims.subject}\n{claims.token_id}"))
         async with self._database.tenant(tenant) as connection:
-            user = await repository.external_user(connection, issuer, claims.subject)
+            user = self._subjects.shown(await repository.external_user(connection, issuer, claims.subject))
             if user is None:
                 user = await self._new_external_user(connection, claims)
             life_s = min(max(1, claims.expires_at - int(time.time())), self._session_s)
-            await repository.insert_session(connection, session_id, tenant, str(user["user_id"]), issuer, life_s)
+            client = sealed(self._subjects.cipher(user), issuer, f"sessions/{session_id}")
+            await repository.insert_session(connection, session_id, tenant, str(user["user_id"]), client, life_s)
         principal, ends_at = await self._session(tenant, session_id)
         return principal, min(ends_at, claims.expires_at)
 
-    async def _new_external_user(self, connection: Connection, claims: ExternalClaims) -> repository.Row:
+    async def _new_external_user(self, connection: Connection, claims: ExternalClaims) -> User:
         tenant, issuer = claims.issuer.tenant, claims.issuer.issuer
         user_id = uuid.uuid4()
-        row = await repository.insert_user(
+        row = await self._subjects.insert(
             connection,
             {
                 "user_id": user_id,

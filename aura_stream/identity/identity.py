@@ -9,7 +9,7 @@ import time
 
 import asyncpg
 
-from aura_stream.identity import repository
+from aura_stream.identity import repository, samples
 from aura_stream.identity.administration import ApiKeys, SigningKeys, Tenants, Users
 from aura_stream.identity.audit import AuditLog
 from aura_stream.identity.authentication import Authentication
@@ -18,8 +18,10 @@ from aura_stream.identity.database import Database, IdentityUnavailable
 from aura_stream.identity.feed import Feed, Revocation
 from aura_stream.identity.limits import Limits
 from aura_stream.identity.logins import Logins
-from aura_stream.identity.passwords import Passwords
+from aura_stream.identity.passwords import Busy, Passwords
+from aura_stream.identity.privacy import Privacy
 from aura_stream.identity.sealing import Sealer
+from aura_stream.identity.subjects import Subjects
 from aura_stream.identity.tokens import KeyRing, Tokens
 from aura_stream.settings import Settings
 
@@ -42,15 +44,24 @@ class Identity:
             self.ring, settings.token_issuer, access_s=settings.access_token_s, refresh_s=settings.refresh_token_s
         )
         self.sealer = sealer
-        self.authentication = Authentication(settings, self.database, tokens)
+        self.subjects = Subjects(sealer)
+        self.authentication = Authentication(settings, self.database, tokens, self.subjects)
         self.feed = Feed(self.database, self._forget)
         self.authentication.trust(self.feed)
-        self.audit = AuditLog(self.database, sealer)
+        self.audit = AuditLog(self.database, self.subjects)
         self.limits = Limits(self.database, sealer)
         self.logins = Logins(
-            self.database, tokens, self.passwords, self.feed, self.audit, sealer, session_s=settings.session_s
+            self.database,
+            tokens,
+            self.passwords,
+            self.feed,
+            self.audit,
+            sealer,
+            self.subjects,
+            session_s=settings.session_s,
         )
-        self.users = Users(self.database, self.logins, self.passwords, self.feed, self.audit)
+        self.users = Users(self.database, self.logins, self.passwords, self.feed, self.audit, self.subjects)
+        self.privacy = Privacy(self.database, self.feed, self.audit, self.subjects)
         self.tenants = Tenants(self.database, self.feed, self.audit)
         self.api_keys = ApiKeys(self.database, self.feed, self.audit)
         self.signing_keys = SigningKeys(
@@ -103,10 +114,11 @@ class Identity:
             try:
                 for tenant in self._settings.tenants:
                     async with self.database.platform() as connection:
-                        await repository.ensure_tenant(connection, tenant)
+                        await repository.ensure_tenant(connection, tenant, is_of_settings=True)
                 await self.signing_keys.load(time.time())
+                await samples.ensure(self._settings, self.database, self.logins, self.passwords, self.audit)
                 wait_s = _LOOK_AT_KEYS_S
-            except (IdentityUnavailable, asyncpg.PostgresError) as error:
+            except (IdentityUnavailable, Busy, asyncpg.PostgresError) as error:
                 log.warning("identity: no users and keys yet: %s", error)
                 wait_s = min(wait_s * 2, 5.0)
             await asyncio.sleep(wait_s)

@@ -7,7 +7,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,7 @@ from aura_stream.identity.feed import Feed
 from aura_stream.identity.passwords import Passwords, check_password
 from aura_stream.identity.permissions import Principal
 from aura_stream.identity.sealing import Sealer
+from aura_stream.identity.subjects import Subjects, User, opened, sealed
 from aura_stream.identity.tokens import Claims, Tokens, is_uuid
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Grant:
     access_s: int
     refresh_token: str
     refresh_s: int
-    user: Row
+    user: User
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class Logins:
         feed: Feed,
         audit: AuditLog,
         sealer: Sealer,
+        subjects: Subjects,
         *,
         session_s: int,
     ) -> None:
@@ -89,11 +91,12 @@ class Logins:
         self._feed = feed
         self._audit = audit
         self._sealer = sealer
+        self._subjects = subjects
         self._session_s = session_s
 
     # --- registration ----------------------------------------------------------------------------------------------
 
-    async def register(self, wanted: Registration, origin: Origin) -> Row:
+    async def register(self, wanted: Registration, origin: Origin) -> User:
         """A new user, with the work that opens the wallet and mails the verification.
 
         Raises :class:`Refused` (``invalid_password_format``, ``tenant_not_found``, ``tenant_inactive``,
@@ -113,9 +116,13 @@ class Logins:
             await self._audit.done(connection, wanted.tenant, actor, "user.register", str(user["user_id"]), origin)
         return user
 
-    async def insert_user(self, connection: Connection, wanted: Registration, hashed: str) -> Row:
+    def address_hash(self, email: str) -> bytes:
+        """What an address is found by."""
+        return self._subjects.address_hash(email)
+
+    async def insert_user(self, connection: Connection, wanted: Registration, hashed: str) -> User:
         """The user's row and what has to happen outside because of it, in one transaction."""
-        user = await repository.insert_user(
+        user = await self._subjects.insert(
             connection,
             {
                 "user_id": uuid.uuid4(),
@@ -131,17 +138,20 @@ class Logins:
         await self._mail_verification(connection, user)
         return user
 
-    async def _mail_verification(self, connection: Connection, user: Row) -> None:
+    async def _mail_verification(self, connection: Connection, user: User) -> None:
         token = secrets.token_urlsafe(32)
         tenant, user_id, email = user["tenant_id"], user["user_id"], user["email"]
-        await repository.insert_email_token(connection, _hash(token), tenant, user_id, email, VERIFICATION_S)
+        cipher = self._subjects.cipher(user)
+        assert cipher is not None  # has an address, so has a key
+        address = self._subjects.address_hash(email)
+        await repository.insert_email_token(connection, _hash(token), tenant, user_id, address, VERIFICATION_S)
         mail = msgspec.json.encode(Mail(email, "verify_email", token))
-        await repository.insert_outbox(connection, tenant, "mail", user_id, self._sealer.seal(mail, f"mail/{user_id}"))
+        await repository.insert_outbox(connection, tenant, "mail", user_id, cipher.seal(mail, f"mail/{user_id}"))
 
     async def resend_verification(self, principal: Principal, origin: Origin) -> None:
         """Mails another verification token. Raises :class:`Refused` ``already_processed`` when it is verified."""
         async with self._database.tenant(principal.tenant) as connection:
-            user = await repository.user(connection, principal.user_id)
+            user = await self._subjects.get(connection, principal.user_id)
             if user is None or user["email"] is None:
                 raise Refused("user_not_found", "there is no e-mail address to verify")
             if user["verified_at"] is not None:
@@ -151,14 +161,14 @@ class Logins:
                 connection, principal.tenant, principal.actor, "email.resend", principal.user_id, origin
             )
 
-    async def verify_email(self, token: str, origin: Origin) -> Row:
+    async def verify_email(self, token: str, origin: Origin) -> User:
         """The user whose address is verified now. Raises :class:`Refused` ``token_not_found``."""
         token_hash = _hash(token)
         async with self._database.nobody() as connection:
             tenant = await repository.email_token_tenant(connection, token_hash)
         if tenant is not None:
             async with self._database.tenant(tenant) as connection:
-                user = await repository.use_email_token(connection, token_hash)
+                user = self._subjects.shown(await repository.use_email_token(connection, token_hash))
                 if user is not None:
                     actor = f"user:{user['user_id']}"
                     await self._audit.done(connection, tenant, actor, "email.verify", str(user["user_id"]), origin)
@@ -168,9 +178,13 @@ class Logins:
     async def mails(self, principal: Principal) -> list[tuple[Mail, Row]]:
         """The mails to a user, newest first, with their rows (sandbox only: there they can be read here)."""
         async with self._database.tenant(principal.tenant) as connection:
+            user = await repository.user(connection, principal.user_id)
+            cipher = self._subjects.cipher(user) if user is not None else None
+            if cipher is None:
+                return []
             rows = await repository.mails_of(connection, principal.user_id)
         place = f"mail/{principal.user_id}"
-        return [(msgspec.json.decode(self._sealer.open(row["payload_sealed"], place), type=Mail), row) for row in rows]
+        return [(msgspec.json.decode(cipher.open(row["payload_sealed"], place), type=Mail), row) for row in rows]
 
     # --- login -----------------------------------------------------------------------------------------------------
 
@@ -182,7 +196,7 @@ class Logins:
         ``email_not_verified``), :class:`Busy`.
         """
         async with self._database.nobody() as connection:
-            candidates = await repository.logins(connection, email, tenant)
+            candidates = await repository.logins(connection, self._subjects.address_hash(email), tenant)
         fitting = [
             one
             for one in candidates
@@ -217,18 +231,17 @@ class Logins:
                 raise Refused("invalid_credentials")
             if hashed is not None:
                 await repository.set_password(connection, user_id, hashed, who["password_hash"])
-            ends = await repository.insert_session(
-                connection, session_id, tenant, user_id, origin.client, self._session_s
-            )
-            assert ends is not None  # a fresh id
-            user = await repository.user(connection, user_id)
+            user = await self._subjects.get(connection, user_id)
             if user is None or user["status"] != "ACTIVE":
                 raise Refused("invalid_credentials")
+            client = sealed(self._subjects.cipher(user), origin.client[:200], f"sessions/{session_id}")
+            ends = await repository.insert_session(connection, session_id, tenant, user_id, client, self._session_s)
+            assert ends is not None  # a fresh id
             grant = await self._grant(connection, user, session_id, str(uuid.uuid4()), ends.timestamp())
             await self._audit.done(connection, tenant, f"user:{user_id}", "session.login", session_id, origin)
         return grant
 
-    async def _grant(self, connection: Connection, user: Row, session_id: str, jti: str, ends: float) -> Grant:
+    async def _grant(self, connection: Connection, user: User, session_id: str, jti: str, ends: float) -> Grant:
         """Tokens of a session; the refresh token has the id `jti`."""
         now = time.time()
         named = {"tenant": user["tenant_id"], "user_id": str(user["user_id"]), "session_id": session_id}
@@ -258,7 +271,7 @@ class Logins:
             elif session["tenant_status"] != "active":
                 reason = "tenant_inactive"
             elif await repository.use_refresh_token(connection, claims.jti, claims.session_id, successor):
-                user = await repository.user(connection, claims.user_id)
+                user = await self._subjects.get(connection, claims.user_id)
                 assert user is not None  # the session's
                 return await self._grant(
                     connection, user, claims.session_id, successor, session["expires_at"].timestamp()
@@ -311,17 +324,31 @@ class Logins:
 
     async def end_session(self, principal: Principal, session_id: str, reason: str, origin: Origin) -> None:
         """Ends one session of the principal. Raises :class:`Refused` ``session_not_found``."""
-        async with self._database.tenant(principal.tenant) as connection:
-            if not await repository.end_session(connection, session_id, reason, principal.user_id):
+        await self.end_session_of(principal, principal.tenant, principal.user_id, session_id, reason, origin)
+
+    async def end_session_of(
+        self, principal: Principal, tenant: str, user_id: str, session_id: str, reason: str, origin: Origin
+    ) -> None:
+        """Ends one session of a user. Raises :class:`Refused` ``session_not_found``."""
+        async with self._database.tenant(tenant) as connection:
+            if not await repository.end_session(connection, session_id, reason, user_id):
                 raise Refused("session_not_found", "there is no such session, or it has ended")
-            await self._audit.done(connection, principal.tenant, principal.actor, "session.end", session_id, origin)
-            seq = await repository.revoke(connection, "session", session_id, principal.tenant)
+            await self._audit.done(connection, tenant, principal.actor, "session.end", session_id, origin)
+            seq = await repository.revoke(connection, "session", session_id, tenant)
         await self._feed.confirmed(seq)
 
-    async def sessions(self, principal: Principal) -> list[Row]:
-        """The sessions of the principal that go on, newest first."""
-        async with self._database.tenant(principal.tenant) as connection:
-            return list(await repository.sessions_of(connection, principal.user_id))
+    async def sessions(self, tenant: str, user_id: str) -> list[dict[str, Any]]:
+        """The sessions of a user that go on, newest first. Raises :class:`Refused` ``user_not_found``."""
+        async with self._database.tenant(tenant) as connection:
+            user = await repository.user(connection, user_id)
+            if user is None:
+                raise Refused("user_not_found", "there is no such user")
+            rows = await repository.sessions_of(connection, user_id)
+        cipher = self._subjects.cipher(user)
+        return [
+            dict(row) | {"client": opened(cipher, row["client_sealed"], f"sessions/{row['session_id']}")}
+            for row in rows
+        ]
 
     async def _end_all(self, tenant: str, user_id: str, reason: str, actor: str, origin: Origin) -> None:
         async with self._database.tenant(tenant) as connection:

@@ -56,6 +56,11 @@ _TABLE: Final[dict[str, tuple[Reach, ...]]] = {
     "prices.set":         (_N, _N, _T, _P, _N, _N, _P),
     "operations.make":    (_N, _N, _T, _P, _N, _N, _P),
     "operations.check":   (_N, _N, _N, _P, _N, _N, _P),
+    "operations.read":    (_N, _N, _T, _P, _P, _N, _P),
+    "privacy.export":     (_O, _O, _T, _P, _O, _N, _P),
+    "privacy.erase":      (_O, _O, _T, _P, _O, _N, _P),
+    "reconciliation.read": (_N, _N, _N, _P, _P, _N, _P),
+    "reconciliation.act": (_N, _N, _N, _P, _N, _N, _P),
     "audit.read":         (_N, _N, _T, _P, _P, _N, _P),
     "events.read":        (_O, _T, _T, _P, _P, _T, _P),
     "webhooks.manage":    (_O, _N, _T, _P, _N, _T, _P),
@@ -90,6 +95,7 @@ COMMAND_ACTIONS: Final = {
     "transaction.resolve": "operations.make",
     "pause.set": "operations.make",
     "pause.lift": "operations.check",
+    "tenant.open": "tenants.manage",
 }
 """What sending a command of a type is, as an action."""
 

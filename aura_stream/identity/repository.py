@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import asyncpg
 
 from aura_stream.domain.reasons import Refused
-from aura_stream.ledger.listing import Column, Listing, Page, filtered, select
+from aura_stream.ledger.listing import SEALED, Column, Listing, Page, filtered, select
 
 if TYPE_CHECKING:
     from aura_stream.identity.limits import Bucket
@@ -18,20 +18,47 @@ if TYPE_CHECKING:
 
 Row = asyncpg.Record
 
-_USER = """user_id, tenant_id, customer_id, email, full_name, roles, status, verified_at, created_at, updated_at"""
+_USER = """user_id, tenant_id, customer_id, email_sealed, full_name_sealed, roles, status, verified_at, created_at,
+updated_at, (SELECT k.key_sealed FROM identity.subject_keys k WHERE k.user_id = users.user_id) AS key_sealed"""
 _API_KEY = """key_id, tenant_id, customer_id, user_id, name, scopes, created_by, created_at, expires_at, revoked_at"""
 _TENANT = """tenant_id, name, status, needs_verified_email, rate_limit, rate_window_s, command_limit, created_at,
-    deactivated_at"""
+    deactivated_at, ledger_opened_at"""
 
 
 # --- tenants ------------------------------------------------------------------------------------------------------
 
 
-async def ensure_tenant(connection: Connection, tenant: str) -> None:
-    """Makes a tenant that the settings name, if it is not there."""
+async def ensure_tenant(connection: Connection, tenant: str, *, is_of_settings: bool) -> None:
+    """Makes a tenant, if it is not there; the ledger knows those of the settings from the start."""
     await connection.execute(
         "INSERT INTO identity.tenants (tenant_id, name) VALUES ($1, $1) ON CONFLICT DO NOTHING", tenant
     )
+    if is_of_settings:
+        await set_opened(connection, tenant)
+
+
+async def set_opened(connection: Connection, tenant: str) -> None:
+    """Notes that all partitions of the ledger take commands of a tenant."""
+    await connection.execute(
+        """UPDATE identity.tenants SET ledger_opened_at = clock_timestamp()
+        WHERE tenant_id = $1 AND ledger_opened_at IS NULL""",
+        tenant,
+    )
+
+
+async def unopened_tenants(connection: Connection, count_max: int) -> list[str]:
+    """Tenants that the ledger may not know yet."""
+    rows = await connection.fetch(
+        "SELECT tenant_id FROM identity.tenants WHERE ledger_opened_at IS NULL ORDER BY created_at, tenant_id LIMIT $1",
+        count_max,
+    )
+    return [row["tenant_id"] for row in rows]
+
+
+async def opened_tenants(connection: Connection) -> list[str]:
+    """Tenants that the ledger knows."""
+    rows = await connection.fetch("SELECT tenant_id FROM identity.tenants WHERE ledger_opened_at IS NOT NULL")
+    return [row["tenant_id"] for row in rows]
 
 
 async def insert_tenant(connection: Connection, tenant: str, name: str, needs_verified_email: bool) -> Row:
@@ -92,20 +119,29 @@ async def set_tenant_limits(connection: Connection, tenant_id: str, changes: Map
 
 
 async def insert_user(connection: Connection, values: Mapping[str, Any]) -> Row:
-    """A new user from `user_id, tenant_id, customer_id, email, full_name, password_hash, roles`.
+    """A new user from `user_id, tenant_id, customer_id, email_hash, email_sealed, full_name_sealed, key_sealed,
+    password_hash, roles`.
 
     Raises :class:`Refused` ``email_already_exists``.
     """
+    await connection.execute(
+        "INSERT INTO identity.subject_keys (user_id, tenant_id, key_sealed) VALUES ($1, $2, $3)",
+        values["user_id"],
+        values["tenant_id"],
+        values["key_sealed"],
+    )
     row = await connection.fetchrow(
         f"""INSERT INTO identity.users
-            (user_id, tenant_id, customer_id, email, full_name, password_hash, roles, password_changed_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, clock_timestamp())
-        ON CONFLICT (tenant_id, lower(email)) DO NOTHING RETURNING {_USER}""",  # noqa: S608 - constants
+            (user_id, tenant_id, customer_id, email_hash, email_sealed, full_name_sealed, password_hash, roles,
+            password_changed_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp())
+        ON CONFLICT (tenant_id, email_hash) DO NOTHING RETURNING {_USER}""",  # noqa: S608 - constants
         values["user_id"],
         values["tenant_id"],
         values["customer_id"],
-        values["email"],
-        values["full_name"],
+        values["email_hash"],
+        values["email_sealed"],
+        values["full_name_sealed"],
         values["password_hash"],
         list(values["roles"]),
     )
@@ -122,13 +158,18 @@ async def user(connection: Connection, user_id: str) -> Row | None:
     )
 
 
-_SORTED = "lower(coalesce(email, ''))", "lower(coalesce(full_name, ''))"
+async def subject_key(connection: Connection, user_id: str) -> bytes | None:
+    """The sealed key of a person of any tenant; None when it is destroyed."""
+    key: bytes | None = await connection.fetchval("SELECT identity.subject_key($1)", uuid.UUID(user_id))
+    return key
+
+
 USERS = Listing(
     columns={
         "created_at": Column("created_at", "created_at", "time"),
         "updated_at": Column("updated_at", "updated_at", "time"),
-        "email": Column("sort_email", _SORTED[0], "text"),
-        "full_name": Column("sort_name", _SORTED[1], "text"),
+        "email": Column("sort_email", SEALED, "text"),
+        "full_name": Column("sort_name", SEALED, "text"),
         "status": Column("status", "status", "text"),
         "id": Column("user_id", "user_id", "uuid"),
     },
@@ -136,24 +177,34 @@ USERS = Listing(
     filters={
         "status": "status = {}",
         "role": "{} = ANY(roles)",
-        "email": "lower(email) = lower({})",
+        "email": "email_hash = {}",
         "from": "created_at >= {}",
         "to": "created_at < {}",
     },
     default="created_at:asc",
 )
-"""Users of one tenant."""
+"""Users of one tenant. An e-mail address is looked for by its keyed hash."""
 
 
-async def users(connection: Connection, page: Page, *, counted: bool) -> tuple[Sequence[Row], int]:
-    """A page of users (:data:`USERS`), and how many there are if they are to be counted."""
-    query = f"SELECT {_USER}, {_SORTED[0]} AS sort_email, {_SORTED[1]} AS sort_name FROM identity.users WHERE true"  # noqa: S608 - constants
+async def users(connection: Connection, page: Page) -> Sequence[Row]:
+    """A page of users (:data:`USERS`)."""
+    query = f"SELECT {_USER} FROM identity.users WHERE true"  # noqa: S608 - constants
     text, arguments = select(USERS, query, page)
-    total = 0
-    if counted:
-        how_many, given = filtered(USERS, "SELECT count(*) FROM identity.users WHERE true", page)
-        total = await connection.fetchval(how_many, *given)
-    return await connection.fetch(text, *arguments), total
+    return await connection.fetch(text, *arguments)
+
+
+async def all_users(connection: Connection, page: Page) -> Sequence[Row]:
+    """All users that the filters of a page leave, in no order."""
+    query = f"SELECT {_USER} FROM identity.users WHERE true"  # noqa: S608 - constants
+    text, arguments = filtered(USERS, query, page)
+    return await connection.fetch(text, *arguments)
+
+
+async def count_users(connection: Connection, page: Page) -> int:
+    """How many those are."""
+    text, arguments = filtered(USERS, "SELECT count(*) FROM identity.users WHERE true", page)
+    count: int = await connection.fetchval(text, *arguments)
+    return count
 
 
 async def user_counts(connection: Connection) -> Row:
@@ -191,13 +242,13 @@ async def set_password(connection: Connection, user_id: str, new: str, old: str 
 
 
 async def update_user(connection: Connection, user_id: str, changes: Mapping[str, Any]) -> Row | None:
-    """Changes `full_name`, `status`, `roles`, where they are given; None when there is no such user."""
+    """Changes `full_name_sealed`, `status`, `roles`, where they are given; None when there is no such user."""
     return await connection.fetchrow(
-        f"""UPDATE identity.users SET full_name = coalesce($2, full_name), status = coalesce($3, status),
+        f"""UPDATE identity.users SET full_name_sealed = coalesce($2, full_name_sealed), status = coalesce($3, status),
             roles = coalesce($4, roles), updated_at = clock_timestamp()
         WHERE user_id = $1 AND status <> 'DELETED' RETURNING {_USER}""",  # noqa: S608 - constants
         uuid.UUID(user_id),
-        changes.get("full_name"),
+        changes.get("full_name_sealed"),
         changes.get("status"),
         list(changes["roles"]) if "roles" in changes else None,
     )
@@ -205,10 +256,10 @@ async def update_user(connection: Connection, user_id: str, changes: Mapping[str
 
 async def external_user(connection: Connection, issuer: str, subject: str) -> Row | None:
     """Who a subject of an external issuer is here."""
-    columns = ", ".join(f"u.{one.strip()}" for one in _USER.split(","))
     return await connection.fetchrow(
-        f"""SELECT {columns} FROM identity.external_identities e JOIN identity.users u USING (tenant_id, user_id)
-        WHERE e.issuer = $1 AND e.subject = $2""",  # noqa: S608 - constants
+        f"""SELECT {_USER} FROM identity.users WHERE (tenant_id, user_id) = (
+            SELECT e.tenant_id, e.user_id FROM identity.external_identities e
+            WHERE e.issuer = $1 AND e.subject = $2)""",  # noqa: S608 - constants
         issuer,
         subject,
     )
@@ -229,26 +280,26 @@ async def link_external_user(
     return done == "INSERT 0 1"
 
 
-async def logins(connection: Connection, email: str, tenant: str | None) -> Sequence[Row]:
+async def logins(connection: Connection, email_hash: bytes, tenant: str | None) -> Sequence[Row]:
     """Who an e-mail address could mean, in all tenants or in one."""
-    return await connection.fetch("SELECT * FROM identity.logins($1, $2)", email, tenant)
+    return await connection.fetch("SELECT * FROM identity.logins($1, $2)", email_hash, tenant)
 
 
 # --- sessions and their tokens ------------------------------------------------------------------------------------
 
 
 async def insert_session(
-    connection: Connection, session_id: str, tenant: str, user_id: str, client: str, life_s: int
+    connection: Connection, session_id: str, tenant: str, user_id: str, client_sealed: bytes | None, life_s: int
 ) -> datetime | None:
     """A new session; when it ends at the latest. None when it is there already: that one stays as it is."""
     ends: datetime | None = await connection.fetchval(
-        """INSERT INTO identity.sessions (session_id, tenant_id, user_id, client, expires_at)
+        """INSERT INTO identity.sessions (session_id, tenant_id, user_id, client_sealed, expires_at)
         VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5))
         ON CONFLICT (session_id) DO NOTHING RETURNING expires_at""",
         uuid.UUID(session_id),
         tenant,
         uuid.UUID(user_id),
-        client[:200],
+        client_sealed,
         life_s,
     )
     return ends
@@ -269,7 +320,7 @@ async def live_session(connection: Connection, session_id: str) -> Row | None:
 async def sessions_of(connection: Connection, user_id: str) -> Sequence[Row]:
     """The sessions of a user that have not ended, newest first."""
     return await connection.fetch(
-        """SELECT session_id, client, created_at, expires_at FROM identity.sessions
+        """SELECT session_id, client_sealed, created_at, expires_at FROM identity.sessions
         WHERE user_id = $1 AND ended_at IS NULL AND expires_at > clock_timestamp()
         ORDER BY created_at DESC, session_id""",
         uuid.UUID(user_id),
@@ -337,16 +388,16 @@ async def used_refresh_token(connection: Connection, jti: str) -> Row | None:
 
 
 async def insert_email_token(
-    connection: Connection, token_hash: bytes, tenant: str, user_id: uuid.UUID, email: str, life_s: int
+    connection: Connection, token_hash: bytes, tenant: str, user_id: uuid.UUID, email_hash: bytes, life_s: int
 ) -> None:
     """Notes that a verification token was made for an address."""
     await connection.execute(
-        """INSERT INTO identity.email_tokens (token_hash, tenant_id, user_id, email, expires_at)
+        """INSERT INTO identity.email_tokens (token_hash, tenant_id, user_id, email_hash, expires_at)
         VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5))""",
         token_hash,
         tenant,
         user_id,
-        email,
+        email_hash,
         life_s,
     )
 
@@ -361,7 +412,7 @@ async def use_email_token(connection: Connection, token_hash: bytes) -> Row | No
     """Uses a verification token once and verifies its user, if the address is still the user's."""
     used = await connection.fetchrow(
         """UPDATE identity.email_tokens SET used_at = clock_timestamp()
-        WHERE token_hash = $1 AND used_at IS NULL AND expires_at > clock_timestamp() RETURNING user_id, email""",
+        WHERE token_hash = $1 AND used_at IS NULL AND expires_at > clock_timestamp() RETURNING user_id, email_hash""",
         token_hash,
     )
     if used is None:
@@ -369,9 +420,9 @@ async def use_email_token(connection: Connection, token_hash: bytes) -> Row | No
     return await connection.fetchrow(
         f"""UPDATE identity.users SET verified_at = coalesce(verified_at, clock_timestamp()),
             updated_at = clock_timestamp()
-        WHERE user_id = $1 AND lower(email) = lower($2) AND status <> 'DELETED' RETURNING {_USER}""",  # noqa: S608 - constants
+        WHERE user_id = $1 AND email_hash = $2 AND status <> 'DELETED' RETURNING {_USER}""",  # noqa: S608 - constants
         used["user_id"],
-        used["email"],
+        used["email_hash"],
     )
 
 
@@ -571,6 +622,167 @@ async def free_answer(connection: Connection, tenant: str, actor: str, key: str)
         actor,
         key,
     )
+
+
+# --- lists for admins ---------------------------------------------------------------------------------------------
+
+AUDIT = Listing(
+    columns={"seq": Column("seq", "seq", "integer")},
+    key=("seq",),
+    filters={
+        "actor": "actor = {}",
+        "action": "action = {}",
+        "outcome": "outcome = {}",
+        "subject": "subject = {}",
+        "from": "at >= {}",
+        "to": "at < {}",
+        "about": "(actor = 'user:' || {0} OR subject = {0})",
+    },
+    default="seq:desc",
+)
+"""Rows of one chain of the audit log. `about`: a user's id, as actor or subject."""
+
+
+async def audit_rows(connection: Connection, tenant: str, page: Page) -> Sequence[Row]:
+    """A page of the audit log (:data:`AUDIT`)."""
+    query = """SELECT tenant_id, seq, at, actor, action, outcome, reason, subject, request_id, address_sealed
+        FROM identity.audit_log WHERE tenant_id = $1"""
+    text, arguments = select(AUDIT, query, page, (tenant,))
+    return await connection.fetch(text, *arguments)
+
+
+async def answers_of_key(connection: Connection, key: str) -> Sequence[Row]:
+    """Who used an idempotency key for a write that moves no money, and whether it was answered."""
+    return await connection.fetch(
+        """SELECT actor, status, created_at FROM identity.stored_answers
+        WHERE idempotency_key = $1 ORDER BY created_at, actor LIMIT 100""",
+        key,
+    )
+
+
+# --- erasure ------------------------------------------------------------------------------------------------------
+
+_ERASURE = """request_id, tenant_id, user_id, status, waits_for, maker, checker, created_at, updated_at, completed_at"""
+
+
+async def insert_erasure(
+    connection: Connection, request_id: uuid.UUID, tenant: str, user_id: str, status: str, maker: str
+) -> Row | None:
+    """A new request to forget a person; None when one is open."""
+    return await connection.fetchrow(
+        f"""INSERT INTO identity.erasure_requests (request_id, tenant_id, user_id, status, maker)
+        VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (user_id) WHERE status IN ('requires_approval', 'pending') DO NOTHING
+        RETURNING {_ERASURE}""",  # noqa: S608 - constants
+        request_id,
+        tenant,
+        uuid.UUID(user_id),
+        status,
+        maker,
+    )
+
+
+async def erasure(connection: Connection, request_id: str, *, lock: bool = False) -> Row | None:
+    """A request; `lock` keeps others from deciding it."""
+    return await connection.fetchrow(
+        f"SELECT {_ERASURE} FROM identity.erasure_requests WHERE request_id = $1"  # noqa: S608 - constants
+        + (" FOR UPDATE" if lock else ""),
+        uuid.UUID(request_id),
+    )
+
+
+ERASURES = Listing(
+    columns={
+        "created_at": Column("created_at", "created_at", "time"),
+        "updated_at": Column("updated_at", "updated_at", "time"),
+        "status": Column("status", "status", "text"),
+        "id": Column("request_id", "request_id", "uuid"),
+    },
+    key=("id",),
+    filters={"status": "status = {}", "user_id": "user_id = {}::uuid"},
+    default="created_at:desc",
+)
+"""Requests to be forgotten, of one tenant."""
+
+
+async def erasures(connection: Connection, page: Page) -> Sequence[Row]:
+    """A page of requests (:data:`ERASURES`)."""
+    query = f"SELECT {_ERASURE} FROM identity.erasure_requests WHERE true"  # noqa: S608 - constants
+    text, arguments = select(ERASURES, query, page)
+    return await connection.fetch(text, *arguments)
+
+
+async def set_erasure(
+    connection: Connection, request_id: str, status: str, *, checker: str | None = None, waits_for: Sequence[str] = ()
+) -> Row:
+    """Moves a request on."""
+    row = await connection.fetchrow(
+        f"""UPDATE identity.erasure_requests SET status = $2, checker = coalesce($3, checker), waits_for = $4,
+            updated_at = clock_timestamp(), completed_at = CASE WHEN $2 = 'completed' THEN clock_timestamp() END
+        WHERE request_id = $1 RETURNING {_ERASURE}""",  # noqa: S608 - constants
+        uuid.UUID(request_id),
+        status,
+        checker,
+        list(waits_for),
+    )
+    assert row is not None  # locked by the caller
+    return row
+
+
+async def pending_erasures(connection: Connection, limit: int) -> Sequence[Row]:
+    """Pending requests of all tenants, those first that were looked at the longest ago."""
+    return await connection.fetch(
+        f"""SELECT {_ERASURE} FROM identity.erasure_requests WHERE status = 'pending'
+        ORDER BY updated_at LIMIT $1""",  # noqa: S608 - constants
+        limit,
+    )
+
+
+async def erase(connection: Connection, user_id: str) -> None:
+    """Destroys the person's key and what finds the person. The ledger's rows are not touched."""
+    await connection.execute("SELECT identity.erase($1)", uuid.UUID(user_id))
+
+
+# --- dead letters -------------------------------------------------------------------------------------------------
+
+_REQUEUE = """requeue_id, tenant_id, partition, offset_, status, maker, checker, created_at, decided_at"""
+
+
+async def insert_requeue(connection: Connection, tenant: str, partition: int, offset: int, maker: str) -> Row | None:
+    """A request to send a dead letter again; None when there is one, or it was sent."""
+    return await connection.fetchrow(
+        f"""INSERT INTO identity.requeues (requeue_id, tenant_id, partition, offset_, maker)
+        VALUES (gen_random_uuid(), $1, $2, $3, $4)
+        ON CONFLICT (partition, offset_) WHERE status <> 'rejected' DO NOTHING
+        RETURNING {_REQUEUE}""",  # noqa: S608 - constants
+        tenant,
+        partition,
+        offset,
+        maker,
+    )
+
+
+async def open_requeue(connection: Connection, partition: int, offset: int) -> Row | None:
+    """The request that waits for approval, locked."""
+    return await connection.fetchrow(
+        f"""SELECT {_REQUEUE} FROM identity.requeues
+        WHERE partition = $1 AND offset_ = $2 AND status = 'requires_approval' FOR UPDATE""",  # noqa: S608 - constants
+        partition,
+        offset,
+    )
+
+
+async def decide_requeue(connection: Connection, requeue_id: uuid.UUID, status: str, checker: str) -> Row:
+    """Approves or rejects a request that `open_requeue` has locked."""
+    row = await connection.fetchrow(
+        f"""UPDATE identity.requeues SET status = $2, checker = $3, decided_at = clock_timestamp()
+        WHERE requeue_id = $1 RETURNING {_REQUEUE}""",  # noqa: S608 - constants
+        requeue_id,
+        status,
+        checker,
+    )
+    assert row is not None  # locked by the caller
+    return row
 
 
 # --- limits, and what has served its time -------------------------------------------------------------------------

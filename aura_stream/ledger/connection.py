@@ -23,6 +23,7 @@ IDENTITY: Final = "aura_identity"
 PLATFORM: Final = "aura_platform"
 EVENTS: Final = "aura_events"
 TENANT: Final = "aura_tenant"
+RECONCILER: Final = "aura_reconciler"
 
 CONNECT_TIMEOUT_S: Final = 5.0
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 import base64
 import binascii
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import orjson
 
 from aura_stream.domain.reasons import Invalid
 
+AnyRow = TypeVar("AnyRow", bound=Mapping[str, Any])
 Kind = Literal["text", "time", "integer", "decimal", "uuid"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -27,8 +28,12 @@ _INT64 = 1 << 63
 _TIME_MAX = (datetime(9999, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 
+SEALED = ""
+"""In place of a column's SQL: what the database cannot read. Such a sort is made by :func:`arranged`."""
+
+
 class Column(NamedTuple):
-    """What a listing is sorted by: its name outside, in a row, and as an expression of SQL that is never null."""
+    """What a listing is sorted by: its name in a row, and as an expression of SQL that is never null."""
 
     row: str
     sql: str
@@ -99,6 +104,27 @@ def select(listing: Listing, query: str, page: Page, arguments: Sequence[Any] = 
     by = ", ".join(f"{listing.columns[one.name].sql} {'DESC' if one.is_descending else 'ASC'}" for one in page.order)
     given += [page.limit, page.offset]
     return f"{query} ORDER BY {by} LIMIT ${len(given) - 1} OFFSET ${len(given)}", given
+
+
+def is_sealed(listing: Listing, order: tuple[Order, ...]) -> bool:
+    """Whether the database cannot sort by this."""
+    return any(listing.columns[one.name].sql == SEALED for one in order)
+
+
+def arranged(listing: Listing, page: Page, rows: Iterable[AnyRow]) -> list[AnyRow]:
+    """The page of all rows that its filters leave, as :func:`select` would give it; text goes by code points."""
+    names = [(listing.columns[one.name].row, one.is_descending) for one in page.order]
+    kept = [row for row in rows if page.after is None or _is_beyond(names, row, page.after)]
+    for name, is_descending in reversed(names):
+        kept.sort(key=lambda row: row[name], reverse=is_descending)
+    return kept[page.offset : page.offset + page.limit]
+
+
+def _is_beyond(names: Sequence[tuple[str, bool]], row: Mapping[str, Any], after: Sequence[Any]) -> bool:
+    for (name, is_descending), value in zip(names, after, strict=True):
+        if row[name] != value:
+            return bool(row[name] < value if is_descending else row[name] > value)
+    return False
 
 
 def filtered(listing: Listing, query: str, page: Page, arguments: Sequence[Any] = ()) -> tuple[str, list[Any]]:

@@ -14,7 +14,17 @@ from pogo_core.util import migrate as pogo
 from pogo_core.util import sql as pogo_sql
 
 from aura_stream.domain.assets import SCALES
-from aura_stream.ledger.connection import CONNECT_TIMEOUT_S, EVENTS, IDENTITY, OWNER, PLATFORM, READER, TENANT, WRITER
+from aura_stream.ledger.connection import (
+    CONNECT_TIMEOUT_S,
+    EVENTS,
+    IDENTITY,
+    OWNER,
+    PLATFORM,
+    READER,
+    RECONCILER,
+    TENANT,
+    WRITER,
+)
 from aura_stream.ledger.errors import NotMigrated
 
 if TYPE_CHECKING:
@@ -25,6 +35,7 @@ SCHEMA: Final = "ledger"
 LOGINS: Final = (
     ("aura_write", WRITER),
     ("aura_write", EVENTS),
+    ("aura_write", RECONCILER),
     ("aura_read", READER),
     ("aura_read", TENANT),
     ("aura_auth", IDENTITY),

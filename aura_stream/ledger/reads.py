@@ -53,6 +53,12 @@ SELECT coalesce(b.posted, 0) AS posted, coalesce(b.pending, 0) AS pending, coale
 FROM ledger.accounts a LEFT JOIN ledger.balances b ON b.tenant_id = a.tenant_id AND b.account_id = a.account_id
 WHERE a.tenant_id = $1 AND a.account_id = $2
 """
+_ACCOUNTS_OF = """
+SELECT a.account_id, a.tenant_id, a.customer_id, a.asset, a.name, a.status, a.opened_at, a.closed_at,
+    coalesce(b.posted, 0) AS posted, coalesce(b.pending, 0) AS pending, coalesce(b.available, 0) AS available
+FROM ledger.accounts a LEFT JOIN ledger.balances b ON b.tenant_id = a.tenant_id AND b.account_id = a.account_id
+WHERE a.tenant_id = $1 AND a.customer_id = $2 ORDER BY a.account_id
+"""
 _BALANCES_AS_OF = "SELECT posted, pending, available FROM ledger.balance_as_of($1, $2, $3, $4)"
 # What one minor unit of an asset is worth in major units: amounts of several assets compare, exactly.
 _UNIT = "CASE {} " + " ".join(f"WHEN '{asset}' THEN 1e-{scale}" for asset, scale in SCALES.items()) + " END"
@@ -210,6 +216,11 @@ class LedgerReads:
         async with self._connection(tenant) as connection:
             row = await connection.fetchrow(_ACCOUNT, tenant, account_id)
         return dict(row) if row is not None else None
+
+    async def accounts_of(self, tenant: str, customer: str) -> list[tuple[dict[str, Any], Balances]]:
+        """All accounts of a customer, with their balances now."""
+        async with self._connection(tenant) as connection:
+            return [(dict(row), _balances(row)) for row in await connection.fetch(_ACCOUNTS_OF, tenant, customer)]
 
     async def balances(self, tenant: str, account_id: str) -> Balances | None:
         """The balances now, None when there is no such account."""

@@ -216,7 +216,7 @@ class Batch:
                 elif line.kind == "refused":
                     self._refusal(line, seq, number)
                     counts[5] += 1
-                else:
+                elif line.kind == "dead_letter":
                     counts[6] += 1
             at = timestamp(record.at)
         except (ValueError, OverflowError) as error:

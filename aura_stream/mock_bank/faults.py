@@ -60,7 +60,13 @@ DATA: Final = {
 }
 SLOW: Final = {"slow": "the answer takes up to `slow_ms` longer"}
 FILES: Final = {"cut_file": "a statement breaks off in the middle"}
-ALL: Final = SLOW | SUBMIT | INQUIRY | OUTCOME | WEBHOOK | FILES | TOKEN | DATA
+LINES: Final = {
+    "line_lost": "a line is missing on the statement, and its balance says so too",
+    "line_twice": "a line is on the statement twice",
+    "line_off": "a line on the statement is one cent more",
+}
+"""Of statements: what the bank's books have right and its statement wrong, each time that it is asked for."""
+ALL: Final = SLOW | SUBMIT | INQUIRY | OUTCOME | WEBHOOK | FILES | LINES | TOKEN | DATA
 """Every fault with what happens."""
 
 PROFILES: Final[dict[str, dict[str, int]]] = {

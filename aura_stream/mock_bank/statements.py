@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import date, time, timedelta
 from typing import Any
 
@@ -12,7 +14,7 @@ from aura_stream.mock_bank import camt
 from aura_stream.mock_bank.bank import Bank, compact, iso_time
 from aura_stream.mock_bank.calendars import FRANKFURT, NEW_YORK, local
 from aura_stream.mock_bank.calendars import at as midnight
-from aura_stream.mock_bank.faults import FILES, on_submit, pick
+from aura_stream.mock_bank.faults import FILES, LINES, on_submit, pick
 from aura_stream.mock_bank.money import text_of
 from aura_stream.mock_bank.nacha import NachaError, parse
 from aura_stream.mock_bank.payments import ACTED_ON, HANGS, Order, Reply, act
@@ -83,9 +85,21 @@ def camt053(bank: Bank, account_id: str, day: date, at: int) -> Reply:
     )
     text = camt.statement(
         *(_account(bank, row), day, day.toordinal() - date(day.year, 1, 1).toordinal() + 1, int(opening)),
-        *(lines(bank, account_id, day.isoformat(), day.isoformat()), _closed_ms(row["currency"], day)),
+        *(_spoiled(bank, lines(bank, account_id, day.isoformat(), day.isoformat())), _closed_ms(row["currency"], day)),
     )
     return _file(bank, f"053 {account_id} {day}", text)
+
+
+def _spoiled(bank: Bank, found: Iterable[camt.Line]) -> list[camt.Line]:
+    """The lines as the profile shows them: the same whenever they are asked for."""
+    shown: list[camt.Line] = []
+    for line in found:
+        fault = pick(bank.profile, LINES, bank.name, "line", line.entry_id)
+        if fault == "line_off":
+            shown.append(replace(line, cents=line.cents + (1 if line.cents > 0 else -1)))
+        elif fault != "line_lost":
+            shown += [line] * (2 if fault == "line_twice" else 1)
+    return shown
 
 
 def _closed_ms(currency: str, day: date) -> int:

@@ -40,6 +40,7 @@ SLOTS: Final = 256
 RESPONSE_MAX: Final = 1024
 KEPT: Final = timedelta(days=30)
 _LOOK_S: Final = 0.25
+_AWAY_MAX_S: Final = 2.0
 _CLEAN_S: Final = 3600.0
 _AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
@@ -147,18 +148,20 @@ class Deliveries:
 
     async def run(self) -> None:
         """Sends until it is cancelled; goes on after any failure of Postgres."""
+        pause_s = _LOOK_S
         while True:
             try:
                 count = await self.take()
                 await self._clean()
+                pause_s = _LOOK_S
             except _AWAY as error:
                 log.warning("webhooks: Postgres does not answer, trying again: %s: %s", type(error).__name__, error)
-                count = 0
+                count, pause_s = 0, min(pause_s * 2, _AWAY_MAX_S)
             if not count:
                 # An answer frees the way for what comes behind it.
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_S):
+                    async with asyncio.timeout(pause_s):
                         await self._wake.wait()
 
     async def run_due(self) -> int:

@@ -95,9 +95,9 @@ def test_a_commits_median_counts_units_and_not_looks() -> None:
 
 
 def test_requests_are_whole_and_their_number_of_commands_is_what_was_asked() -> None:
-    single = list(requests(Plan(1, "key", 3, 25, 4)))
+    single = list(requests(Plan(1, ("key",), 3, 25, 4)))
     assert len(single) == 25 and len({request.split(b"Idempotency-Key: ")[1][:36] for request in single}) == 25
-    batches = list(requests(Plan(1, "key", 3, 25, 4, lines=10)))
+    batches = list(requests(Plan(1, ("key",), 3, 25, 4, lines=10)))
     assert [request.partition(b"\r\n\r\n")[2].count(b"\n") + 1 for request in batches] == [10, 10, 5]
     for request in single + batches:
         head, _, body = request.partition(b"\r\n\r\n")

@@ -55,6 +55,9 @@ def test_a_tiny_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> No
     http = results["http"]
     assert http["ratio"] == http["api"]["per_second"] / http["bare"]["per_second"] and http["batch"]["per_second"] > 0
     assert http["accepted"] == 100 + 200 + 100 + 500, "what was for warming up, and what counts"
+    auth = results["auth"]
+    assert auth["ratio"] == auth["logged_in"]["per_second"] / auth["fixed"]["per_second"]
+    assert (auth["accepted"], auth["logins"]) == (100 + 100 + 200 + 200, 64)
     assert [(run["partitions"], run["ledgers"]) for run in results["scaling"]] == [(2, 1), (2, 2)]
     assert {"ledger-0", "ledger-1", "sink-0", "kafka", "postgres"} == results["scaling"][1]["cores"].keys()
     (grown,) = results["entries"]

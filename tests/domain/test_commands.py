@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from aura_stream import schemas
 from aura_stream.domain import ids
 from aura_stream.domain.assets import SCALES, format_amount, parse_amount
-from aura_stream.domain.commands import COMMAND_TYPES, Envelope, fingerprint, format_time, parse_command, parse_time
+from aura_stream.domain.commands import (
+    COMMAND_TYPES,
+    Envelope,
+    TenantOpen,
+    fingerprint,
+    format_time,
+    parse_command,
+    parse_time,
+)
 from aura_stream.domain.reasons import REASONS, Invalid, Refused
 from aura_stream.domain.requests import (
     ActionCommand,
@@ -43,7 +51,7 @@ def understood(value: bytes) -> Envelope | None:
             read_action(command, NOW, RULES)
         elif isinstance(command, ChildCommand):
             read_child(command)
-        elif not isinstance(command, PauseCommand):
+        elif not isinstance(command, PauseCommand | TenantOpen):
             read_account(command)
     except Invalid as error:
         assert error.reason in REASONS

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from datetime import date, timedelta
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +390,55 @@ def test_a07_both_rails_and_instant_exist() -> None:
         "sepa": ("EUR", "AEUR", False),
         "sepa_instant": ("EUR", "AEUR", False),
     }
+
+
+def heard(type_: str, order: Sequence[str]) -> tuple[str, str, dict[tuple[str, str], int]]:
+    """How a deposit by ACH or a withdrawal by SEPA ends, and all balances then, if its bank's news come so."""
+    world = SettlementWorld()
+    if type_ == "deposit":
+        world.open("alice:USD")
+        data: dict[str, Any] = {"payer": {"name": "Alice", "account": "021000021/1"}, "rail": "ach"}
+        sent = world.send("deposit.submit", "alice", account_id="alice:USD", amount="10.00", **data)
+    else:
+        world.open("alice:EUR")
+        payer = {"name": "Alice"}
+        funds = world.send("deposit.submit", "alice", account_id="alice:EUR", amount="100", rail="sepa", payer=payer)
+        world.driver.run()
+        world.bank(funds.transaction_id, "settled")
+        data = {"beneficiary": {"name": "Alice", "account": "DE89370400440532013000"}, "rail": "sepa"}
+        sent = world.send("withdrawal.submit", "alice", account_id="alice:EUR", amount="10.00", **data)
+    world.driver.run()
+    news: dict[str, dict[str, Any]] = {
+        "unknown": {},
+        "accepted": {"fact_id": "a", "bank_reference": "theirs"},
+        "settled": {"fact_id": "s"},
+        "returned": {"fact_id": "r", "code": "AC04"},
+    }
+    for kind in order:
+        world.bank(sent.transaction_id, kind, **news[kind])
+    world.check()
+    sums = Counter[tuple[str, str]]()
+    for _, line in world.lines():
+        for journal in getattr(line, "journals", []):
+            for entry in journal.entries:
+                sums[entry.account_id, entry.layer] += int(entry.amount)
+    transaction = world.transaction(sent.transaction_id)
+    assert world.settlement(sent.transaction_id).bank_reference == "theirs"
+    return transaction.status, transaction.state, {place: amount for place, amount in sums.items() if amount}
+
+
+@pytest.mark.parametrize("type_", ["deposit", "withdrawal"])
+@pytest.mark.parametrize("facts", [("accepted", "settled"), ("accepted", "settled", "returned")])
+def test_n20_news_that_overtake_the_answer_to_the_submit_are_applied_and_end_alike(
+    type_: str, facts: tuple[str, ...]
+) -> None:
+    in_order = heard(type_, facts)
+    assert in_order[0] == ("returned" if "returned" in facts else "completed")
+
+    with_doubt = ("unknown", *facts)  # the submit's own answer was lost, and what is heard again is nothing new
+    for order in permutations(with_doubt):
+        if [kind for kind in order if kind in ("settled", "returned")] == list(facts[1:]):
+            assert heard(type_, (*order, *reversed(facts))) == in_order, order
 
 
 def test_a02_a_repeated_deposit_is_one_debit_and_one_mint() -> None:

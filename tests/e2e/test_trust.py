@@ -340,18 +340,6 @@ async def test_n33_postgres_is_written_anew_from_the_journal_with_the_same_diges
     await assert_coherent(stack, client)
 
 
-@row("S20")
-async def test_trust_everything_is_computed_again_while_traffic_runs(stack: E2EStack, client: Client) -> None:
-    async with client.loading(per_second=60.0):
-        await client.reached(60, stack.logs)
-        for _ in range(3):
-            done = await stack.aura("rebuild", "--json")
-            assert done.returncode == 0, done.stdout + done.stderr
-            result = json.loads(done.stdout)
-            assert result["same"] and result["signals"] > 0 and result["entries"] > 0
-    await assert_coherent(stack, client)
-
-
 async def test_trust_a_lost_ledger_is_written_anew_in_its_place(stack: E2EStack, client: Client) -> None:
     await client.load(20)
     await stack.quiet()
@@ -375,6 +363,18 @@ async def test_trust_a_lost_ledger_is_written_anew_in_its_place(stack: E2EStack,
     await client.load(20)
     await assert_coherent(stack, client)
     assert (await verify(stack, "--deep"))[0] == 0
+
+
+@row("S20")
+async def test_trust_everything_is_computed_again_while_traffic_runs(stack: E2EStack, client: Client) -> None:
+    async with client.loading():
+        await client.reached(60, stack.logs)
+        for _ in range(2):
+            done = await stack.aura("rebuild", "--json")
+            assert done.returncode == 0, done.stdout + done.stderr
+            result = json.loads(done.stdout)
+            assert result["same"] and result["signals"] > 0 and result["entries"] > 0
+    await assert_coherent(stack, client)
 
 
 async def rebuilt(stack: E2EStack, into: str) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from aura_stream.engine.kafka import RealKafka
-from aura_stream.engine.replay import Replay, ReplayDiffers
+from aura_stream.engine.replay import Replay, ReplayDiffers, compare_signals
 from aura_stream.engine.topics import apply_topics
 from aura_stream.engine.unit import Record, Unit
 from tests.engine.check import read_topic
-from tests.engine.tally import TallyActor, declared
+from tests.engine.tally import TallyActor, declared, names
 from tests.engine.test_worker import PARTITIONS, Tallies
 
 
@@ -56,3 +56,21 @@ async def test_a_replay_of_the_inputs_gives_the_same_journal_byte_for_byte(
     finally:
         tallies.stop()
         await log.stop()
+
+
+def test_signals_that_arrived_are_those_that_were_sent_whatever_went_on_meanwhile() -> None:
+    log = RealKafka("nobody:9092")  # never asked: what was read is given here
+    sender, receiver = (Replay(number, log, names("t"), 2, lambda rules: TallyActor()) for number in (0, 1))
+    sender.sent = {(0, 1, 1): b"one", (0, 1, 2): b"two", (0, 1, 3): b"under way"}
+    receiver.got = {(0, 1, 1): b"one", (0, 1, 2): b"two"}
+    assert compare_signals([sender, receiver]) == 3
+
+    receiver.got[0, 1, 4] = b"sent behind the end of the sender's replay"
+    assert compare_signals([sender, receiver], went_on={0}) == 3
+    for went_on in ((), {1}):
+        with pytest.raises(ReplayDiffers, match="signal 4 from partition 0 to 1"):
+            compare_signals([sender, receiver], went_on)
+
+    receiver.got[0, 1, 2] = b"forged"
+    with pytest.raises(ReplayDiffers, match="signal 2 from partition 0 to 1"):
+        compare_signals([sender, receiver], went_on={0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -15,6 +16,7 @@ from aiohttp.test_utils import TestClient
 from multidict import CIMultiDict
 from pydantic import SecretStr
 
+from aura_stream.domain.ids import record_key
 from aura_stream.settings import Settings
 from tests.web.conftest import Backend, backend, client_of, until_ready  # noqa: F401 - a fixture
 from web.services import Services
@@ -144,6 +146,21 @@ async def staff(node: Node, *roles: str, tenant: str = "default") -> Person:
     status, answer, _ = await node.call("POST", "/v1/users/admin", body, token=OPERATOR, Aura_Tenant=tenant)
     assert status == 201, answer
     return await login(node, email, tenant=tenant)
+
+
+async def dead_letter(node: Node, owner: Person) -> str:
+    """The id of a dead letter under the key of `owner`: bytes that are no command."""
+    commands, marker = node.services.commands, uuid.uuid4().hex
+    key = record_key(owner.tenant, owner.customer)
+    await commands.append_many([(commands.partition_of(key), key, f"no command {marker}".encode())])
+    async with asyncio.timeout(30):
+        while True:
+            _, listed, _ = await node.call("GET", "/v1/dead-letters", token=OPERATOR)
+            for one in listed["items"]:
+                _, letter, _ = await node.call("GET", f"/v1/dead-letters/{one['id']}", token=OPERATOR)
+                if marker in base64.b64decode(letter["value_base64"]).decode("utf-8", "replace"):
+                    return str(one["id"])
+            await asyncio.sleep(0.05)
 
 
 async def _is_ready(services: Services, settings: Settings) -> bool:

@@ -14,7 +14,17 @@ import pytest
 
 from aura_stream.identity.permissions import ACTIONS
 from aura_stream.ledger.connection import EVENTS, IDENTITY, PLATFORM, TENANT, connect
-from tests.identity.conftest import OPERATOR, PASSWORD, Node, Person, StartNode, address, register, staff
+from tests.identity.conftest import (
+    OPERATOR,
+    PASSWORD,
+    Node,
+    Person,
+    StartNode,
+    address,
+    dead_letter,
+    register,
+    staff,
+)
 from tests.web.conftest import Backend
 from web.aliases.serve import BY_ID
 from web.contract import CONTRACT_FILE, METHODS, Contract, ContractMismatch, Operation, _operation, load_contract
@@ -34,6 +44,8 @@ BODIES: dict[str, dict[str, Any]] = {
         "amount": "1.00",
         "expires_at": "2999-01-01T00:00:00Z",
     },
+    "assignBreak": {"owner": "me"},
+    "resolveBreak": {"resolution": "explained", "note": "mine"},
     "updateUser": {"full_name": "Owned"},
     "updateWebhookEndpoint": {"status": "disabled"},
     "replayWebhookEndpoint": {"from": "2020-01-01T00:00:00Z", "to": "2999-01-01T00:00:00Z"},
@@ -72,6 +84,7 @@ async def _ids(node: Node, owner: Person) -> dict[str, str]:
     path = f"/v1/webhook-endpoints/{endpoint['id']}/test"
     _, delivery, _ = await node.call("POST", path, token=owner.access)
     return {
+        "break_id": "1",
         "event_id": await _event(node, owner),
         "endpoint_id": endpoint["id"],
         "delivery_id": delivery["id"],
@@ -82,7 +95,20 @@ async def _ids(node: Node, owner: Person) -> dict[str, str]:
         "key_id": key["id"],
         "tenant_id": owner.tenant,
         "kid": jwks["keys"][0]["kid"],
+        "request_id": await _erasure(node, owner),
+        "idempotency_key": listed["items"][0]["idempotency_key"],
+        "letter_id": await dead_letter(node, owner),
     }
+
+
+async def _erasure(node: Node, owner: Person) -> str:
+    """A request to forget `owner` that waits for a second person."""
+    body = {"user_id": owner.id}
+    _, made, _ = await node.call("POST", "/v1/privacy/erasure-requests", body, token=OPERATOR, Aura_Tenant=owner.tenant)
+    if "id" in made:
+        return str(made["id"])
+    _, listed, _ = await node.call("GET", "/v1/privacy/erasure-requests", token=owner.access)
+    return str(listed["items"][0]["id"])
 
 
 async def _event(node: Node, owner: Person) -> str:
@@ -108,6 +134,7 @@ async def _event(node: Node, owner: Person) -> str:
 
 
 _MISSING = {
+    "break_id": "999999999999",
     "event_id": "t-00000000000000000000000000000000",
     "endpoint_id": "00000000-0000-4000-8000-000000000001",
     "delivery_id": "00000000-0000-4000-8000-000000000001",
@@ -118,6 +145,9 @@ _MISSING = {
     "key_id": "0123456789abcdef",
     "tenant_id": "nosuchtenant",
     "kid": "0123456789abcdef",
+    "request_id": "00000000-0000-4000-8000-000000000001",
+    "idempotency_key": "00000000-0000-4000-8000-000000000001",
+    "letter_id": "0-999999999",
 }
 
 

@@ -646,7 +646,10 @@ def _content(type_: str, data: object) -> str:
 
 
 def _lasting(attempt: Attempt) -> dict[str, Any]:
-    return {name: value for name, value in attempt.body.items() if name not in VOLATILE}
+    lasting = {name: value for name, value in attempt.body.items() if name not in VOLATILE}
+    if isinstance(lasting.get("error"), dict):
+        lasting["error"] = {name: value for name, value in lasting["error"].items() if name != "timestamp"}
+    return lasting
 
 
 def _journals(line: Line) -> list[Journal]:

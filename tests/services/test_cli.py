@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from aura_stream.cli import COMMANDS, has_command, main
+from aura_stream.cli import COMMANDS, account, has_command, main, tx
 from aura_stream.embedded.processes import free_port, start_ticks
 from aura_stream.settings import read_env_file
 
@@ -79,6 +80,38 @@ def test_an_expected_error_has_no_traceback_and_leaves_stdout_empty(aura: Aura) 
     assert bad.stdout == ""
 
 
+def test_a_command_that_kafka_does_not_take_is_one_error_with_the_key_to_repeat_it(aura: Aura) -> None:
+    arguments = ("account.open", "-c", "alice", "-d", '{"asset": "EUR"}', "--key", "mine")
+    for wait in ((), ("--wait", "1")):
+        failed = aura("send", *arguments, *wait, AURA_KAFKA_PORT=str(free_port()))
+        assert failed.returncode == 3
+        assert failed.stderr.startswith("error: ") and len(failed.stderr.splitlines()) == 4, failed.stderr
+        assert "send again with --key mine" in failed.stderr
+
+
+@pytest.mark.parametrize("arguments", [("topics", "apply"), ("worker", "ledger"), ("ledger", "verify")])
+def test_a_service_that_is_away_is_one_error_with_what_to_do(arguments: tuple[str, ...], aura: Aura) -> None:
+    away = {f"AURA_{name}_PORT": str(free_port()) for name in ("KAFKA", "POSTGRES")}
+    failed = aura(*arguments, **away)
+    assert failed.returncode == 3 and failed.stdout == ""
+    what, *rest = failed.stderr.splitlines()
+    assert what.startswith("error: ") and [line.split(":")[0].strip() for line in rest] == ["where", "why", "fix"]
+    assert "aura up" in rest[-1]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_table_cuts_off_an_id(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    transaction_id = "aec54451-49df-57b5-ab08-8d24ffda18ad"
+    at = {"posted_at": "2026-11-21T06:57:38.385Z", "occurred_at": "2026-11-21T06:57:38.385Z"}
+    entry = {"layer": "available", "amount": "-12.50", "direction": "credit", "transaction_id": transaction_id}
+    event = {"seq": 1, "type": "transfer.failed", "status": "failed", "state": "refused"}
+    for found in (account._table([{**entry, **at, "kind": "transfer.received"}], False), tx._events([event | at])):
+        Console(width=width).print(found)
+    shown = capsys.readouterr().out
+    assert transaction_id in shown and "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+
+
 def test_wipe_is_refused_in_live_mode(aura: Aura) -> None:
     result = aura(
         "down", "--wipe", AURA_MODE="live", AURA_API_KEY=os.urandom(16).hex(), AURA_IDENTITY_SECRET=os.urandom(32).hex()
@@ -89,10 +122,10 @@ def test_wipe_is_refused_in_live_mode(aura: Aura) -> None:
 
 def test_doctor_says_what_it_could_not_check(aura: Aura) -> None:
     ports = {f"AURA_{name}_PORT": str(free_port()) for name in ("KAFKA", "POSTGRES", "API")}
-    ports["AURA_KAFKA_BOOTSTRAP"] = f"127.0.0.1:{ports['AURA_KAFKA_PORT']}"
-    ports["AURA_POSTGRES_DSN"] = f"postgresql://aura@127.0.0.1:{ports['AURA_POSTGRES_PORT']}/aura"
     result = aura("doctor", "--json", **ports)
     checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    for name in ("kafka", "postgres", "api"):
+        assert f"127.0.0.1:{ports[f'AURA_{name.upper()}_PORT']}" in checks[name]["detail"]
     assert checks["kafka"]["state"] == checks["postgres"]["state"] == checks["api"]["state"] == "unknown"
     assert checks["kafka"]["fix"] == "aura up"
     assert checks["python"]["state"] == checks["java runtime"]["state"] == checks["postgres program"]["state"] == "ok"
@@ -143,6 +176,12 @@ def test_services_up_twice_status_down_and_wipe(aura: Aura) -> None:
         # Again, in a shell that has read the env file: still ours, already running.
         second = up(**values)
         assert second.returncode == 0 and second.stderr.count("already running") == 2, second.stderr
+
+        moved = up(AURA_POSTGRES_PORT=str(free_port()))
+        assert (
+            moved.returncode == 3 and f"started with AURA_POSTGRES_PORT={ports['AURA_POSTGRES_PORT']}" in moved.stderr
+        )
+        assert read_env_file(env_file) == values
 
         status = aura("status", "--json")
         report = json.loads(status.stdout)

@@ -99,6 +99,13 @@ def test_every_setting_is_one_of_ours_and_every_variable_has_an_example(services
     assert "change-me" in example and not (ROOT / ".env").exists()
 
 
+def test_every_setting_that_is_not_of_the_embedded_services_can_be_chosen(services: dict[str, Any]) -> None:
+    here = {"home", "state_dir", "role", "slot", "app_id", "api_url", "faust_web_port", "kafka_port", "postgres_port"}
+    not_in_it = {name for name in Settings.model_fields if name.startswith(("chain_", "mock_bank_"))}
+    wanted = {f"AURA_{name.upper()}" for name in Settings.model_fields.keys() - here - not_in_it}
+    assert wanted == set().union(*(services[name]["environment"] for name in ROLES))
+
+
 def test_the_image_holds_the_whole_program() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     packages = re.search(r"^packages = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

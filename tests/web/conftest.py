@@ -7,6 +7,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,6 +18,7 @@ from multidict import CIMultiDict
 
 import topics
 from aura_stream.embedded import KafkaServer, PostgresServer, Process, Stack
+from aura_stream.embedded.local import http_ok
 from aura_stream.embedded.processes import free_port
 from aura_stream.engine.topics import apply_topics
 from aura_stream.ledger.migrations import migrate
@@ -37,7 +39,7 @@ class Backend:
     processes: Stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def backend(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     """Kafka of its own (the topics' names are fixed), a fresh database, one ledger worker and one sink."""
     home = tmp_path_factory.mktemp("web")
@@ -78,6 +80,22 @@ def environment(role: str, settings: Settings) -> dict[str, str]:
         "AURA_ROLE": role,
         "AURA_FAUST_WEB_PORT": str(free_port()),
     }
+
+
+def api_process(backend: Backend, directory: Path, **env: str) -> tuple[Process, str]:
+    """An API as a process of its own, not started yet, and its address; `env` adds to or changes its settings."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    process = Process(
+        "api",
+        [sys.executable, "-m", "aura_stream.cli", "api"],
+        run_dir=directory,
+        log_dir=directory,
+        env=environment("api", backend.settings) | {"AURA_API_PORT": str(port)} | env,
+        tied=True,
+        ready=lambda: http_ok(f"{url}/health/ready"),
+    )
+    return process, url
 
 
 def _worker(role: str, settings: Settings) -> Process:

@@ -9,31 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from aura_stream.embedded import Process
-from aura_stream.embedded.local import http_ok
-from aura_stream.embedded.processes import free_port
-from tests.web.conftest import Backend, environment
+from tests.web.conftest import Backend, api_process
 from web.contract import CONTRACT_FILE
 
 KEY = "a-key-for-the-fuzzer-only"
 HERE = Path(__file__).parent
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(360)
 def test_a20_contract_holds_under_fuzzing(backend: Backend, tmp_path: Path) -> None:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    env = environment("api", backend.settings) | {"AURA_API_PORT": str(port), "AURA_API_KEY": KEY}
-    argv = [sys.executable, "-m", "aura_stream.cli", "api"]
-    api = Process(
-        "api-fuzz",
-        argv,
-        run_dir=tmp_path,
-        log_dir=tmp_path,
-        env=env,
-        tied=True,
-        ready=lambda: http_ok(f"{url}/health/ready"),
-    )
+    api, url = api_process(backend, tmp_path, AURA_API_KEY=KEY)
     api.start()
     try:
         api.wait_ready(30)
@@ -43,7 +28,7 @@ def test_a20_contract_holds_under_fuzzing(backend: Backend, tmp_path: Path) -> N
             [str(one) for one in (*command, "run", CONTRACT_FILE, *options, "--warnings", "off")],
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=300,
             check=False,
             cwd=tmp_path,
             env=os.environ | {"SCHEMATHESIS_HOOKS": str(HERE / "fuzz_hooks.py")},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,7 @@ import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 import topics
-from aura_stream.embedded import Process
-from aura_stream.embedded.local import http_ok
-from aura_stream.embedded.processes import free_port
-from tests.web.conftest import PARTITIONS, Api, Backend, environment
+from tests.web.conftest import PARTITIONS, Api, Backend, api_process
 
 CANARY = "canary-5b1f0c9de77a"
 
@@ -33,23 +29,7 @@ def _lines(text: str) -> list[dict[str, Any]]:
 async def test_sec43_l87_a_secret_that_goes_through_every_door_is_in_no_log(
     backend: Backend, customer: str, tmp_path: Path
 ) -> None:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    env = environment("api", backend.settings) | {
-        "AURA_API_PORT": str(port),
-        "AURA_API_KEY": f"{CANARY}-operator",
-        "AURA_LOG_LEVEL": "DEBUG",
-    }
-    argv = [sys.executable, "-m", "aura_stream.cli", "api"]
-    process = Process(
-        "api-canary",
-        argv,
-        run_dir=tmp_path,
-        log_dir=tmp_path,
-        env=env,
-        tied=True,
-        ready=lambda: http_ok(f"{url}/health/ready"),
-    )
+    process, url = api_process(backend, tmp_path, AURA_API_KEY=f"{CANARY}-operator", AURA_LOG_LEVEL="DEBUG")
     process.start()
     try:
         await asyncio.to_thread(process.wait_ready, 30)
@@ -82,7 +62,7 @@ async def test_sec43_l87_a_secret_that_goes_through_every_door_is_in_no_log(
             assert (await send("GET", "/v1/transactions", Authorization=f"Bearer {made['key']}"))[0] == 200
             assert (await send("GET", "/v1/transactions", Authorization=f"Bearer {made['key'][:-4]}AAAA"))[0] == 401
             assert (await send("POST", "/v1/transfers", {"memo": CANARY}, Authorization=bearer))[0] == 400
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         writer.write(f"GET / HTTP/1.1\r\nHost: x\r\nAuthorization\x00: Bearer {CANARY}\r\n\r\n".encode())
         assert b"400" in await reader.read(200)
         writer.close()

@@ -50,7 +50,7 @@ def add_aliases(document: Json) -> None:
 
 def _operation(document: Json, alias: Alias, path: str, item: Json, method: str) -> Json:
     original = item[method]
-    parameters = [_resolved(document, one) for one in (*item.get("parameters", ()), *original.get("parameters", ()))]
+    parameters = [resolved(document, one) for one in (*item.get("parameters", ()), *original.get("parameters", ()))]
     made: Json = {
         "operationId": alias.id,
         "x-alias-of": alias.operation,
@@ -99,7 +99,7 @@ def _status(alias: Alias, code: str) -> str:
 
 
 def _response(document: Json, alias: Alias, code: str, response: Json) -> Json:
-    found = _resolved(document, response)
+    found = resolved(document, response)
     if "application/json" not in found.get("content", {}):
         return response
     schema = found["content"]["application/json"]["schema"]
@@ -107,7 +107,7 @@ def _response(document: Json, alias: Alias, code: str, response: Json) -> Json:
         schema = {"$ref": f"#/components/schemas/{alias.answer}"}
     if alias.has_envelope:
         is_list = alias.has_list and code != "202"
-        schema = _enveloped(_resolved(document, schema) if is_list else {"properties": {"data": schema}})
+        schema = _enveloped(resolved(document, schema) if is_list else {"properties": {"data": schema}})
     return found | {"content": {"application/json": {"schema": schema}}}
 
 
@@ -118,7 +118,8 @@ def _enveloped(schema: Json) -> Json:
     return {"type": "object", "required": list(members), "properties": members}
 
 
-def _resolved(document: Json, value: Json) -> Json:
+def resolved(document: Json, value: Json) -> Json:
+    """What a local `$ref` points to; anything else as it is."""
     reference = value.get("$ref")
     if reference is None:
         return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from aura_stream.domain.reasons import Invalid
 from aura_stream.identity import repository
 from aura_stream.identity.logins import Registration
 from aura_stream.identity.permissions import Reach
@@ -12,6 +13,7 @@ from web.call import Call
 from web.identity.once import once
 from web.identity.views import api_key_of_row, tenant_of_row, user_of_row
 from web.pages import asked, time_of, times_of
+from web.problems import from_domain
 
 
 async def create_user(call: Call) -> web.Response:
@@ -31,7 +33,10 @@ async def create_user(call: Call) -> web.Response:
 async def list_users(call: Call) -> web.Response:
     """GET /v1/users: those of the tenant."""
     wanted = asked(call.query, repository.USERS, times_of(call.query))
-    rows, total = await call.services.identity.users.list(call.tenant, wanted.page, counted=wanted.is_numbered)
+    try:
+        rows, total = await call.services.identity.users.list(call.tenant, wanted.page, counted=wanted.is_numbered)
+    except Invalid as error:
+        raise from_domain(error, where="query") from None
     return json_response(wanted.answer(rows, total, user_of_row))
 
 
@@ -95,9 +100,16 @@ async def create_tenant(call: Call) -> web.Response:
             body.get("needs_verified_email", False),
             call.origin,
         )
-        return 201, tenant_of_row(row)
+        await call.services.openings.opened(row["tenant_id"], call.services.settings.api_wait_s)
+        return 201, tenant_of_row(await call.services.identity.tenants.now(row["tenant_id"]))
 
     return await once(call, make)
+
+
+async def get_tenant(call: Call) -> web.Response:
+    """GET /v1/tenants/{tenant_id}."""
+    tenants = call.services.identity.tenants
+    return json_response(tenant_of_row(await tenants.get(call.principal, call.path["tenant_id"], call.origin)))
 
 
 async def deactivate_tenant(call: Call) -> web.Response:

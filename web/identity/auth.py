@@ -104,7 +104,7 @@ async def update_me(call: Call) -> web.Response:
 async def list_my_sessions(call: Call) -> web.Response:
     """GET /v1/users/me/sessions."""
     _person(call)
-    rows = await call.services.identity.logins.sessions(call.principal)
+    rows = await call.services.identity.logins.sessions(call.principal.tenant, call.principal.user_id)
     return json_response({"items": [session_of_row(row, call.principal.session_id) for row in rows]})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from aura_stream.identity.logins import Grant
@@ -12,7 +13,7 @@ from web.views import instant
 Json = dict[str, Any]
 
 
-def user_of_row(row: Row) -> Json:
+def user_of_row(row: Mapping[str, Any]) -> Json:
     """A user. The flags follow from the status; `customer` is whom the ledger knows, and the wallet's id."""
     status = row["status"]
     return {
@@ -33,7 +34,7 @@ def user_of_row(row: Row) -> Json:
     }
 
 
-def registered(row: Row) -> Json:
+def registered(row: Mapping[str, Any]) -> Json:
     """The answer to a registration."""
     return {
         "user_id": str(row["user_id"]),
@@ -56,7 +57,7 @@ def grant(given: Grant) -> Json:
     }
 
 
-def session_of_row(row: Row, current: str) -> Json:
+def session_of_row(row: Mapping[str, Any], current: str) -> Json:
     """A session; `current` is the one that asks."""
     return {
         "id": str(row["session_id"]),
@@ -92,6 +93,22 @@ def tenant_of_row(row: Row) -> Json:
         "rate_limit": row["rate_limit"],
         "rate_window_s": row["rate_window_s"],
         "command_limit": row["command_limit"],
+        "ledger": "open" if row["ledger_opened_at"] else "opening",
         "created_at": instant(row["created_at"]),
         "deactivated_at": instant(row["deactivated_at"]) if row["deactivated_at"] else None,
+    }
+
+
+def erasure_of_row(row: Row) -> Json:
+    """A request to be forgotten."""
+    return {
+        "id": str(row["request_id"]),
+        "user_id": str(row["user_id"]),
+        "status": row["status"],
+        "waits_for": list(row["waits_for"]),
+        "maker": row["maker"],
+        "checker": row["checker"],
+        "created_at": instant(row["created_at"]),
+        "updated_at": instant(row["updated_at"]),
+        "completed_at": instant(row["completed_at"]) if row["completed_at"] else None,
     }
