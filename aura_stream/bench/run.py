@@ -31,7 +31,7 @@ from aura_stream.bench.generator import Plan
 from aura_stream.bench.kafka import Backlog, Journal, lines_of, produce
 from aura_stream.bench.loads import BETWEEN, ONE_HOP, Command, by_partition
 from aura_stream.bench.machine import Meter, cpu_s, describe
-from aura_stream.bench.observer import LATENCY_POLL_S, Observer, Totals
+from aura_stream.bench.observer import Observer, Totals
 from aura_stream.bench.open_loop import Generator, places, since_due, stages
 from aura_stream.bench.profile import Profiler, text
 from aura_stream.bench.units import UnitsProbe
@@ -464,9 +464,7 @@ class Bench:
             await journal.close()
         self.even_start()
         watching = asyncio.create_task(
-            self.observer.watch(
-                _all_final(load, count), poll_s=LATENCY_POLL_S, what=f"the sink's {count} transfers of {load}"
-            )
+            self.observer.watch(_all_final(load, count), what=f"the sink's {count} transfers of {load}")
         )
         await self.start("sink", self.options.sinks)
         ended, sightings = await watching
@@ -537,9 +535,7 @@ class Bench:
             start_ns = await generator.start()
             what = f"{count} transfers of {load} at {rate:,.0f}/s"
             async with UnitsProbe(self.status_pages("ledger")) as probe:
-                ended_ns, seen = await self.observer.watch(
-                    _all_final(load, count), poll_s=LATENCY_POLL_S, add_every_s=0.25, what=what
-                )
+                ended_ns, seen = await self.observer.watch(_all_final(load, count), add_every_s=0.25, what=what)
             done = await generator.end()
             cpu = meter.read()
             first, final = await places(journal, plan)

@@ -19,6 +19,7 @@ import typer
 
 from aura_stream.cli import CHECK_FAILED, COULD_NOT, emit, has_command, paint, say
 from aura_stream.cli.pipeline import look
+from aura_stream.embedded import aot
 from aura_stream.embedded.jars import KAFKA_VERSION, cache_dir, ensure_jars, read_lock
 from aura_stream.embedded.kafka import broker_is_ready
 from aura_stream.embedded.local import (
@@ -88,6 +89,8 @@ def up(
     say("\nNext: aura status, aura doctor, or in your shell:")
     say(f"  set -a; . {_shown(stack.env_file)}; set +a")
     say('  curl -H "Authorization: Bearer $AURA_API_KEY" "$AURA_API_URL/health/ready"')
+    if "kafka" not in stack.external:
+        aot.make_behind()
 
 
 def down(

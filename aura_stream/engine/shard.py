@@ -30,6 +30,7 @@ from aura_stream.engine.restore import (
     wall_clock,
 )
 from aura_stream.engine.store import Store, Stores
+from aura_stream.engine.turns import Turns
 from aura_stream.engine.unit import NEVER, NO_HEADERS, Actor, Finished, Memory, Names, source_of
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Setup:
     stores: Stores
     partitioner: Partitioner
     called: Mapping[str, str] = field(default_factory=dict)  # what `outputs` are called in this cluster, if not so
+    turns: Turns = field(default_factory=Turns)
     clock: Callable[[], int] = wall_clock  # ms since 1970; decides when deadlines are looked at
     inbox: str = ""  # a second topic of plain records, read in place of signals
     first_source: int = 0  # added to the partition's number in what it signals, where it signals to another engine
@@ -254,6 +256,13 @@ class Shard(Partition):
         return not self.has_records() and self.state == "working"
 
     async def work(self) -> None:
+        """One unit, when it is this shard's turn: of what has come until then."""
+        by_records = self.has_records()
+        async with self.setup.turns.turn():
+            if self.state == "working" and self.has_records() >= by_records:  # else a rebalance has come first
+                await self._unit()
+
+    async def _unit(self) -> None:
         """One unit, from the inbox to its commit; again on a new producer until it is committed or already applied."""
         batch = self.take()
         clock = 0 if batch else self.setup.clock()

@@ -6,6 +6,10 @@ These are the only touch points with Faust's internals; `check_faust` refuses to
   event per partition and fetch carries the list of raw records.
 - Stock Faust reads uncommitted data at at_least_once, so it would deliver signals of aborted units.
 - After every rebalance Faust seeks to the group's offsets. They are only hints: the owner of a partition knows better.
+- Stock Faust runs the consumer in a thread with a loop of its own, and makes four tasks per message to hand it on. Here
+  it shares the worker's loop: two busy threads pass one interpreter lock to and fro, 5 ms a time, at each of the dozen
+  steps that a fetch takes. A worker whose loop stands still for the session's time also loses its partitions now, as
+  it should: nobody else could have told that it does not work.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,7 +52,25 @@ class Owner(Protocol):
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Reads only what is committed."""
+    """Reads only what is committed, and is a thread by its name only: it lives in the loop that it is made in."""
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, thread_loop=asyncio.get_running_loop(), **options)
+
+    async def start(self) -> None:
+        """Starts the service here, where Faust would start a thread that does."""
+        self._thread_started.set()
+        await self._default_start()
+
+    async def on_stop(self) -> None:
+        """Ends what Faust's thread would end when it is told to."""
+        await super().on_stop()
+        await self._shutdown_thread()
+
+    async def call_thread(self, fun: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Calls `fun`, where Faust would put the call into the thread's queue."""
+        found = fun(*arguments, **options)
+        return await found if isawaitable(found) else found
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -79,7 +102,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return True
 
     def rejoin(self) -> None:
-        """Has the coordinator join the group again; called in this thread."""
+        """Has the coordinator join the group again."""
         self._ensure_consumer()._coordinator.request_rejoin()
 
 
@@ -94,7 +117,25 @@ class Consumer(driver.Consumer):
     def rejoin(self) -> None:
         """Asks the group for a new generation: what was fetched in this one can then be told from what follows."""
         thread: Any = self._thread
-        thread.thread_loop.call_soon_threadsafe(thread.rejoin)
+        thread.rejoin()
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Faust's fetcher runs this: hands on what comes, until the consumer or the fetcher stops."""
+        try:
+            while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+                async for tp, message in self.getmany(1.0):
+                    if not self.flow_active:
+                        break  # a rebalance is on: all of it is fetched again
+                    begin = self._read_offset[tp]
+                    if begin is not None and message.offset < begin:
+                        continue  # fetched before the seek
+                    await self.callback(message)
+                    if message.generation_id == self.app.consumer_generation_id:
+                        self._read_offset[tp] = message.offset
+                await asyncio.sleep(0)  # all may have been there already
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
 
     async def perform_seek(self) -> None:
         """Faust calls this after every rebalance, before the flow resumes."""
@@ -240,8 +281,12 @@ def check_faust() -> None:
             )
     for owner, name in (
         (driver.AIOKafkaConsumerThread, "_create_worker_consumer"),
+        (driver.AIOKafkaConsumerThread, "_default_start"),
+        (driver.AIOKafkaConsumerThread, "_shutdown_thread"),
+        (driver.AIOKafkaConsumerThread, "call_thread"),
         (driver.Consumer, "_new_consumer_thread"),
         (driver.Consumer, "perform_seek"),
+        (driver.Consumer, "_drain_messages"),
         (driver.Consumer, "_wait_next_records"),
         (driver.Consumer, "pause_partitions"),
         (GroupCoordinator, "request_rejoin"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,3 +55,48 @@ async def test_a_group_without_offsets_is_no_reason_to_stop_while_owners_know_wh
     assert [found async for found in Consumer.getmany(asked, 1.0)] == []
     assert asked.sought == ([(TP(unique, 0), 42)] if ready else [])
     assert [found async for found in Consumer.getmany(asked, 1.0)] == []
+
+
+class Drained:
+    """A consumer that has fetched these lists: generation and last offset."""
+
+    def __init__(self, *fetched: tuple[int, int], read_offset: int | None) -> None:
+        self._fetched = fetched
+        self._read_offset: dict[TP, int | None] = {TP("t", 0): read_offset}
+        self._stopped = asyncio.Event()
+        self.flow_active = True
+        self.app = SimpleNamespace(consumer_generation_id=3, should_stop=False)
+        self.handed_on: list[int] = []
+        self.consumer_stopped_errors = (ConnectionError,)
+
+    async def getmany(self, _: float) -> AsyncIterator[tuple[TP, Any]]:
+        self._stopped.set()  # the last look
+        for generation, offset in self._fetched:
+            yield TP("t", 0), SimpleNamespace(offset=offset, generation_id=generation)
+
+    async def callback(self, message: Any) -> None:
+        self.handed_on.append(message.offset)
+
+    async def drain(self) -> list[int]:
+        this: Any = self
+        await Consumer._drain_messages(this, SimpleNamespace(_stopped=asyncio.Event()))
+        return self.handed_on
+
+
+async def test_what_was_fetched_before_a_seek_is_not_handed_on() -> None:
+    drained = Drained((3, 9), (3, 12), read_offset=10)
+    assert await drained.drain() == [12]
+    assert drained._read_offset[TP("t", 0)] == 12
+
+
+async def test_a_list_of_another_generation_does_not_say_where_this_one_reads() -> None:
+    """It is dropped by its partition; if it moved the reading on, what is fetched again would be dropped too."""
+    drained = Drained((2, 99), (3, 12), read_offset=10)
+    assert await drained.drain() == [99, 12]
+    assert drained._read_offset[TP("t", 0)] == 12
+
+
+async def test_nothing_is_handed_on_during_a_rebalance() -> None:
+    drained = Drained((3, 12), read_offset=None)
+    drained.flow_active = False
+    assert await drained.drain() == []
