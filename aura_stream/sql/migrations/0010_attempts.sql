@@ -1,5 +1,5 @@
 -- What was tried outside: every call to a bank and every broadcast to a chain, with its answer; and the lanes' breakers.
--- depends: 0007_privacy
+-- depends: 0009_pauses
 
 -- migrate: apply
 

@@ -1,5 +1,5 @@
 -- Reconciliation: statements of banks, what they were matched with, breaks and what became of them, reports of reserves.
--- depends: 0008_attempts
+-- depends: 0010_attempts
 
 -- migrate: apply
 

@@ -1,5 +1,5 @@
 -- Pauses: which stand, from the log of events. A pause is about no tenant or about one; operators see all.
--- depends: 0006_manners
+-- depends: 0008_sink_groups
 
 -- migrate: apply
 

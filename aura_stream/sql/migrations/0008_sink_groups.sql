@@ -1,5 +1,5 @@
 -- The sink writes several partitions in one transaction: their ids are far apart, so the check of entries goes by partition.
--- depends: 0006_manners
+-- depends: 0007_privacy
 
 -- migrate: apply
 
