@@ -74,7 +74,7 @@ async def _ids(node: Node, owner: Person) -> dict[str, str]:
     path = f"/v1/webhook-endpoints/{endpoint['id']}/test"
     _, delivery, _ = await node.call("POST", path, token=owner.access)
     return {
-        "break_id": "1",
+        "break_id": "7012345678901234",  # breaks are the platform's: refused before it is looked for
         "event_id": await _event(node, owner),
         "endpoint_id": endpoint["id"],
         "delivery_id": delivery["id"],
@@ -111,7 +111,7 @@ async def _event(node: Node, owner: Person) -> str:
 
 
 _MISSING = {
-    "break_id": "999999999999",
+    "break_id": "7998765432109876",
     "event_id": "t-00000000000000000000000000000000",
     "endpoint_id": "00000000-0000-4000-8000-000000000001",
     "delivery_id": "00000000-0000-4000-8000-000000000001",

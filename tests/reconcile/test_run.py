@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import asyncpg
 import pytest
 
@@ -11,7 +13,7 @@ from tests.reconcile.conftest import Desk
 TRUST = "@bank:bank-a:trust:EUR"
 
 
-def account_of(outcome: Outcome, name: str = TRUST) -> dict[str, object]:
+def account_of(outcome: Outcome, name: str = TRUST) -> dict[str, Any]:
     (found,) = [one for one in outcome.report["accounts"] if one["account"] == name]
     return dict(found)
 

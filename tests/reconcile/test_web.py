@@ -23,7 +23,6 @@ from tests.identity.conftest import (  # noqa: F401 - fixtures
     OPERATOR,
     Node,
     StartNode,
-    backend,
     node,
     owner,
     register,
@@ -32,7 +31,7 @@ from tests.identity.conftest import (  # noqa: F401 - fixtures
 )
 from tests.mock_bank.conftest import Client
 from tests.reconcile.test_files import entry, statement
-from tests.web.conftest import Backend
+from tests.web.conftest import Backend, backend  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     Owner = asyncpg.Connection[asyncpg.Record]
