@@ -95,7 +95,7 @@ async def _ids(node: Node, owner: Person) -> dict[str, str]:
     named = {"token": OPERATOR, "Aura_Tenant": owner.tenant, "Prefer": "wait=0"}
     _, pause, _ = await node.call("POST", "/v1/pauses", scope, **named)
     return {
-        "break_id": "1",
+        "break_id": "7012345678901234",  # breaks are the platform's: refused before it is looked for
         "pause_id": pause["id"],
         "event_id": await _event(node, owner),
         "endpoint_id": endpoint["id"],
@@ -146,7 +146,7 @@ async def _event(node: Node, owner: Person) -> str:
 
 
 _MISSING = {
-    "break_id": "999999999999",
+    "break_id": "7998765432109876",
     "pause_id": "00000000-0000-4000-8000-000000000001",
     "event_id": "t-00000000000000000000000000000000",
     "endpoint_id": "00000000-0000-4000-8000-000000000001",
