@@ -166,7 +166,11 @@ async def test_a13_triggers_do_what_they_say(stack: LocalStack, aura: Shell) -> 
     [
         (
             (),
-            {"AURA_MODE": "live", "AURA_API_KEY": bytes(range(16)).hex(), "AURA_IDENTITY_SECRET": bytes(range(32)).hex()},
+            {
+                "AURA_MODE": "live",
+                "AURA_API_KEY": bytes(range(16)).hex(),
+                "AURA_IDENTITY_SECRET": bytes(range(32)).hex(),
+            },
             "sandbox only",
         ),
         (("--clock", "manual"), {}, "--start"),
