@@ -36,6 +36,7 @@ TOUCHED = 3  # partitions per transaction, about what a unit of work writes to
 TRANSACTIONS = 2_000
 TRAINING_S = 20.0  # at most
 ABANDONED_S = 30 * 24 * 3600.0
+START_S = 600.0  # it yields to all others
 STOP_S = 120.0  # a JVM that writes such a file does it when it ends
 
 
@@ -75,7 +76,7 @@ def _train(path: Path) -> None:
         made = home / "made.aot"
         broker = KafkaServer(home / "kafka", tied=True, java_options=(f"-XX:AOTCacheOutput={made}",))
         broker.short_lived = False  # it shall learn with both compilers
-        broker.start()
+        broker.start(START_S)
         try:
             asyncio.run(_work(broker.bootstrap))
         finally:

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 UNITS_AT_ONCE = 2  # one computes while Kafka works for the other: more only makes each of them slower
 TURN_S = 0.25
 """A unit that takes longer waits for something else than the processor (a leader, a coordinator, a reopened shard):
-it goes on, but the next one begins. So no shard waits long for another's broker, and a rebalance not for a queue."""
+it goes on, but the next one begins. So no shard waits long for another one's broker, nor a rebalance for a queue."""
 
 
 class Turns:
