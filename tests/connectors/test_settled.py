@@ -80,3 +80,10 @@ async def test_a04_a07_a_withdrawal_burns_and_pays_out(town: Town) -> None:
     assert await town.supply("AEUR") == supply - 15_000_000
     kinds = [attempt["kind"] for attempt in await town.attempts(id_)]
     assert kinds == ["broadcast", "submit"]
+
+
+@pytest.mark.row("A18", "A08")
+async def test_a08_what_connectors_told_is_computed_anew_with_all_else(town: Town) -> None:
+    for command in (("ledger", "verify", "--deep"), ("rebuild",)):
+        result = await town.aura(*command)
+        assert result.returncode == 0, result.stdout + result.stderr
