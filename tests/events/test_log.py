@@ -21,7 +21,7 @@ from tests.events.conftest import (
     until_told,
     wait_for,
 )
-from tests.identity.conftest import PASSWORD, Node, Person, StartNode, login, register, staff
+from tests.identity.conftest import OPERATOR, PASSWORD, Node, Person, StartNode, login, register, staff
 from tests.web.conftest import Backend
 from tests.web.test_reading import frozen
 
@@ -276,3 +276,36 @@ async def test_x66_any_node_answers_the_same(node: Node, start_node: StartNode) 
     await deposit(node, alice)
     await until_told(node, alice.access, "deposit.credited", 2)
     assert await events_of(other, alice.access) == await events_of(node, alice.access)
+
+
+@pytest.mark.row("A06")
+async def test_a06_a_node_knows_the_pauses_that_were_set_before_it_began(node: Node) -> None:
+    ada = await register(node)
+    body = {"scope": {"account": ada.account}, "note": "by letter", "operator": "olga"}
+    _, receipt, _ = await node.call("POST", "/v1/pauses", body, token=OPERATOR, Prefer="wait=0")
+    path = f"/v1/pauses/{receipt['id']}"
+    seen = node.services.tail.recent.pauses
+
+    async def logged() -> bool:
+        return any(receipt["id"] in body for body in await node.services.events.reads.pauses())
+
+    await wait_for(logged)
+    seen.clear()  # as after a start: only the log has it
+    status, pause, _ = await node.call("GET", path, token=OPERATOR)
+    assert (status, pause["set_by"], pause["note"], pause["scope"]["account"]) == (
+        200,
+        "olga",
+        "by letter",
+        ada.account,
+    )
+    _, listed, _ = await node.call("GET", "/v1/pauses", token=OPERATOR)
+    assert receipt["id"] in [one["id"] for one in listed["items"]]
+
+    await node.call("POST", f"{path}/lift", {}, token=OPERATOR, Prefer="wait=0")
+
+    async def lifted() -> bool:
+        seen.clear()
+        _, pause, _ = await node.call("GET", path, token=OPERATOR)
+        return pause["lifted_at"] is not None
+
+    await wait_for(lifted)

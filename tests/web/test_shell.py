@@ -84,3 +84,29 @@ async def test_away_services_end_with_3_and_say_what_to_do(backend: Backend) -> 
     code, _, err = await aura(backend, "", *opening, AURA_KAFKA_BOOTSTRAP=nowhere)
     assert code == 3
     assert "not acknowledged" in err
+
+
+async def test_a06_settlement_from_the_shell_says_what_it_waits_for(backend: Backend, api: Api, customer: str) -> None:
+    url = str(api.client.make_url("")).rstrip("/")
+    await api.account(customer)
+    data = {"account_id": f"{customer}:EUR", "amount": "5.00", "rail": "sepa", "payer": {"name": "Review"}}
+    arguments = ("send", "deposit.submit", "-c", customer, "-d", json.dumps(data), "--wait", "10", "--json")
+    code, out, err = await aura(backend, url, *arguments)
+    sent = json.loads(out)
+    assert (code, sent["outcome"]["state"]) == (0, "requires_approval"), err
+
+    code, out, _ = await aura(backend, url, "tx", "show", sent["transaction_id"])
+    assert code == 0
+    for expected in ("? requires_approval", "operator: The approval of a second person.", "then: expires", "bank-b"):
+        assert expected in out, expected
+    approve = {"transaction_id": sent["transaction_id"], "operator": "olga"}
+    arguments = ("send", "transaction.approve", "-c", customer, "-d", json.dumps(approve), "--wait", "10", "--json")
+    code, out, _ = await aura(backend, url, *arguments)
+    assert (code, json.loads(out)["outcome"]["state"]) == (0, "awaiting_funds")
+
+    pause = {"operator": "olga", "scope": {"account": f"{customer}:EUR"}}
+    arguments = ("send", "pause.set", "-c", "ops", "-d", json.dumps(pause), "--wait", "10", "--json")
+    code, out, err = await aura(backend, url, *arguments)
+    shown = json.loads(out)
+    assert (code, shown["outcome"]) == (0, {"answer": "new", "status": "set"}), err
+    assert shown["pause_id"]
