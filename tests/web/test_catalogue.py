@@ -52,7 +52,7 @@ OURS = {
     503: "rail_paused circuit_open chain_unavailable unknown_outcome paused",
 }
 STATUS = {
-    "validation": {400, 405, 413, 415},
+    "validation": {400, 405, 408, 413, 415},
     "not_found": {404},
     "authentication": {401},
     "authorization": {403},
