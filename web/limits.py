@@ -25,8 +25,14 @@ from web.contract import Operation
 from web.problems import Problem
 from web.services import Networks, Services
 
-UNLIMITED: Final = frozenset({"getHealth", "getReadiness", "getLiveness", "getMetrics", "getContract", "getJwks"})
-"""Open routes without a limit: they cost nothing, and a load balancer that is refused takes the process away."""
+UNLIMITED: Final = frozenset(
+    {
+        *("getHealth", "getDetailedHealth", "getReadiness", "getLiveness", "getMetrics", "getContract", "getJwks"),
+        *("getDocs", "getSwagger", "getDocsFile", "listProblems", "getProblem"),
+    }
+)
+"""Open routes without a limit, by any name: they cost little, say what is wrong while Postgres is away, and a load
+balancer that is refused takes the process away."""
 ONLY_FAILURES: Final = frozenset({"login", "receiveBankWebhook"})
 """Open routes that count for themselves (:func:`guessing`)."""
 
@@ -65,7 +71,7 @@ async def spend_request(
     """Spends one request of the caller's. Raises :class:`Problem` ``rate_limited``."""
     settings = services.settings
     if principal is None:
-        if operation.id in UNLIMITED or operation.id in ONLY_FAILURES:
+        if (operation.alias_of or operation.id) in UNLIMITED | ONLY_FAILURES:
             return
         bucket = _address_bucket(services, origin)
     elif principal.kind == "system":
