@@ -103,7 +103,11 @@ def test_every_setting_is_one_of_ours_and_every_variable_has_an_example(services
 
 def test_every_setting_that_is_not_of_the_embedded_services_can_be_chosen(services: dict[str, Any]) -> None:
     here = {"home", "state_dir", "role", "slot", "app_id", "api_url", "faust_web_port", "kafka_port", "postgres_port"}
-    not_in_it = {name for name in Settings.model_fields if name.startswith(("chain_", "mock_bank_"))}
+    here |= {"settlement"}  # that is the profile
+    not_in_it = {name for name in Settings.model_fields if name.startswith("mock_bank_")} | {
+        "chain_port",
+        "chain_key_file",  # AURA_CHAIN_KEY is given
+    }
     wanted = {f"AURA_{name.upper()}" for name in Settings.model_fields.keys() - here - not_in_it}
     assert wanted == set().union(*(services[name]["environment"] for name in ROLES))
 
