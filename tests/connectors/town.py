@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from aura_stream.chain.rpc import ChainNode
+from aura_stream.chain.rpc import ChainError, ChainNode
 from aura_stream.chain.setup import token_address
 from aura_stream.chain.signer import derived, load_key
 from aura_stream.embedded.anvil import AnvilServer
@@ -59,6 +59,18 @@ class Town(E2EStack):
         started = [self.launch(role) for role in ("ledger", "sink", "bank", "chain", "api")]
         for process in started:
             process.wait_ready(60.0)
+        asyncio.run(self._settle_in())
+
+    async def _settle_in(self) -> None:
+        """The connector puts the tokens on the chain at its first look."""
+
+        async def missing() -> str:
+            try:
+                return "" if [await self.supply(token) for token in ("AEUR", "AUSD")] else "?"
+            except ChainError as error:
+                return str(error)
+
+        await eventually(missing, SOON_S, "the tokens are on the chain", lambda: self.logs(40))
 
     def close(self) -> None:
         """Ends everything."""
