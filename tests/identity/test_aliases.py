@@ -473,6 +473,7 @@ def test_l90_x47_an_alias_has_the_permission_of_its_operation(alias: Alias) -> N
 async def test_a02_a03_an_alias_takes_a_key_but_no_malformed_one(node: Node, alias: Alias) -> None:
     operation = CONTRACT.operations[alias.id]
     path = operation.path.replace("{id}", str(uuid.uuid4())).replace("{tenant_id}", "nosuchtenant")
+    path = path.replace("{pause_id}", str(uuid.uuid4()))
     body: dict[str, Any] | None = {} if operation.body else None
     answer = await node.code(alias.method, path, body, token=OPERATOR, key="not a uuid")
     assert answer == (400, "idempotency_key_invalid")
