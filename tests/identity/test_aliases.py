@@ -482,17 +482,17 @@ async def test_a02_a03_an_alias_takes_a_key_but_no_malformed_one(node: Node, ali
 @pytest.mark.parametrize("alias", [one for one in ALIASES if one.body], ids=lambda one: one.id)
 async def test_u26_l86_an_alias_refuses_what_its_schema_does_not_know(node: Node, alias: Alias) -> None:
     schema = CONTRACT.document["components"]["schemas"][alias.body]
-    path = alias.url.replace("{id}", str(uuid.uuid4()))
+    path = alias.url.replace("{id}", str(uuid.uuid4())).replace("{pause_id}", str(uuid.uuid4()))
     body: dict[str, Any] = dict(schema.get("example", {}))
-    admin = await staff(node, "admin")
-    status, answer, _ = await node.call(alias.method, path, body | {"x\0y": 1}, token=admin.access)
+    token = OPERATOR if alias.system == "aura" else (await staff(node, "admin")).access
+    status, answer, _ = await node.call(alias.method, path, body | {"x\0y": 1}, token=token)
     assert (status, answer["code"], answer["errors"][0]["pointer"]) == (400, "unknown_field", "/x\0y")
     for name in body:
-        status, answer, _ = await node.call(alias.method, path, body | {name: {"a": 1}}, token=admin.access)
+        status, answer, _ = await node.call(alias.method, path, body | {name: {"a": 1}}, token=token)
         assert status == 400, name
         assert answer["errors"][0]["pointer"] == f"/{name}"
         assert answer["error"]["type"] == "validation_error"
         if isinstance(body[name], str):
             for value in ("\0", "x" * 100_000):
-                status, answer, _ = await node.call(alias.method, path, body | {name: value}, token=admin.access)
+                status, answer, _ = await node.call(alias.method, path, body | {name: value}, token=token)
                 assert (status, answer["errors"][0]["pointer"]) == (400, f"/{name}"), name
