@@ -54,7 +54,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     place = tmp_path_factory.mktemp("reader")
     for name in (".venv", "examples"):
         (place / name).symlink_to(ROOT / name)
-    ports = {f"{service}_port": free_port() for service in ("kafka", "postgres", "api", "faust_web")}
+    ports = {
+        f"{service}_port": free_port() for service in ("kafka", "postgres", "api", "faust_web", "mock_bank", "chain")
+    }
     stack = LocalStack(load_settings(home=place / ".aura", partitions=2, **ports), tied=True)
     try:
         stack.kafka.launch()
@@ -63,7 +65,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         stack.run_once("db", "migrate")
         stack.kafka.wait_ready()
         stack.run_once("topics", "apply")
-        for process in [stack.launch_role(role) for role in ("ledger", "sink", "events", "webhooks", "api")]:
+        stack.start_settlement()
+        roles = ("ledger", "sink", "events", "webhooks", "bank", "chain", "api")
+        for process in [stack.launch_role(role) for role in roles]:
             process.wait_ready(ROLE_TIMEOUT_S)
         yield Reader(place, stack)
     finally:

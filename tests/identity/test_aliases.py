@@ -140,11 +140,11 @@ async def test_l01_l02_l03_l04_l107_login_has_its_envelope_and_its_five_fields(n
     status, again, _ = await node.call("POST", "/api/auth/refresh", refresh)
     assert (status, set(again["data"])) == (200, {"access_token", "refresh_token", "user"})
     token = again["data"]["access_token"]
-    status, me, _ = await node.call("GET", "/api/auth/me", token=admin.access)
+    status, me, _ = await node.call("GET", "/api/auth/me", token=token)
     assert (status, me["data"]["email"], me["data"]["active"]) == (200, ada.email, True)
     refresh = {"refresh_token": again["data"]["refresh_token"]}
     assert (await node.call("POST", "/api/auth/logout", refresh))[0] == 200
-    assert (await node.call("GET", "/api/auth/me", token=admin.access))[0] == 401
+    assert (await node.call("GET", "/api/auth/me", token=token))[0] == 401
 
 
 async def test_l10_l17_anyone_registers_and_is_a_user_whatever_the_body_says(node: Node) -> None:
