@@ -23,6 +23,7 @@ from aura_stream.embedded import aot
 from aura_stream.embedded.jars import KAFKA_VERSION, cache_dir, ensure_jars, read_lock
 from aura_stream.embedded.kafka import broker_is_ready
 from aura_stream.embedded.local import (
+    CHAIN,
     MOCK_BANK,
     ROLE_GRACE_S,
     ROLE_TIMEOUT_S,
@@ -144,7 +145,7 @@ def status(as_json: JsonOption = False) -> None:
     roles = [
         process
         for process in stack.known_processes()
-        if process.pid is not None and process.name not in (*SERVICES, MOCK_BANK)
+        if process.pid is not None and process.name not in (*SERVICES, MOCK_BANK, CHAIN)
     ]
     ready_files = [process.ready_file for process in roles if process.ready_file.exists()]
     pipeline = asyncio.run(look(stack.settings, ready_files)) if roles else None

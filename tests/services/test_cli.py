@@ -147,7 +147,8 @@ def test_a_used_port_stops_up_with_its_owner(aura: Aura) -> None:
 
 def test_services_up_twice_status_down_and_wipe(aura: Aura) -> None:
     """Only the services: the roles have their own end-to-end tests."""
-    ports = {f"AURA_{name}_PORT": str(free_port()) for name in ("KAFKA", "POSTGRES", "API")}
+    names = ("KAFKA", "POSTGRES", "API", "MOCK_BANK", "CHAIN")
+    ports = {f"AURA_{name}_PORT": str(free_port()) for name in names}
     only_services = (
         "import sys, aura_stream.cli as c, aura_stream.cli.services as s\n"
         "s.has_command = lambda name: False\n"
@@ -187,7 +188,7 @@ def test_services_up_twice_status_down_and_wipe(aura: Aura) -> None:
         report = json.loads(status.stdout)
         assert status.returncode == 0 and report["ready"]
         pids = {row["name"]: row["pid"] for row in report["processes"]}
-        assert set(pids) == {"kafka", "postgres"}
+        assert set(pids) == {"kafka", "postgres", "mock-bank", "anvil"}
 
         down = aura("down")
         assert down.returncode == 0, down.stderr
