@@ -23,6 +23,7 @@ from web.limits import spend_failure
 from web.problems import Problem
 
 BODY_MAX: Final = 64 * 1024
+_CHALLENGE: Final = {"WWW-Authenticate": "Signature"}  # RFC 9110, 11.6.1: a 401 has one
 _ID: Final = re.compile(r"[!-~]{1,128}")
 
 
@@ -37,7 +38,8 @@ async def receive(call: Call) -> web.Response:
     # A bank that nobody knows is answered like a signature that is wrong: who asks learns nothing.
     if known is None or not _ID.fullmatch(id_) or not _is_signed(known, id_, stamp, signature, raw):
         await spend_failure(call.request, call.services, call.origin)
-        raise Problem("signature_invalid", "The event is not signed by the bank, or not within the last 5 minutes.")
+        detail = "The event is not signed by the bank, or not within the last 5 minutes."
+        raise Problem("signature_invalid", detail, headers=_CHALLENGE)
     try:
         event = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,16 @@ HERE = Path(__file__).parent
 @pytest.mark.timeout(360)
 def test_a20_contract_holds_under_fuzzing(backend: Backend, tmp_path: Path) -> None:
     # No lane answers here, so that setting a pause waits for as long as it may.
-    api, url = api_process(backend, tmp_path, AURA_API_KEY=KEY, AURA_API_WAIT_S="0.3")
+    banks = tmp_path / "banks.json"
+    bank = {
+        "url": "http://127.0.0.1:1",
+        "client_id": "none",
+        "client_secret": "none",
+        "webhook_secret": "whsec_bm9uZQ==",
+    }
+    banks.write_text(json.dumps({"banks": {"bank-a": bank}}))
+    more = {"AURA_API_KEY": KEY, "AURA_API_WAIT_S": "0.3", "AURA_BANKS_FILE": str(banks)}
+    api, url = api_process(backend, tmp_path, **more)
     api.start()
     try:
         api.wait_ready(30)
