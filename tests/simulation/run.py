@@ -16,7 +16,7 @@ import asyncpg
 
 from agents.sink import SinkPartition
 from agents.worker import NAMES
-from aura_stream.engine import producer
+from aura_stream.engine import partition, producer
 from aura_stream.engine.shard import Shard
 from aura_stream.ledger.errors import Diverged
 from tests.simulation.check import Checker
@@ -29,6 +29,7 @@ from tests.simulation.world import LEDGER, PARTITIONS, SINK, World
 
 REST_S = 120.0  # virtual seconds after healing: session, rebalance, time-outs and back-offs, with room
 LOAD_S = 300.0
+WAITING_MAX = 24  # records in an inbox: few, so that fetching is paused now and then
 AFTER_ALL_MS = 24 * 3600 * 1000  # longer than any hold, however clocks have jumped
 Tracing = Callable[[str], None] | None
 
@@ -103,6 +104,7 @@ def _in_place_of_the_world(world: World) -> Iterator[None]:
     with (
         mock.patch.object(SinkPartition, "_stop_here", stopping),
         mock.patch.object(producer, "AIOKafkaProducer", make_producer),
+        mock.patch.object(partition, "WAITING_MAX", WAITING_MAX),
         mock.patch.object(asyncpg, "connect", connector(world.server)),
     ):
         yield
