@@ -396,8 +396,8 @@ class Memory:
         """Computes one unit from records in their order; returns it and how many records it took.
 
         `clock`, which goes with an empty batch, moves the shard's time when no command does, and never back; what was
-        due by then and did not fit into the last unit fires even if the clock has been set back. `recorded` are the inputs
-        of a unit that ran before: then deadlines fire exactly where they fired then (a rebuild).
+        due by then and did not fit into the last unit fires even if the clock has been set back. `recorded` are the
+        inputs of a unit that ran before: then deadlines fire exactly where they fired then (a rebuild).
         """
         self.applied, self.received = self.state.applied.copy(), self.state.received.copy()
         unit = Unit(self)
