@@ -52,7 +52,8 @@ class Feed:
         self._acked: int | None = None
         self._heard_at = float("-inf")
         self._wake = asyncio.Event()
-        self._is_broken = self._is_stopping = False
+        self._stopping = asyncio.Event()
+        self._is_broken = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -74,7 +75,7 @@ class Feed:
         if self._task is None:
             return
         # Not cut off in the middle of a beat: Postgres might still run it, and others would wait for who is gone.
-        self._is_stopping = True
+        self._stopping.set()
         self._wake.set()
         await asyncio.wait([self._task], timeout=2)
         self._task.cancel()
@@ -104,15 +105,15 @@ class Feed:
             await asyncio.sleep(_POLL_S)
 
     async def _run(self) -> None:
-        while not self._is_stopping:
+        while not self._stopping.is_set():
             try:
                 await self._listen()
             except (IdentityUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                 if not self._is_broken:
                     log.warning("identity: the feed of revocations is broken, trying again: %s", error)
                 self._is_broken = True
-            if not self._is_stopping:
-                await asyncio.sleep(BEAT_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), BEAT_S)
 
     async def _listen(self) -> None:
         connection = await self._database.session()
@@ -124,7 +125,7 @@ class Feed:
                 # The keys are loaded after the position was taken, so that no change falls in between.
                 await self._forget(Revocation(head, "signing_keys", "", None))
                 self._acked = head
-            while not self._is_stopping:
+            while not self._stopping.is_set():
                 self._wake.clear()
                 began = asyncio.get_running_loop().time()
                 rows = await connection.fetch("SELECT * FROM identity.beat($1, $2)", self._node, self._acked)
@@ -139,7 +140,7 @@ class Feed:
                     continue  # says at once that it has forgotten
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(BEAT_S):
-                        if not self._is_stopping:
+                        if not self._stopping.is_set():
                             await self._wake.wait()
             await connection.execute("DELETE FROM identity.nodes WHERE node_id = $1", self._node)
         finally:

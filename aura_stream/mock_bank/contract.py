@@ -81,7 +81,7 @@ class Contract:
 @cache
 def load_contract() -> Contract:
     """Reads the contract."""
-    document = yaml.safe_load(CONTRACT_FILE.read_text(encoding="utf-8"))
+    document = yaml.load(CONTRACT_FILE.read_bytes(), Loader=yaml.CSafeLoader)
     operations = {}
     for path, item in document["paths"].items():
         for method in _METHODS:

@@ -31,7 +31,7 @@ def add_aliases(document: Json) -> None:
     Raises :class:`AliasMismatch` for a row whose operation, path or schema does not fit.
     """
     schemas = document["components"]["schemas"]
-    for name, schema in yaml.safe_load(SCHEMAS_FILE.read_text(encoding="utf-8")).items():
+    for name, schema in yaml.load(SCHEMAS_FILE.read_bytes(), Loader=yaml.CSafeLoader).items():
         if name in schemas:
             raise AliasMismatch(f"the schema {name} stands in both {SCHEMAS_FILE.name} and the contract")
         schemas[name] = schema
