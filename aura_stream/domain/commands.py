@@ -2,15 +2,20 @@
 
 One decoder serves the Kafka door and HTTP, so that both accept and refuse the same. The JSON Schemas in
 `topics/schemas/` are generated from these models.
+
+Nearly all commands are transfers, so these have a short way: a decoder in one pass with the same bounds and patterns.
+What it does not take goes the long way through the models, which say what is wrong.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, reduce
 from hashlib import blake2b
+from operator import or_
 from typing import Annotated, Any, ClassVar, Final, Literal
 
+import msgspec
 import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -18,6 +23,9 @@ from aura_stream.domain import ids
 from aura_stream.domain.assets import AMOUNT_PATTERN, SCALES
 from aura_stream.domain.reasons import Invalid
 
+_DATE_TIME: Final = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 # With a zone a time can lie outside the years 1 to 9999, which nobody downstream could store.
@@ -52,9 +60,7 @@ AccountName = Annotated[
 ]
 DateTimeText = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
-    ),
+    StringConstraints(pattern=_DATE_TIME),
     Field(description="Date and time of RFC 3339, with a zone", examples=["2026-11-20T10:00:00Z"]),
 ]
 # Assets, account ids, amounts and transaction ids have parsers of their own, which say what is wrong. Here is only a
@@ -467,7 +473,36 @@ class TenantOpen(Envelope):
     data: OpenTenant
 
 
-Command = (
+def _like(pattern: str) -> msgspec.Meta:
+    """A pattern for :mod:`re`, whose `$` also stands before a last newline; pydantic's does not."""
+    return msgspec.Meta(pattern=pattern.removesuffix("$") + r"\Z")
+
+
+class TransferData(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """:class:`SubmitTransfer` the short way. In the order of the fields' names, which is that of the fingerprint."""
+
+    amount: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    effective_at: Annotated[str, _like(_DATE_TIME)] | None = None
+    from_account_id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    to_account_id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class Transfer(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """:class:`TransferSubmit` the short way: what :func:`parse_command` makes of every transfer."""
+
+    id: Annotated[str, _like(ids.UUID_PATTERN)]
+    type: Literal["transfer.submit"]
+    tenant: Annotated[str, _like(ids.TENANT_PATTERN)]
+    customer: Annotated[str, _like(ids.CUSTOMER_PATTERN)]
+    idempotency_key: Annotated[str, _like(ids.IDEMPOTENCY_KEY_PATTERN)]
+    issued_at: Annotated[str, _like(_DATE_TIME)]
+    data: TransferData
+
+
+_short_way: Final = msgspec.json.Decoder(Transfer).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+Other = (
     AccountOpen
     | AccountFreeze
     | AccountUnfreeze
@@ -475,7 +510,6 @@ Command = (
     | DepositSubmit
     | DepositConfirm
     | DepositReject
-    | TransferSubmit
     | HoldPlace
     | HoldCapture
     | HoldRelease
@@ -491,6 +525,7 @@ Command = (
     | PauseLift
     | TenantOpen
 )
+Command = Transfer | Other
 COMMAND_TYPES: Final[dict[str, type[Envelope]]] = {
     "account.open": AccountOpen,
     "account.freeze": AccountFreeze,
@@ -515,15 +550,23 @@ COMMAND_TYPES: Final[dict[str, type[Envelope]]] = {
     "pause.lift": PauseLift,
     "tenant.open": TenantOpen,
 }
-ADAPTER: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Discriminator("type")])
+_every: Any = reduce(or_, COMMAND_TYPES.values())
+ADAPTER: Final[TypeAdapter[TransferSubmit | Other]] = TypeAdapter(Annotated[_every, Discriminator("type")])
 
 
 def parse_command(value: bytes | None) -> Command:
     """The command in a record's value. Raises :class:`Invalid` with reason, detail and pointer."""
     try:
-        return ADAPTER.validate_json(value or b"")
+        return _short_way(value or b"")
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass
+    try:
+        command = ADAPTER.validate_json(value or b"")
     except ValidationError as error:
         raise as_invalid(error) from None
+    if isinstance(command, TransferSubmit):  # with a name twice, and what the first one said is not of its form
+        return Transfer(**command.__dict__ | {"data": TransferData(**command.data.__dict__)})
+    return command
 
 
 def as_invalid(error: ValidationError) -> Invalid:
@@ -590,9 +633,27 @@ def fingerprint(command: Command) -> str:
 
     `12.5` and `12.50` are the same content, so amounts go in without trailing zeros.
     """
-    content: dict[str, Any] = {key: value for key, value in command.data.__dict__.items() if value is not None}
-    amount = content.get("amount")
-    if amount is not None and "." in amount:
-        content["amount"] = amount.rstrip("0").rstrip(".")
-    packed = orjson.dumps([command.type, content], option=orjson.OPT_SORT_KEYS, default=_fields)
+    if isinstance(command, Transfer):
+        data = command.data
+        packed = _encode(
+            (
+                "transfer.submit",
+                TransferData(
+                    amount=_plain(data.amount),
+                    effective_at=data.effective_at,
+                    from_account_id=data.from_account_id,
+                    to_account_id=data.to_account_id,
+                ),
+            )
+        )
+    else:
+        content: dict[str, Any] = {key: value for key, value in command.data.__dict__.items() if value is not None}
+        amount = content.get("amount")
+        if amount is not None:
+            content["amount"] = _plain(amount)
+        packed = orjson.dumps([command.type, content], option=orjson.OPT_SORT_KEYS, default=_fields)
     return blake2b(packed, digest_size=16).hexdigest()
+
+
+def _plain(amount: str) -> str:
+    return amount.rstrip("0").rstrip(".") if "." in amount else amount

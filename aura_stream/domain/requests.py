@@ -31,7 +31,7 @@ from aura_stream.domain.commands import (
     TransactionCancel,
     TransactionReject,
     TransactionResolve,
-    TransferSubmit,
+    Transfer,
     WithdrawalRemint,
     WithdrawalRetry,
     WithdrawalSubmit,
@@ -43,7 +43,7 @@ from aura_stream.domain.state import Rules
 
 AccountCommand = AccountOpen | AccountFreeze | AccountUnfreeze | AccountClose
 # The hot one first: a check asks in this order.
-SubmitCommand = TransferSubmit | DepositSubmit | HoldPlace | WithdrawalSubmit
+SubmitCommand = Transfer | DepositSubmit | HoldPlace | WithdrawalSubmit
 OperatorCommand = TransactionApprove | TransactionReject | TransactionResolve
 ActionCommand = DepositConfirm | DepositReject | HoldCapture | HoldRelease | TransactionCancel | OperatorCommand
 ChildCommand = DepositRetry | WithdrawalRetry | WithdrawalRemint
@@ -125,7 +125,7 @@ def read_submission(command: SubmitCommand, transaction_id: str, fingerprint: st
     """Reads a submit that came at `at` (ms). Raises :class:`Invalid`."""
     data = command.data
     from_account, to_account, expires_at, through, effective = "", "", 0, None, None
-    if isinstance(command, TransferSubmit):
+    if isinstance(command, Transfer):
         type_, from_account, to_account = "transfer", command.data.from_account_id, command.data.to_account_id
         own, own_pointer, effective = from_account, "/data/from_account_id", command.data.effective_at
     elif isinstance(command, DepositSubmit):
