@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
+import gc
 import hashlib
 import json
 import os
@@ -166,6 +167,9 @@ def measure(load: str, count: int, rounds: int, filled: int, *, profile: bool = 
             machine.fill(filled)
             _write(machine, openings(0))
             machine.run()
+            gc.collect()  # as a worker does
+            gc.freeze()
+            gc.set_threshold(100_000, 50, 100)
             if profile:
                 machine.profile = cProfile.Profile(builtins=True)
             for number in range(1, rounds + 1):
