@@ -144,7 +144,8 @@ class Machine:
             self.cpu[stage] += after - before
         if taken != len(batch) or unit.dead:
             raise AssertionError(f"{len(batch) - taken} records were left, {unit.dead} became dead letters")
-        for (topic, partition, _, _), buffer in zip(built, buffers, strict=True):
+        by_place = sorted(zip(built, buffers, strict=True), key=lambda one: one[0][:2])
+        for (topic, partition, _, _), buffer in by_place:
             records = self._read(topic, partition, bytes(buffer))
             if topic == NAMES.signals:
                 self.write(topic, partition, [(record.key, record.value) for record in records])

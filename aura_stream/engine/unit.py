@@ -26,6 +26,7 @@ OF_ACTOR, OF_EXPIRY = b"a", b"x"  # the actor's own; a table value that expires,
 JOURNAL_PART_MAX = 512 * 1024  # bytes; a journal record is split above, between commands
 SIGNALS_MAX, SIGNALS_BYTES_MAX = 500, 256 * 1024  # of one packed record
 OUTPUT_MAX = 1024 * 1024  # bytes of one value sent
+LINE_MAX = OUTPUT_MAX // 2  # bytes of one line of the journal
 DEADLINES_PER_UNIT = 1000
 CACHE_MAX = 4096  # values per generation of a shard's read cache
 
@@ -155,7 +156,7 @@ class Unit:
         self._lines: list[bytes] = []
         self._size = 0
         self._outgoing: list[tuple[int, bytes]] = []
-        self._young = shard.young
+        self.young = shard.young  # values as they are now, as far as they were looked at
         self._undo: list[tuple[bytes, Any, Any]] = []  # key; its value and its bytes before, or _UNKNOWN
         self.line_number = 0
         self.wishes: list[Any] = []
@@ -165,10 +166,11 @@ class Unit:
     def line(self, line: msgspec.Struct) -> None:
         """Adds a line to the journal message: something that was decided. Raises :class:`Oversize`."""
         encoded = _encode(line)
-        if len(encoded) > OUTPUT_MAX // 2:
-            raise Oversize("a journal line", len(encoded), OUTPUT_MAX // 2)
+        size = len(encoded)
+        if size > LINE_MAX:
+            raise Oversize("a journal line", size, LINE_MAX)
         self._lines.append(encoded)
-        self._size += len(encoded)
+        self._size += size
         self.line_number += 1
 
     def send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]] = NO_HEADERS) -> None:
@@ -225,23 +227,21 @@ class Unit:
 
     def read(self, table: Table[Any], full: bytes) -> Any:
         """The present value of a full key, decoded."""
-        young = self._young
-        value = young.get(full)
-        if value is not None or full in young:
-            return value
-        shard = self._shard
-        value = shard.old.get(full, _UNKNOWN)
+        young, shard = self.young, self._shard
+        value = young.get(full, _UNKNOWN)
         if value is _UNKNOWN:
-            encoded = shard.store.get(full)
-            if encoded is None:
-                return None
-            value = table.decode(encoded)
-        young[full] = value
+            value = shard.old.get(full, _UNKNOWN)
+            if value is _UNKNOWN:
+                encoded = shard.store.get(full)
+                if encoded is None:
+                    return None
+                value = table.decode(encoded)
+            young[full] = value
         return value
 
     def write(self, full: bytes, value: Any, encoded: bytes | None) -> None:
         """Puts a value (None deletes) and remembers what was there, until the record is done."""
-        young, dirty = self._young, self.dirty
+        young, dirty = self.young, self.dirty
         self._undo.append((full, young.get(full, _UNKNOWN), dirty.get(full, _UNKNOWN)))
         young[full] = value
         dirty[full] = encoded
@@ -297,7 +297,7 @@ class Unit:
             raise  # want of memory says nothing about the record
         except Exception as error:  # noqa: BLE001 - any error of an agent is this record's, never the unit's
             for full, value, encoded in reversed(self._undo):
-                _put_back(self._young, full, value)
+                _put_back(self.young, full, value)
                 _put_back(self.dirty, full, encoded)
             lines, self._size, self.line_number, outputs, outgoing = marks
             del self._lines[lines:], self.outputs[outputs:], self._outgoing[outgoing:], self.wishes[wishes:]
@@ -419,8 +419,8 @@ class Memory:
 
     def _take(self, unit: Unit, record: Record, fire: bool) -> bool:
         """Handles one record, after the deadlines that its time has reached; False when they fill the unit."""
-        source = source_of(record.topic, self.names.commands, self.inbox)
-        offset = record.offset
+        topic, offset = record.topic, record.offset
+        source = "commands" if topic == self.names.commands else source_of(topic, "", self.inbox)
         if offset <= self.applied.get(source, -1):
             return True
         if source == "signals":
