@@ -287,9 +287,9 @@ class Unit:
         """Runs `work`; if it raises, nothing of it remains (a record is all or nothing) and the error is returned."""
         if self._size > JOURNAL_PART_MAX:
             self._begin_part()
-        marks = (len(self._lines), self._size, self.line_number, len(self.outputs), len(self._outgoing))
-        wishes = len(self.wishes)
-        counters = self.counters.copy()
+        lines, outputs, outgoing, wishes = self._lines, self.outputs, self._outgoing, self.wishes
+        marks = (len(lines), len(outputs), len(outgoing), len(wishes))
+        size, line_number, counters = self._size, self.line_number, self.counters.copy()
         self._undo.clear()
         try:
             work(self, *arguments)
@@ -299,9 +299,9 @@ class Unit:
             for full, value, encoded in reversed(self._undo):
                 _put_back(self.young, full, value)
                 _put_back(self.dirty, full, encoded)
-            lines, self._size, self.line_number, outputs, outgoing = marks
-            del self._lines[lines:], self.outputs[outputs:], self._outgoing[outgoing:], self.wishes[wishes:]
-            self.counters = counters
+            for kept, mark in zip((lines, outputs, outgoing, wishes), marks, strict=True):
+                del kept[mark:]
+            self._size, self.line_number, self.counters = size, line_number, counters
             return error
         return None
 
