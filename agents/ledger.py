@@ -143,8 +143,7 @@ class Ledger:
         key = record_key(command.tenant, command.customer)
         if record.key != key:
             raise Invalid("wrong_key", f"the record's key is {record.key!r:.80}, it must be {key.decode()}")
-        partition = unit.partition_of(key)
-        if partition != unit.partition:
+        if (partition := unit.partition_of(key)) != unit.partition:
             raise Invalid(
                 "wrong_partition",
                 f"{key.decode()} belongs to partition {partition}, not {unit.partition}; "

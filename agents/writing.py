@@ -71,25 +71,21 @@ def reader(tenant: str) -> Accounts:
 def write(unit: Unit, key: bytes, transaction_id: str, before: Transaction | None, decision: Decision) -> list[Journal]:
     """Puts a decision into tables, deadlines and signals; returns its journals for the line."""
     after = decision.transaction
+    tenant, due = after.tenant, after.deadline
     TRANSACTIONS.set(key, after)
     for account_id, account in decision.accounts.items():
-        BALANCES.set(balance_key(after.tenant, account_id), account)
+        BALANCES.set(balance_key(tenant, account_id), account)
     was = before.deadline if before is not None else 0
-    if was != after.deadline:
+    if was != due:
         if was:
             unit.clear_deadline(key, was)
-        if after.deadline:
-            unit.deadline(key, after.deadline)
+        if due:
+            unit.deadline(key, due)
     if (credit := decision.credit) is not None:
         unit.signal(record_key(credit.tenant, parse_account_id(credit.to_account).customer), credit)
-    if decision.postings:
-        return [
-            journal_of(
-                *(unit, transaction_id, decision.event, after.tenant, after.asset),
-                decision.effective_at,
-                decision.postings,
-            )
-        ]
+    if postings := decision.postings:
+        event, asset = decision.event, after.asset
+        return [journal_of(unit, transaction_id, event, tenant, asset, decision.effective_at, postings)]
     return _write_settled(unit, key, transaction_id, decision) if isinstance(decision, Settled) else []
 
 

@@ -187,7 +187,7 @@ def signals() -> dict[str, Any]:
     signal = msgspec.json.schema(Signal)
     schema = msgspec.json.schema(Packed)
     schema["$defs"] |= signal.pop("$defs")
-    schema["$defs"]["Packed"]["properties"]["signals"]["items"] = signal
+    schema["$defs"]["Packed"]["properties"]["signals"] |= {"type": "array", "items": signal}
     credit = Credit(_TRANSACTION, "default", "alice:EUR", "bob:EUR", "EUR", 1250, _AT, "transfer")
     answer = Answer(_TRANSACTION, "default", True, "", 281474976710657)
     settled = BankFact(

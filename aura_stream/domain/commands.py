@@ -2,15 +2,21 @@
 
 One decoder serves the Kafka door and HTTP, so that both accept and refuse the same. The JSON Schemas in
 `topics/schemas/` are generated from these models.
+
+Nearly all commands are transfers, so these have a short way: a decoder in one pass with the same bounds and patterns.
+What it does not take goes the long way through the models, which say what is wrong.
 """
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, reduce
 from hashlib import blake2b
+from operator import or_
 from typing import Annotated, Any, ClassVar, Final, Literal
 
+import msgspec
 import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -18,6 +24,9 @@ from aura_stream.domain import ids
 from aura_stream.domain.assets import AMOUNT_PATTERN, SCALES
 from aura_stream.domain.reasons import Invalid
 
+_DATE_TIME: Final = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 # With a zone a time can lie outside the years 1 to 9999, which nobody downstream could store.
@@ -52,9 +61,7 @@ AccountName = Annotated[
 ]
 DateTimeText = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
-    ),
+    StringConstraints(pattern=_DATE_TIME),
     Field(description="Date and time of RFC 3339, with a zone", examples=["2026-11-20T10:00:00Z"]),
 ]
 # Assets, account ids, amounts and transaction ids have parsers of their own, which say what is wrong. Here is only a
@@ -467,7 +474,31 @@ class TenantOpen(Envelope):
     data: OpenTenant
 
 
-Command = (
+class TransferData(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """:class:`SubmitTransfer` the short way. In the order of the fields' names, which is that of the fingerprint."""
+
+    amount: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    effective_at: str | None = None
+    from_account_id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    to_account_id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class Transfer(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """:class:`TransferSubmit` the short way: what :func:`parse_command` makes of every transfer."""
+
+    id: str
+    type: Literal["transfer.submit"]
+    tenant: str
+    customer: str
+    idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    issued_at: str
+    data: TransferData
+
+
+_short_way: Final = msgspec.json.Decoder(Transfer).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+Other = (
     AccountOpen
     | AccountFreeze
     | AccountUnfreeze
@@ -475,7 +506,6 @@ Command = (
     | DepositSubmit
     | DepositConfirm
     | DepositReject
-    | TransferSubmit
     | HoldPlace
     | HoldCapture
     | HoldRelease
@@ -491,6 +521,7 @@ Command = (
     | PauseLift
     | TenantOpen
 )
+Command = Transfer | Other
 COMMAND_TYPES: Final[dict[str, type[Envelope]]] = {
     "account.open": AccountOpen,
     "account.freeze": AccountFreeze,
@@ -515,15 +546,63 @@ COMMAND_TYPES: Final[dict[str, type[Envelope]]] = {
     "pause.lift": PauseLift,
     "tenant.open": TenantOpen,
 }
-ADAPTER: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Discriminator("type")])
+_every: Any = reduce(or_, COMMAND_TYPES.values())
+ADAPTER: Final[TypeAdapter[TransferSubmit | Other]] = TypeAdapter(Annotated[_every, Discriminator("type")])
 
 
 def parse_command(value: bytes | None) -> Command:
     """The command in a record's value. Raises :class:`Invalid` with reason, detail and pointer."""
     try:
-        return ADAPTER.validate_json(value or b"")
+        transfer = _short_way(value or b"")
+        if _is_well_formed(transfer):
+            return transfer
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass
+    try:
+        command = ADAPTER.validate_json(value or b"")
     except ValidationError as error:
         raise as_invalid(error) from None
+    if isinstance(command, TransferSubmit):  # with a name twice, and what the first one said is not of its form
+        return Transfer(**command.__dict__ | {"data": TransferData(**command.data.__dict__)})
+    return command
+
+
+def _is_well_formed(transfer: Transfer) -> bool:
+    """Whether the texts of a transfer have the forms that the models demand."""
+    key, effective_at = transfer.idempotency_key, transfer.data.effective_at
+    return (
+        transfer.id.encode().translate(_HEX_DIGITS) == _UUID_SHAPE
+        and _is_time(transfer.issued_at.encode().translate(_DIGITS))
+        and _is_customer(transfer.customer)
+        and _is_tenant(transfer.tenant)
+        and key.isascii()
+        and key.isprintable()
+        and (effective_at is None or _is_time(effective_at.encode().translate(_DIGITS)))
+    )
+
+
+# Names come again, so do the shapes of times (a digit is as good as another): those are matched once.
+_HEX_DIGITS: Final = bytes.maketrans(b"123456789ABCDEFabcdef", b"0" * 21)
+_DIGITS: Final = bytes.maketrans(b"123456789", b"0" * 9)
+_UUID_SHAPE: Final = b"00000000-0000-0000-0000-000000000000"
+_date_time: Final = re.compile(_DATE_TIME.encode())
+_customer: Final = re.compile(ids.CUSTOMER_PATTERN)
+_tenant: Final = re.compile(ids.TENANT_PATTERN)
+
+
+@lru_cache(maxsize=1 << 8)
+def _is_time(shape: bytes) -> bool:
+    return _date_time.fullmatch(shape) is not None
+
+
+@lru_cache(maxsize=1 << 14)
+def _is_customer(text: str) -> bool:
+    return _customer.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=1 << 8)
+def _is_tenant(text: str) -> bool:
+    return _tenant.fullmatch(text) is not None
 
 
 def as_invalid(error: ValidationError) -> Invalid:
@@ -590,9 +669,19 @@ def fingerprint(command: Command) -> str:
 
     `12.5` and `12.50` are the same content, so amounts go in without trailing zeros.
     """
-    content: dict[str, Any] = {key: value for key, value in command.data.__dict__.items() if value is not None}
-    amount = content.get("amount")
-    if amount is not None and "." in amount:
-        content["amount"] = amount.rstrip("0").rstrip(".")
-    packed = orjson.dumps([command.type, content], option=orjson.OPT_SORT_KEYS, default=_fields)
+    if isinstance(command, Transfer):
+        data = command.data
+        if data.amount[-1] in "0.":
+            data = msgspec.structs.replace(data, amount=_plain(data.amount))
+        packed = _encode(("transfer.submit", data))
+    else:
+        content: dict[str, Any] = {key: value for key, value in command.data.__dict__.items() if value is not None}
+        amount = content.get("amount")
+        if amount is not None:
+            content["amount"] = _plain(amount)
+        packed = orjson.dumps([command.type, content], option=orjson.OPT_SORT_KEYS, default=_fields)
     return blake2b(packed, digest_size=16).hexdigest()
+
+
+def _plain(amount: str) -> str:
+    return amount.rstrip("0").rstrip(".") if "." in amount else amount

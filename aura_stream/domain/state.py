@@ -29,7 +29,7 @@ def may_follow(before: str, after: str) -> bool:
     return before not in TERMINAL or after == before or (before == COMPLETED and after == RETURNED)
 
 
-class Account(msgspec.Struct, frozen=True, array_like=True):
+class Account(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One customer account; key in its table: `<tenant>/<account id>`.
 
     Amounts are minor units, money of the customer positive.
@@ -49,7 +49,7 @@ class Account(msgspec.Struct, frozen=True, array_like=True):
     seq: int = 0  # its account.* events so far
 
 
-class Transaction(msgspec.Struct, frozen=True, array_like=True):
+class Transaction(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One transaction; key in its table: the 16 bytes of its id. `seq` counts its events, 1 for the first."""
 
     type: str  # deposit | transfer | hold
@@ -70,7 +70,7 @@ class Transaction(msgspec.Struct, frozen=True, array_like=True):
     effective_at: int | None = None  # ms since 1970, where the sender gave it
 
 
-class IdempotencyKey(msgspec.Struct, frozen=True, array_like=True):
+class IdempotencyKey(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The answer given to a command that is not itself a transaction; key in its table: the 16 bytes of the derived id.
 
     `expires_at` is 0 for what moves money (never) and set for what does not (24 h).
@@ -88,7 +88,7 @@ class IdempotencyKey(msgspec.Struct, frozen=True, array_like=True):
     seq: int = 0  # of the transaction, after the command
 
 
-class Posting(msgspec.Struct, frozen=True, array_like=True):
+class Posting(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One signed leg of a journal: debit +, credit -, minor units of the journal's asset."""
 
     account: str

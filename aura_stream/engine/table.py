@@ -47,15 +47,16 @@ class Table(Generic[V]):
 
     def get(self, key: bytes) -> V | None:
         """The value of `key`, or None. Writes of this unit of work are seen."""
-        unit = _unit()
-        value: V | None = unit.read(self, self.prefix + key)
-        if value is not None and self.expires is not None and 0 < self.expires(value) <= unit.at:
+        unit: Unit = _current[0] or _unit()
+        full = self.prefix + key
+        value: V | None = unit.young.get(full) or unit.read(self, full)
+        if self.expires is not None and value is not None and 0 < self.expires(value) <= unit.at:
             return None
         return value
 
     def set(self, key: bytes, value: V) -> None:
         """Sets the value of `key`; it takes effect with the unit of work. Raises :class:`Oversize` above 512 KiB."""
-        unit = _unit()
+        unit: Unit = _current[0] or _unit()
         encoded = self.encode(value)
         if len(encoded) > VALUE_MAX:
             raise Oversize(f"a value of table {self.name}", len(encoded), VALUE_MAX)

@@ -26,6 +26,7 @@ OF_ACTOR, OF_EXPIRY = b"a", b"x"  # the actor's own; a table value that expires,
 JOURNAL_PART_MAX = 512 * 1024  # bytes; a journal record is split above, between commands
 SIGNALS_MAX, SIGNALS_BYTES_MAX = 500, 256 * 1024  # of one packed record
 OUTPUT_MAX = 1024 * 1024  # bytes of one value sent
+LINE_MAX = OUTPUT_MAX // 2  # bytes of one line of the journal
 DEADLINES_PER_UNIT = 1000
 CACHE_MAX = 4096  # values per generation of a shard's read cache
 
@@ -95,7 +96,7 @@ class Packed(msgspec.Struct, frozen=True):
     source: int
     seq: int
     at: int
-    signals: list[msgspec.Raw]
+    signals: msgspec.Raw  # a list; read when it is their turn
     v: int = 1
 
 
@@ -155,8 +156,8 @@ class Unit:
         self._lines: list[bytes] = []
         self._size = 0
         self._outgoing: list[tuple[int, bytes]] = []
-        self._undo: list[tuple[bytes, Any]] = []
-        self._undo_values: list[tuple[bytes, Any]] = []
+        self.young = shard.young  # values as they are now, as far as they were looked at
+        self._undo: list[tuple[bytes, Any, Any]] = []  # key; its value and its bytes before, or _UNKNOWN
         self.line_number = 0
         self.wishes: list[Any] = []
 
@@ -165,10 +166,11 @@ class Unit:
     def line(self, line: msgspec.Struct) -> None:
         """Adds a line to the journal message: something that was decided. Raises :class:`Oversize`."""
         encoded = _encode(line)
-        if len(encoded) > OUTPUT_MAX // 2:
-            raise Oversize("a journal line", len(encoded), OUTPUT_MAX // 2)
+        size = len(encoded)
+        if size > LINE_MAX:
+            raise Oversize("a journal line", size, LINE_MAX)
         self._lines.append(encoded)
-        self._size += len(encoded)
+        self._size += size
         self.line_number += 1
 
     def send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]] = NO_HEADERS) -> None:
@@ -225,29 +227,28 @@ class Unit:
 
     def read(self, table: Table[Any], full: bytes) -> Any:
         """The present value of a full key, decoded."""
-        shard = self._shard
-        value = shard.young.get(full, _UNKNOWN)
-        if value is not _UNKNOWN:
-            return value
-        value = shard.old.get(full, _UNKNOWN)
+        young, shard = self.young, self._shard
+        value = young.get(full, _UNKNOWN)
         if value is _UNKNOWN:
-            encoded = shard.store.get(full)
-            if encoded is None:
-                return None
-            value = table.decode(encoded)
-        shard.young[full] = value
+            value = shard.old.get(full, _UNKNOWN)
+            if value is _UNKNOWN:
+                encoded = shard.store.get(full)
+                if encoded is None:
+                    return None
+                value = table.decode(encoded)
+            young[full] = value
         return value
 
     def write(self, full: bytes, value: Any, encoded: bytes | None) -> None:
         """Puts a value (None deletes) and remembers what was there, until the record is done."""
-        young = self._shard.young
-        self._undo_values.append((full, young.get(full, _UNKNOWN)))
+        young, dirty = self.young, self.dirty
+        self._undo.append((full, young.get(full, _UNKNOWN), dirty.get(full, _UNKNOWN)))
         young[full] = value
-        self._mark(full, encoded)
+        dirty[full] = encoded
 
     def _mark(self, full: bytes, encoded: bytes | None) -> None:
         dirty = self.dirty
-        self._undo.append((full, dirty.get(full, _UNKNOWN)))
+        self._undo.append((full, _UNKNOWN, dirty.get(full, _UNKNOWN)))
         dirty[full] = encoded
 
     def expire(self, full: bytes, due: int) -> None:
@@ -286,25 +287,21 @@ class Unit:
         """Runs `work`; if it raises, nothing of it remains (a record is all or nothing) and the error is returned."""
         if self._size > JOURNAL_PART_MAX:
             self._begin_part()
-        marks = (len(self._lines), self._size, self.line_number, len(self.outputs), len(self._outgoing))
-        wishes = len(self.wishes)
-        counters = self.counters.copy()
+        lines, outputs, outgoing, wishes = self._lines, self.outputs, self._outgoing, self.wishes
+        marks = (len(lines), len(outputs), len(outgoing), len(wishes))
+        size, line_number, counters = self._size, self.line_number, self.counters.copy()
         self._undo.clear()
-        self._undo_values.clear()
         try:
             work(self, *arguments)
         except (EngineError, MemoryError):
             raise  # want of memory says nothing about the record
         except Exception as error:  # noqa: BLE001 - any error of an agent is this record's, never the unit's
-            for target, undo in ((self.dirty, self._undo), (self._shard.young, self._undo_values)):
-                for full, value in reversed(undo):
-                    if value is _UNKNOWN:
-                        target.pop(full, None)
-                    else:
-                        target[full] = value
-            lines, self._size, self.line_number, outputs, outgoing = marks
-            del self._lines[lines:], self.outputs[outputs:], self._outgoing[outgoing:], self.wishes[wishes:]
-            self.counters = counters
+            for full, value, encoded in reversed(self._undo):
+                _put_back(self.young, full, value)
+                _put_back(self.dirty, full, encoded)
+            for kept, mark in zip((lines, outputs, outgoing, wishes), marks, strict=True):
+                del kept[mark:]
+            self._size, self.line_number, self.counters = size, line_number, counters
             return error
         return None
 
@@ -388,7 +385,7 @@ class Memory:
         self.old: dict[bytes, Any] = {}
         self.next_due = next((_due(key) for key, _ in store.scan(DEADLINES, after(DEADLINES))), NEVER)
         self._packed = msgspec.json.Decoder(Packed)
-        self._signals = msgspec.json.Decoder(actor.signal_type)
+        self._signals = msgspec.json.Decoder(list[actor.signal_type])
 
     def run(
         self, batch: Sequence[Record], *, clock: int = 0, recorded: Sequence[Sequence[str | int]] | None = None
@@ -423,36 +420,35 @@ class Memory:
 
     def _take(self, unit: Unit, record: Record, fire: bool) -> bool:
         """Handles one record, after the deadlines that its time has reached; False when they fill the unit."""
-        if record.topic in (self.names.commands, self.inbox):
-            source = self._source(record)
-            if record.offset <= self.applied.get(source, -1):
-                return True
-            if fire and record.timestamp >= self.next_due and not self._tick(unit, record.timestamp):
-                return False
-            if record.timestamp > unit.at:
-                unit.at = record.timestamp
-            error = unit.attempt(self.actor.command, record)
-            if error is not None:
-                self._bury(unit, record, error)
-        else:
-            source = "signals"
-            if record.offset <= self.applied.get(source, -1):
-                return True
+        topic, offset = record.topic, record.offset
+        source = "commands" if topic == self.names.commands else source_of(topic, "", self.inbox)
+        if offset <= self.applied.get(source, -1):
+            return True
+        if source == "signals":
             packed = self._unpack(record)
             if fire and packed.at >= self.next_due and not self._tick(unit, packed.at):
                 return False
             if packed.at > unit.at:
                 unit.at = packed.at
             self._signal(unit, record, packed)
-        self.applied[source] = record.offset
+        else:
+            at = record.timestamp
+            if fire and at >= self.next_due and not self._tick(unit, at):
+                return False
+            if at > unit.at:
+                unit.at = at
+            error = unit.attempt(self.actor.command, record)
+            if error is not None:
+                self._bury(unit, record, error)
+        self.applied[source] = offset
         unit.records += 1
-        inputs = unit.inputs
         # A range of commands has no holes: each offset in it was a command, and what lies between two ranges was none
         # (the mark of a producer's transaction). Signals always have holes: the marks of our own transactions.
-        if inputs and inputs[-1][0] == source and (source == "signals" or inputs[-1][2] == record.offset - 1):
-            inputs[-1][2] = record.offset
+        last = unit.inputs[-1] if unit.inputs else None
+        if last is not None and last[0] == source and (last[2] == offset - 1 or source == "signals"):
+            last[2] = offset
         else:
-            inputs.append([source, record.offset, record.offset])
+            unit.inputs.append([source, offset, offset])
         return True
 
     def _unpack(self, record: Record) -> Packed:
@@ -471,21 +467,21 @@ class Memory:
                 f"{packed.source} follows {last}; what lies between is lost. Keep the topic and rebuild the partition."
             )
         self.received[packed.source] = packed.seq
-        for raw in packed.signals:
-            try:
-                signal = self._signals.decode(raw)
-            except msgspec.MsgspecError as error:
-                raise SignalUndecodable(
-                    f"{record.topic}[{record.partition}] offset {record.offset}: {error}"
-                ) from error
-            error_ = unit.attempt(self.actor.signal, signal)
+        try:
+            signals = self._signals.decode(packed.signals)
+        except msgspec.MsgspecError as error:
+            raise SignalUndecodable(f"{record.topic}[{record.partition}] offset {record.offset}: {error}") from error
+        handle = self.actor.signal
+        for number, signal in enumerate(signals):
+            error_ = unit.attempt(handle, signal)
             if error_ is not None:
                 reason, detail = _reason(error_)
                 log.error("signal refused: %s", detail, exc_info=error_)
                 refusing = unit.attempt(self.actor.refuse, signal, reason, detail)
                 if refusing is not None:
                     raise EngineError(f"a signal could be neither handled nor refused: {refusing!r}") from refusing
-                self._copy_to_dead_letters(unit, record, bytes(raw), reason, detail)
+                value = bytes(_raws(packed.signals)[number])
+                self._copy_to_dead_letters(unit, record, value, reason, detail)
 
     def _bury(self, unit: Unit, record: Record, error: Exception) -> None:
         reason, detail = _reason(error)
@@ -549,14 +545,13 @@ class Memory:
                 self._tick(unit, int(where[0]))
             elif kind != "rules":
                 while (
-                    taken < len(batch) and batch[taken].offset <= int(where[1]) and self._source(batch[taken]) == kind
+                    taken < len(batch)
+                    and batch[taken].offset <= int(where[1])
+                    and source_of(batch[taken].topic, self.names.commands, self.inbox) == kind
                 ):
                     self._take(unit, batch[taken], False)
                     taken += 1
         return taken
-
-    def _source(self, record: Record) -> str:
-        return source_of(record.topic, self.names.commands, self.inbox)
 
 
 def source_of(topic: str, commands: str, inbox: str) -> str:
@@ -567,6 +562,14 @@ def source_of(topic: str, commands: str, inbox: str) -> str:
 NEVER = (1 << 63) - 1
 _UNKNOWN = object()
 _encode = msgspec.json.Encoder().encode
+_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def _put_back(values: dict[bytes, Any], full: bytes, value: Any) -> None:
+    if value is _UNKNOWN:
+        values.pop(full, None)
+    else:
+        values[full] = value
 
 
 def _request_id(record: Record) -> list[tuple[str, bytes]]:

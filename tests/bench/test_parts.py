@@ -33,7 +33,7 @@ from aura_stream.bench.observer import Sightings
 from aura_stream.bench.profile import Cost, costs, text
 from aura_stream.bench.units import Stretch, figures
 from aura_stream.bench.warm import still_falls
-from aura_stream.domain.commands import DepositConfirm, HoldPlace, TransferSubmit, parse_command, parse_time
+from aura_stream.domain.commands import DepositConfirm, HoldPlace, Transfer, parse_command, parse_time
 from aura_stream.domain.ids import derived_id, id_text, parse_account_id, record_key
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.journal import ENCODE, AnswerLine, ChangeLine, TransactionLine, UnitRecord
@@ -43,7 +43,7 @@ from aura_stream.journal import ENCODE, AnswerLine, ChangeLine, TransactionLine,
 def test_every_transfer_is_a_valid_command_of_its_sender(load: str) -> None:
     for index, (key, value) in enumerate(transfers(load, 7, 200, customers=20)):
         command = parse_command(value)
-        assert isinstance(command, TransferSubmit)
+        assert isinstance(command, Transfer)
         sender = parse_account_id(command.data.from_account_id)
         receiver = parse_account_id(command.data.to_account_id)
         assert key == record_key(TENANT, command.customer) and sender.customer == command.customer
