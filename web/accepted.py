@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from web.problems import Problem
 from web.recent import Recent
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptedCommand:
+class AcceptedCommand(NamedTuple):
     """A submit that Kafka has: where it stands and what it makes."""
 
     tenant: str

@@ -11,7 +11,7 @@ from aura_stream.domain.ids import record_key
 from aura_stream.ledger.reads import ACCOUNTS, ENTRIES, Balances, ReadsUnavailable
 from web.answers import json_response, postgres_away
 from web.call import Call
-from web.commands import no_account, owner_of, prepare
+from web.commands import no_account, owner_of
 from web.pages import asked, empty, time_of, times_of
 from web.problems import FieldError, Problem
 from web.submit import submit
@@ -27,10 +27,7 @@ async def open_account(call: Call) -> web.Response:
         raise Problem("missing_fields", "customer is missing", errors=[place])
     if not call.may_touch(customer):
         raise Problem("insufficient_permissions", "An account is opened for oneself.")
-    return await submit(
-        call,
-        prepare("account.open", tenant=call.tenant, customer=customer, idempotency_key=call.idempotency_key, data=data),
-    )
+    return await submit(call, "account.open", customer, data)
 
 
 async def freeze_account(call: Call) -> web.Response:
@@ -114,16 +111,7 @@ def partitions_of(call: Call, customer: str | None) -> Sequence[int]:
 async def _change(call: Call, type_: str) -> web.Response:
     account_id = call.path["account_id"]
     customer = owner_of(call, account_id, "account_id")
-    return await submit(
-        call,
-        prepare(
-            type_,
-            tenant=call.tenant,
-            customer=customer,
-            idempotency_key=call.idempotency_key,
-            data={"account_id": account_id},
-        ),
-    )
+    return await submit(call, type_, customer, {"account_id": account_id})
 
 
 async def _account(call: Call) -> dict[str, Any]:

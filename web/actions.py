@@ -7,7 +7,6 @@ from typing import Any
 from aiohttp import web
 
 from web.call import Call
-from web.commands import prepare
 from web.lookup import no_transaction
 from web.submit import submit
 
@@ -24,13 +23,4 @@ async def act_with(call: Call, type_: str, body: dict[str, Any]) -> web.Response
     customer = data.pop("customer", None) or await call.services.lookup.owner(call.tenant, transaction_id)
     if not call.may_touch(customer):
         raise no_transaction(transaction_id)
-    return await submit(
-        call,
-        prepare(
-            type_,
-            tenant=call.tenant,
-            customer=customer,
-            idempotency_key=call.idempotency_key,
-            data={"transaction_id": transaction_id} | data,
-        ),
-    )
+    return await submit(call, type_, customer, {"transaction_id": transaction_id} | data)

@@ -6,11 +6,12 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Middleware
 
 from aura_stream.logs import ACCESS
 from aura_stream.settings import Settings
@@ -180,7 +181,9 @@ SECURITY_HEADERS = {
 """On every answer; a page that needs more sets its own policy."""
 HSTS = "max-age=31536000; includeSubDomains"
 
-_OPERATION: web.AppKey[dict[str, str]] = web.AppKey("operations", dict)
+OPERATIONS: web.AppKey[dict[Any, str]] = web.AppKey("operations", dict)
+"""Of the routes' handlers to their operations."""
+_Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _NAME_OF_STATUS = {
     408: "request_timeout",
     404: "route_not_found",
@@ -194,9 +197,10 @@ def create_app(settings: Settings, services: Services | None = None) -> web.Appl
     """The application. Raises :class:`ContractMismatch` when contract and handlers differ."""
     contract = load_contract()
     contract.compare(HANDLERS)
-    app = web.Application(middlewares=[_answer], client_max_size=BATCH_BODY_MAX)
-    app[SERVICES] = services or make_services(settings)
-    app[_OPERATION] = {}
+    services = services or make_services(settings)
+    names: dict[Any, str] = {}
+    app = web.Application(middlewares=[_answering(services, names)], client_max_size=BATCH_BODY_MAX)
+    app[SERVICES], app[OPERATIONS] = services, names
     paths = {operation.path for operation in contract.operations.values()}
     for operation in contract.operations.values():
         if operation.alias_of:
@@ -205,13 +209,13 @@ def create_app(settings: Settings, services: Services | None = None) -> web.Appl
             handle = dispatch(operation, HANDLERS[operation.id])
         if operation.method == "GET":
             # No HEAD beside GET: the contract has none, and a 405 must say so.
-            route = app.router.add_get(_route(operation.path, paths), handle, allow_head=False)
+            app.router.add_get(_route(operation.path, paths), handle, allow_head=False)
         else:
-            route = app.router.add_route(operation.method, _route(operation.path, paths), handle)
-        app[_OPERATION][_name(operation.method, route.resource)] = operation.id
+            app.router.add_route(operation.method, _route(operation.path, paths), handle)
+        names[handle] = operation.id
     app.cleanup_ctx.append(_run_services)
     app.on_shutdown.append(_end_streams)
-    app.on_response_prepare.append(_common_headers)
+    app.on_response_prepare.append(_common_headers(settings))
     return app
 
 
@@ -274,38 +278,42 @@ async def _end_streams(app: web.Application) -> None:
     app[SERVICES].events.tail.close()
 
 
-@web.middleware
-async def _answer(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+def _answering(services: Services, names: Mapping[Any, str]) -> Middleware:
     """Gives every request its id and every failure its problem document; counts and times both."""
-    began = time.perf_counter()
-    request_id = request[REQUEST_ID] = request_id_of(request)
-    try:
-        response = preflight(request) or await handler(request)
-    except Problem as problem:
-        response = problem.response(instance=request.path, request_id=request_id)
-    except web.HTTPException as error:
-        response = _from_aiohttp(error).response(instance=request.path, request_id=request_id)
-    except web.RequestPayloadError as error:
-        response = Problem("invalid_json", f"The body is broken: {error}").response(
-            instance=request.path, request_id=request_id
-        )
-    except Exception:
-        # The last line: a client never sees a trace; the log has it with the request's id.
-        log.exception("request %s: %s %s failed", request_id, request.method, request.path)
-        response = Problem("internal_server_error", "See the logs.").response(
-            instance=request.path, request_id=request_id
-        )
-    response.headers["X-Request-Id"] = request_id
-    metrics = request.app[SERVICES].metrics
-    name = request.app[_OPERATION].get(_name(request.method, request.match_info.route.resource), "none")
-    metrics.requests.labels(name, request.method, str(response.status)).inc()
-    seconds = time.perf_counter() - began
-    metrics.seconds.labels(name).observe(seconds)
-    if _access.isEnabledFor(logging.INFO):
-        _access.info("request", _access_line(request, name, response.status, seconds))
-    return response
+    metrics = services.metrics
+
+    @web.middleware
+    async def answer(request: web.Request, handler: _Handle) -> web.StreamResponse:
+        began = time.perf_counter()
+        request_id = request[REQUEST_ID] = request_id_of(request)
+        try:
+            response = preflight(request) or await handler(request)
+        except Problem as problem:
+            response = problem.response(instance=request.path, request_id=request_id)
+        except web.HTTPException as error:
+            response = _from_aiohttp(error).response(instance=request.path, request_id=request_id)
+        except web.RequestPayloadError as error:
+            response = Problem("invalid_json", f"The body is broken: {error}").response(
+                instance=request.path, request_id=request_id
+            )
+        except Exception:
+            # The last line: a client never sees a trace; the log has it with the request's id.
+            log.exception("request %s: %s %s failed", request_id, request.method, request.path)
+            response = Problem("internal_server_error", "See the logs.").response(
+                instance=request.path, request_id=request_id
+            )
+        response.headers["X-Request-Id"] = request_id
+        name = names.get(request.match_info.handler, "none")
+        metrics.requests(name, request.method, str(response.status)).inc()
+        seconds = time.perf_counter() - began
+        metrics.seconds(name).observe(seconds)
+        if _access.isEnabledFor(logging.INFO):
+            line = _access_line(request, name, response.status, seconds)
+            # Made here, since nobody asks which line of the program it comes from, and finding that out is dear.
+            _access.handle(_access.makeRecord(ACCESS, logging.INFO, __file__, 0, "request", (line,), None, "answer"))
+        return response
+
+    return answer
 
 
 def _access_line(request: web.Request, operation: str, status: int, seconds: float) -> dict[str, Any]:
@@ -325,25 +333,25 @@ def _access_line(request: web.Request, operation: str, status: int, seconds: flo
     return line
 
 
-def _name(method: str, resource: web.AbstractResource | None) -> str:
-    return f"{method} {resource.canonical if resource else ''}"
-
-
 def _from_aiohttp(error: web.HTTPException) -> Problem:
     code = _NAME_OF_STATUS.get(error.status, "internal_server_error" if error.status >= 500 else "invalid_field")
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
     return Problem(code, status=error.status, headers=headers)
 
 
-async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
-    headers = response.headers
-    headers["Server"] = "aura"
-    for name, value in SECURITY_HEADERS.items():
-        headers.setdefault(name, value)
-    headers.setdefault("Cache-Control", "no-store")
-    settings = request.app[SERVICES].settings
-    if settings.mode == "live":
-        headers["Strict-Transport-Security"] = HSTS
-    headers.update(limit_headers(request))
-    if settings.cors_origins:
-        headers.update(cors_headers(request, settings.cors_origins))
+def _common_headers(settings: Settings) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """What every answer has, a stream's too."""
+    always = {"Server": "aura"} | ({"Strict-Transport-Security": HSTS} if settings.mode == "live" else {})
+    unless_set = SECURITY_HEADERS | {"Cache-Control": "no-store"}
+
+    async def add(request: web.Request, response: web.StreamResponse) -> None:
+        headers = response.headers
+        headers.update(always)
+        for name, value in unless_set.items():
+            headers.setdefault(name, value)
+        if standing := limit_headers(request):
+            headers.update(standing)
+        if settings.cors_origins:
+            headers.update(cors_headers(request, settings.cors_origins))
+
+    return add

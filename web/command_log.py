@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.engine.producer import METADATA_MAX_AGE_MS
@@ -26,8 +28,50 @@ Headers = Sequence[tuple[str, bytes]]
 
 RETRY_AFTER_S = 2
 MAX_REQUEST_BYTES = 1024 * 1024
+PAUSE_S = 0.005
+"""Between two times that batches are handed over: what comes alone goes at once, what comes close together goes
+together. As long as Kafka's own producer lingers by default."""
+VALUE_BYTES_MAX = MAX_REQUEST_BYTES - 1024
+"""Of a command: the rest is for key, headers and frame."""
 _BATCH_BYTES = 256 * 1024
 _RESTART_BACKOFF_S = 0.5
+
+
+class _Batch:
+    """Commands of one partition that go to Kafka together, and those who wait for it."""
+
+    __slots__ = ("_outcome", "_waiting", "builder", "deadline")
+
+    def __init__(self, builder: BatchBuilder, deadline: float) -> None:
+        self.builder = builder
+        self.deadline = deadline  # of the first command; the others came later
+        self._outcome: int | Problem = -1
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def add(self, key: bytes, value: bytes, headers: Headers) -> int | None:
+        """The place of a command in the batch; None when it is full."""
+        added = self.builder.append(timestamp=None, key=key, value=value, headers=headers)
+        return None if added is None else int(added.offset)
+
+    def ended(self) -> asyncio.Future[None]:
+        """Until :meth:`end`. To be asked for before anything is awaited, and by each who waits."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        return waiting
+
+    def end(self, outcome: int | Problem) -> None:
+        """Tells those who wait: Kafka has it, the first command at this offset, or what went wrong."""
+        self._outcome = outcome
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+
+    def offset(self, place: int) -> int:
+        """Where a command is in the log, after the end. Raises :class:`Problem`."""
+        if isinstance(problem := self._outcome, Problem):
+            # One for each who waits: a problem has the headers of its answer.
+            raise Problem(problem.code, problem.detail, retry_after_s=RETRY_AFTER_S)
+        return self._outcome + place
 
 
 class CommandLog:
@@ -41,6 +85,10 @@ class CommandLog:
         self._producer: AIOKafkaProducer | None = None
         self._starting: asyncio.Task[None] | None = None
         self._overdue: set[asyncio.Future[Any]] = set()
+        self._gathered: defaultdict[int, list[_Batch]] = defaultdict(list)
+        self._sending: dict[int, asyncio.Task[None]] = {}
+        self._next: asyncio.TimerHandle | None = None
+        self._handed_over_at = float("-inf")
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
@@ -59,6 +107,11 @@ class CommandLog:
             self._starting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._starting
+        if self._next is not None:
+            self._next.cancel()
+            self._hand_over()
+        if self._sending:
+            await asyncio.wait(self._sending.values(), timeout=2.0)
         if self._producer is not None:
             producer, self._producer = self._producer, None
             await _close(producer, grace_s=2.0)
@@ -70,60 +123,88 @@ class CommandLog:
 
         Raises :class:`Problem` ``service_unavailable``; its detail says if nothing was sent or the outcome is unknown.
         """
-        producer = self._ready()
+        self._ready()
         partition = self.partition_of(key)
-        deadline = asyncio.get_running_loop().time() + self._acknowledge_s
-        try:
-            async with asyncio.timeout_at(deadline):
-                future = await producer.send(self._topic, value, key, partition, headers=list(headers))
-        except (KafkaError, TimeoutError) as error:
-            # Not handed over: a full buffer or no metadata.
-            raise _not_sent(error) from None
-        metadata = await self._acknowledged(producer, future, deadline)
-        return partition, int(metadata.offset)
+        batch, place = self._gather(partition, key, value, headers)
+        await batch.ended()
+        return partition, batch.offset(place)
 
     async def append_many(self, records: Iterable[tuple[int, bytes, bytes]], headers: Headers = ()) -> dict[int, int]:
         """Writes many commands, (partition, key, value) each; returns each partition's last offset once all are there.
 
-        Order is kept within a partition: a partition's next batch is only handed over behind the one before.
+        Order is kept within a partition: its next batch is only handed over behind the one before.
         Raises as `append` does; then any part of them may have been written.
         """
-        producer = self._ready()
-        headers = list(headers)
-        builders: dict[int, list[Any]] = {}
+        self._ready()
+        places: dict[_Batch, tuple[int, int]] = {}
         for partition, key, value in records:
-            mine = builders.get(partition)
-            if mine is None:
-                mine = builders[partition] = [producer.create_batch()]
-            if mine[-1].append(timestamp=None, key=key, value=value, headers=headers) is None:
-                mine.append(producer.create_batch())
-                if mine[-1].append(timestamp=None, key=key, value=value, headers=headers) is None:
-                    raise Problem("message_too_large", f"a command of {len(value)} bytes")
-        # All partitions are seen to their end, even if one fails: then it is known that nothing is under way any more.
-        results = await asyncio.gather(
-            *(self._append_batches(producer, partition, mine) for partition, mine in builders.items()),
-            return_exceptions=True,
-        )
-        last: dict[int, int] = {}
-        for partition, result in zip(builders, results, strict=True):
-            if isinstance(result, BaseException):
-                raise _unknown(result) if len(builders) > 1 and isinstance(result, Problem) else result
-            last[partition] = result
-        return last
+            batch, place = self._gather(partition, key, value, headers)
+            places[batch] = partition, place
+        # All are seen to their end, even if one fails: then it is known that nothing is under way any more.
+        await asyncio.gather(*[batch.ended() for batch in places])
+        try:
+            # Batches of a partition in their order: what stays is the last one's.
+            return {partition: batch.offset(place) for batch, (partition, place) in places.items()}
+        except Problem as problem:
+            raise _unknown(problem) if len(places) > 1 else problem from None
 
-    async def _append_batches(self, producer: AIOKafkaProducer, partition: int, builders: list[Any]) -> int:
-        handed_over, last = False, -1
-        for builder in builders:
+    def _gather(self, partition: int, key: bytes, value: bytes, headers: Headers) -> tuple[_Batch, int]:
+        """Adds a command to what goes to a partition next: the batch, and the command's place in it."""
+        if len(value) > VALUE_BYTES_MAX:
+            raise Problem("message_too_large", f"a command of {len(value)} bytes")
+        mine = self._gathered[partition]
+        place = mine[-1].add(key, value, headers) if mine else None
+        if place is None:  # there is none, or it is full
+            assert self._producer is not None
             deadline = asyncio.get_running_loop().time() + self._acknowledge_s
+            mine.append(_Batch(self._producer.create_batch(), deadline))
+            place = mine[-1].add(key, value, headers)
+            assert place is not None  # a batch takes any first record
+            self._plan()
+        return mine[-1], place
+
+    def _plan(self) -> None:
+        """Has what is gathered handed over: at once, or when the pause since the last time is over."""
+        if self._next is None:
+            loop = asyncio.get_running_loop()
+            self._next = loop.call_at(max(loop.time(), self._handed_over_at + PAUSE_S), self._hand_over)
+
+    def _hand_over(self) -> None:
+        """Starts what is gathered for partitions on whose last batch nobody waits any more."""
+        self._next = None
+        self._handed_over_at = asyncio.get_running_loop().time()
+        for partition, mine in self._gathered.items():
+            if mine and partition not in self._sending:
+                self._gathered[partition] = []
+                task = asyncio.create_task(self._send(partition, mine), name="command-log-send")
+                self._sending[partition] = task
+
+    async def _send(self, partition: int, batches: list[_Batch]) -> None:
+        """Sends a partition's batches, each behind the one before, and tells those who wait."""
+        try:
+            while batches:
+                batches[0].end(await self._acknowledge(partition, batches[0]))
+                batches.pop(0)
+        finally:
+            for batch in batches:
+                batch.end(_unknown("the process stops"))
+            del self._sending[partition]
+            if self._gathered[partition]:
+                self._plan()
+
+    async def _acknowledge(self, partition: int, batch: _Batch) -> int | Problem:
+        """Hands a batch to the producer: the offset of its first command once Kafka has it, or what went wrong."""
+        try:
+            producer = self._ready()
             try:
-                async with asyncio.timeout_at(deadline):
-                    future = await producer.send_batch(builder, self._topic, partition=partition)
+                async with asyncio.timeout_at(batch.deadline):
+                    future = await producer.send_batch(batch.builder, self._topic, partition=partition)
             except (KafkaError, TimeoutError) as error:
-                raise (_unknown(error) if handed_over else _not_sent(error)) from None
-            handed_over = True
-            metadata = await self._acknowledged(producer, future, deadline)
-            last = int(metadata.offset) + builder.record_count() - 1
-        return last
+                # Not handed over: a full buffer or no metadata.
+                return _not_sent(error)
+            return int((await self._acknowledged(producer, future, batch.deadline)).offset)
+        except Problem as problem:
+            return problem
 
     async def _acknowledged(self, producer: AIOKafkaProducer, future: asyncio.Future[Any], deadline: float) -> Any:
         try:

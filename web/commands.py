@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-from aura_stream.domain.commands import Command, parse_command
+from aura_stream.domain.commands import Command, format_time, parse_command
 from aura_stream.domain.ids import derived_id, id_text, parse_account_id
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.domain.requests import (
@@ -24,9 +23,8 @@ from aura_stream.domain.requests import (
     read_submission,
 )
 from aura_stream.domain.state import Rules
-from web.call import Call
+from web.call import Call, new_id
 from web.problems import Problem, from_domain
-from web.views import instant
 
 SUBMITS = {
     "deposit.submit": "deposit",
@@ -50,11 +48,8 @@ class Prepared:
 
     command: Command
     value: bytes
-
-    @property
-    def subject(self) -> str:
-        """The id of the transaction it makes or acts on, of the account, or of the pause."""
-        return subject_of(self.command)
+    subject: str
+    """The id of the transaction it makes or acts on, of the account, or of the pause."""
 
     @property
     def is_about_account(self) -> bool:
@@ -95,22 +90,23 @@ def subject_of(command: Command) -> str:
 
 def prepare(type_: str, *, tenant: str, customer: str, idempotency_key: str, data: dict[str, Any]) -> Prepared:
     """The command of a request, with a fresh id. Raises :class:`Problem` when no door would take it."""
+    now_ms = time.time_ns() // 1_000_000
     envelope = {
-        "id": str(uuid.uuid4()),
+        "id": new_id(),
         "type": type_,
         "tenant": tenant,
         "customer": customer,
         "idempotency_key": idempotency_key,
-        "issued_at": instant(datetime.now(UTC)),
+        "issued_at": format_time(now_ms),
         "data": data,
     }
     value = orjson.dumps(envelope)
     try:
         command = parse_command(value)
-        check(command, time.time_ns() // 1_000_000)
+        check(command, now_ms)
     except (Invalid, Refused) as error:
         raise from_domain(_in_body(error)) from None
-    return Prepared(command, value)
+    return Prepared(command, value, subject_of(command))
 
 
 def customer_of(account_id: str, pointer: str) -> str:

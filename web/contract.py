@@ -73,6 +73,7 @@ class Part:
         self.names = tuple(schema.get("properties", ()))
         self._integers = {name for name, one in schema.get("properties", {}).items() if one.get("type") == "integer"}
         self._validator = jsonschema_rs.Draft202012Validator(schema | {"components": _named_in(schema, components)})
+        self._may_be_empty = self._validator.is_valid({})
 
     def check(self, value: Any) -> None:
         """Raises :class:`Problem` with one of `errors` per thing that is wrong; its code is the first one's."""
@@ -84,6 +85,8 @@ class Part:
 
     def check_text(self, values: Mapping[str, str]) -> dict[str, Any]:
         """Checks what came as text (query, path, headers) and returns it with integers read."""
+        if not values and self._may_be_empty:
+            return {}
         typed: dict[str, Any] = {
             name: int(value) if name in self._integers and _INTEGER.fullmatch(value) else value
             for name, value in values.items()

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from web.actions import act
 from web.call import Call
-from web.commands import owner_of, prepare
+from web.commands import owner_of
 from web.operators import asked_by
 from web.submit import submit
 
@@ -14,16 +14,8 @@ from web.submit import submit
 async def submit_deposit(call: Call) -> web.Response:
     """POST /v1/deposits."""
     customer = owner_of(call, call.body["account_id"], "/account_id")
-    return await submit(
-        call,
-        prepare(
-            "deposit.submit",
-            tenant=call.tenant,
-            customer=customer,
-            idempotency_key=call.idempotency_key,
-            data=call.body | (asked_by(call) if call.body.get("rail", "manual") != "manual" else {}),
-        ),
-    )
+    by_bank = call.body.get("rail", "manual") != "manual"
+    return await submit(call, "deposit.submit", customer, call.body | (asked_by(call) if by_bank else {}))
 
 
 async def confirm_deposit(call: Call) -> web.Response:

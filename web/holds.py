@@ -6,19 +6,14 @@ from aiohttp import web
 
 from web.actions import act
 from web.call import Call
-from web.commands import owner_of, prepare
+from web.commands import owner_of
 from web.submit import submit
 
 
 async def place_hold(call: Call) -> web.Response:
     """POST /v1/holds."""
     customer = owner_of(call, call.body["account_id"], "/account_id")
-    return await submit(
-        call,
-        prepare(
-            "hold.place", tenant=call.tenant, customer=customer, idempotency_key=call.idempotency_key, data=call.body
-        ),
-    )
+    return await submit(call, "hold.place", customer, call.body)
 
 
 async def capture_hold(call: Call) -> web.Response:

@@ -174,7 +174,7 @@ async def _spend(
         request[_STANDING] = standing
     if standing.is_allowed:
         return
-    services.metrics.limited.labels(bucket.kind).inc()
+    services.metrics.limited(bucket.kind).inc()
     if standing.is_first_refusal:
         # Once per bucket, window and process: who is refused a million times must not write a million rows.
         tenant, actor = (principal.tenant, principal.actor) if principal else ("", "anonymous")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from aura_stream.identity.identity import Identity
@@ -18,21 +21,25 @@ class Metrics:
     def __init__(self, tail: Tail, commands: CommandLog, identity: Identity, events: EventParts) -> None:
         self._registry = CollectorRegistry()
         labels = ("operation", "method", "status")
-        self.requests = Counter("aura_http_requests", "Answered requests.", labels, registry=self._registry)
-        self.seconds = Histogram(
+        requests = Counter("aura_http_requests", "Answered requests.", labels, registry=self._registry)
+        seconds = Histogram(
             "aura_http_request_seconds",
             "Time to answer, waits included.",
             ("operation",),
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self.accepted = Counter(
+        accepted = Counter(
             "aura_http_commands_accepted", "Commands acknowledged by Kafka.", ("type",), registry=self._registry
         )
-        self.outcomes = Counter(
-            "aura_http_outcomes", "Answers to commands.", ("type", "outcome"), registry=self._registry
-        )
-        self.limited = Counter("aura_http_limited", "Requests above a limit.", ("kind",), registry=self._registry)
+        outcomes = Counter("aura_http_outcomes", "Answers to commands.", ("type", "outcome"), registry=self._registry)
+        limited = Counter("aura_http_limited", "Requests above a limit.", ("kind",), registry=self._registry)
+        # Of labels to the one that counts: several are counted per request, and finding one costs more than counting.
+        self.requests: Callable[..., Counter] = cache(requests.labels)
+        self.seconds: Callable[..., Histogram] = cache(seconds.labels)
+        self.accepted: Callable[..., Counter] = cache(accepted.labels)
+        self.outcomes: Callable[..., Counter] = cache(outcomes.labels)
+        self.limited: Callable[..., Counter] = cache(limited.labels)
         gauges = {
             "aura_http_tail_kept_lines": ("Journal lines kept until Postgres has them.", lambda: len(tail.recent)),
             "aura_http_tail_units_read": ("Journal records read since the start.", lambda: tail.recent.units),

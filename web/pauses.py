@@ -7,7 +7,6 @@ from aiohttp import web
 from aura_stream.identity.permissions import Reach
 from web.answers import json_response
 from web.call import Call
-from web.commands import prepare
 from web.operators import name_of, operator_of, scope_of
 from web.pause_views import PauseView, views_of
 from web.problems import Problem
@@ -19,16 +18,7 @@ async def set_pause(call: Call) -> web.Response:
     data = {"operator": operator_of(call), "scope": scope_of(call, dict(call.body["scope"]), call.reach)}
     if "note" in call.body:
         data["note"] = call.body["note"]
-    return await submit(
-        call,
-        prepare(
-            "pause.set",
-            tenant=call.tenant,
-            customer=name_of(call.principal),
-            idempotency_key=call.idempotency_key,
-            data=data,
-        ),
-    )
+    return await submit(call, "pause.set", name_of(call.principal), data)
 
 
 async def lift_pause(call: Call) -> web.Response:
@@ -37,16 +27,9 @@ async def lift_pause(call: Call) -> web.Response:
     known = (await _pauses(call)).get(pause_id)
     # The way of the command that set it, so that the two are decided in their order. What is not known here may still
     # be known to the ledger.
-    return await submit(
-        call,
-        prepare(
-            "pause.lift",
-            tenant=known.tenant if known else call.tenant,
-            customer=known.customer if known else name_of(call.principal),
-            idempotency_key=call.idempotency_key,
-            data={"operator": operator_of(call), "pause_id": pause_id},
-        ),
-    )
+    customer = known.customer if known else name_of(call.principal)
+    data = {"operator": operator_of(call), "pause_id": pause_id}
+    return await submit(call, "pause.lift", customer, data, tenant=known.tenant if known else call.tenant)
 
 
 async def list_pauses(call: Call) -> web.Response:

@@ -8,23 +8,15 @@ from aiohttp import web
 
 from web.actions import act, act_with
 from web.call import Call
-from web.commands import owner_of, prepare
+from web.commands import owner_of
 from web.operators import asked_by, operator_of
 from web.submit import submit
 
 
 async def submit_withdrawal(call: Call) -> web.Response:
     """POST /v1/withdrawals."""
-    return await submit(
-        call,
-        prepare(
-            "withdrawal.submit",
-            tenant=call.tenant,
-            customer=owner_of(call, call.body["account_id"], "/account_id"),
-            idempotency_key=call.idempotency_key,
-            data=call.body | asked_by(call),
-        ),
-    )
+    customer = owner_of(call, call.body["account_id"], "/account_id")
+    return await submit(call, "withdrawal.submit", customer, call.body | asked_by(call))
 
 
 async def retry_deposit(call: Call) -> web.Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -12,7 +13,7 @@ from aura_stream.domain.ids import derived_id, id_text, record_key
 from aura_stream.journal import AccountLine, AnswerLine, ChangeLine
 from web.accepted import AcceptedCommand
 from web.call import COMMAND_ID, Call, Wait
-from web.commands import SUBMITS, Prepared
+from web.commands import SUBMITS, Prepared, prepare
 from web.outcomes import (
     REPLAYED,
     Answer,
@@ -33,6 +34,7 @@ from web.recent import Outcome
 from web.views import TransactionView, newest
 
 RETRY_AFTER_S = 1
+_SOURCE = ("aura-source", b"http")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,35 +46,58 @@ class _Waiting:
     deadline: float
 
 
-async def submit(call: Call, prepared: Prepared) -> web.Response:
-    """Produces the command, waits for its outcome as long as the request wants, and answers. Raises Problem."""
+async def submit(
+    call: Call, type_: str, customer: str, data: dict[str, Any], *, tenant: str | None = None
+) -> web.Response:
+    """Makes the command, produces it, waits for its outcome as long as the request wants, and answers.
+
+    `tenant` is the call's, unless the command goes the way of another one. Raises :class:`Problem`.
+    """
+    prepared = prepare(
+        type_,
+        tenant=call.tenant if tenant is None else tenant,
+        customer=customer,
+        idempotency_key=call.idempotency_key,
+        data=data,
+    )
     command, services, wait = prepared.command, call.services, call.wait
     call.request[COMMAND_ID] = command.id
+    with services.accepted.first(command.tenant, command.customer, command.idempotency_key):
+        if wait.seconds:
+            answer = await _wait(call, prepared, wait)
+        else:
+            await _produce(call, prepared)
+            answer = accepted(prepared)
+    services.metrics.outcomes(command.type, str(answer.status)).inc()
+    return _response(prepared, answer, wait)
+
+
+async def _produce(call: Call, prepared: Prepared) -> None:
+    """Writes the command to Kafka. Raises :class:`Problem` when Kafka does not acknowledge it."""
+    command, services = prepared.command, call.services
+    headers = [("aura-request-id", call.request_id.encode()), _SOURCE]
+    key = record_key(command.tenant, command.customer)
+    partition, offset = await services.commands.append(key, prepared.value, headers)
+    services.metrics.accepted(command.type).inc()
+    if prepared.is_submit:
+        about = AcceptedCommand(command.tenant, command.customer, SUBMITS[command.type], command.id, partition, offset)
+        services.accepted.add(prepared.subject, about)
+
+
+async def _wait(call: Call, prepared: Prepared, wait: Wait) -> Answer:
+    """Writes the command and waits for what becomes of it: who listens later may miss it."""
+    command, services = prepared.command, call.services
     recent = services.tail.recent
-    with (
-        services.accepted.first(command.tenant, command.customer, command.idempotency_key),
-        recent.waiter(command.id) as outcome,
-        recent.watcher(prepared.subject) as changes,
-    ):
-        headers = [("aura-request-id", call.request_id.encode()), ("aura-source", b"http")]
-        key = record_key(command.tenant, command.customer)
-        partition, offset = await services.commands.append(key, prepared.value, headers)
-        services.metrics.accepted.labels(command.type).inc()
-        if prepared.is_submit:
-            about = AcceptedCommand(
-                command.tenant, command.customer, SUBMITS[command.type], command.id, partition, offset
-            )
-            services.accepted.add(prepared.subject, about)
+    with recent.waiter(command.id) as outcome, recent.watcher(prepared.subject) as changes:
+        await _produce(call, prepared)
         waiting = _Waiting(outcome, changes, asyncio.get_running_loop().time() + wait.seconds)
         try:
-            answer = await _answer(call, prepared, waiting)
+            return await _answer(call, prepared, waiting)
         except Problem as problem:
-            services.metrics.outcomes.labels(command.type, problem.code).inc()
+            services.metrics.outcomes(command.type, problem.code).inc()
             if wait.applied:
                 problem.headers["Preference-Applied"] = wait.applied
             raise
-    services.metrics.outcomes.labels(command.type, str(answer.status)).inc()
-    return _response(prepared, answer, wait)
 
 
 async def _answer(call: Call, prepared: Prepared, waiting: _Waiting) -> Answer:

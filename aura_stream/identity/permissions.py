@@ -68,6 +68,7 @@ _TABLE: Final[dict[str, tuple[Reach, ...]]] = {
 }
 # fmt: on
 
+_REACH: Final = {(role, action): row[at] for action, row in _TABLE.items() for at, role in enumerate(_COLUMNS)}
 ACTIONS: Final = tuple(_TABLE)
 PUBLIC: Final = "public"
 """The permission of a route that asks for no login."""
@@ -133,8 +134,7 @@ def reach(principal: Principal, action: str) -> Reach:
     """How far `principal` may go with `action`: the furthest of its roles, nothing beyond its scopes."""
     if principal.scopes is not None and action not in principal.scopes:
         return Reach.NONE
-    row = _TABLE[action]
-    return max((row[_COLUMNS.index(role)] for role in principal.roles), default=Reach.NONE)
+    return max([_REACH[role, action] for role in principal.roles], default=Reach.NONE)
 
 
 def may(principal: Principal, action: str, *, tenant: str, customer: str = "") -> bool:

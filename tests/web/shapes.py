@@ -15,7 +15,7 @@ import jsonschema_rs
 import orjson
 from aiohttp import web
 
-from web.app import _OPERATION, _name
+from web.app import OPERATIONS
 from web.contract import METHODS, load_contract
 
 SHAPES_FILE = Path(__file__).with_name("shapes.json")
@@ -31,7 +31,7 @@ async def only_what_is_allowed(
     response = await handler(request)
     if not isinstance(response, web.Response) or response.content_type not in _JSON:
         return response
-    operation = request.app[_OPERATION].get(_name(request.method, request.match_info.route.resource), "")
+    operation = request.app[OPERATIONS].get(request.match_info.handler, "")
     validator = allowed(operation, response.status, response.content_type)
     if validator is None:
         return web.Response(status=NOT_ALLOWED, text=f"{operation} has no {response.status} {response.content_type}")
