@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -18,6 +18,10 @@ import pytest
 
 from aura_stream.embedded import KafkaServer, PostgresServer
 from aura_stream.ledger.migrations import migrate
+from tests.order import in_order
+
+if TYPE_CHECKING:
+    from tests.web.conftest import Backend
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,15 @@ def migrated(postgres: PostgresServer | ExternalPostgres, template: str) -> Iter
     yield from _database(postgres, template)
 
 
+@pytest.fixture(scope="session")
+def running_ledger(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """One Kafka, ledger worker and sink for all tests over HTTP, of whatever folder (`backend` there)."""
+    from tests.web.conftest import running  # only where it is needed: it imports half of the product
+
+    with running(postgres, tmp_path_factory.mktemp("web")) as backend:
+        yield backend
+
+
 @pytest.fixture
 def unique() -> str:
     """A short name that no other test uses, for topics, groups and the like."""
@@ -89,6 +102,11 @@ def unique() -> str:
 def _no_stray_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep a developer's own `.aura/env` out of the tests."""
     monkeypatch.setenv("AURA_HOME", str(tmp_path / ".aura"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the test files in an order in which several processes end together (`tests/order.py`)."""
+    in_order(items)
 
 
 def _database(postgres: PostgresServer | ExternalPostgres, template: str) -> Iterator[str]:
