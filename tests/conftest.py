@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a real Kafka and a real Postgres, started once, and an empty database per test."""
+"""Fixtures for all tests: a real Kafka and a real Postgres, started once, and a database per test."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import asyncio
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
 from aura_stream.embedded import KafkaServer, PostgresServer
+from aura_stream.ledger.migrations import migrate
+from tests.order import in_order
+
+if TYPE_CHECKING:
+    from tests.web.conftest import Backend
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,30 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 @pytest.fixture
 def database(postgres: PostgresServer | ExternalPostgres) -> Iterator[str]:
     """The owner's DSN of a fresh, empty database, dropped after the test."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    _execute(postgres.dsn(), f"CREATE DATABASE {name}")
-    yield postgres.dsn(database=name)
-    _execute(postgres.dsn(), f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    yield from _database(postgres, "template1")
+
+
+@pytest.fixture(scope="session")
+def template(postgres: PostgresServer | ExternalPostgres) -> Iterator[str]:
+    """The name of a database that has the schema and nothing else; nobody may be connected to it."""
+    for dsn in _database(postgres, "template1"):
+        _run(partial(migrate, dsn))
+        yield urlsplit(dsn).path.lstrip("/")
+
+
+@pytest.fixture
+def migrated(postgres: PostgresServer | ExternalPostgres, template: str) -> Iterator[str]:
+    """As `database`, with the schema: a copy, since to migrate takes ten times as long."""
+    yield from _database(postgres, template)
+
+
+@pytest.fixture(scope="session")
+def running_ledger(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """One Kafka, ledger worker and sink for all tests over HTTP, of whatever folder (`backend` there)."""
+    from tests.web.conftest import running  # only where it is needed: it imports half of the product
+
+    with running(postgres, tmp_path_factory.mktemp("web")) as backend:
+        yield backend
 
 
 @pytest.fixture
@@ -77,9 +104,20 @@ def _no_stray_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AURA_HOME", str(tmp_path / ".aura"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the test files in an order in which several processes end together (`tests/order.py`)."""
+    in_order(items)
+
+
+def _database(postgres: PostgresServer | ExternalPostgres, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    _execute(postgres.dsn(), f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield postgres.dsn(database=name)
+    _execute(postgres.dsn(), f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
 def _execute(dsn: str, sql: str) -> None:
-    """Run one statement, also from inside a running event loop: in a thread with a loop of its own."""
-    failure: list[BaseException] = []
+    """Run one statement."""
 
     async def run() -> None:
         connection = await asyncpg.connect(dsn, timeout=10)
@@ -88,9 +126,16 @@ def _execute(dsn: str, sql: str) -> None:
         finally:
             await connection.close()
 
+    _run(run)
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Run something asynchronous, also from inside a running event loop: in a thread with a loop of its own."""
+    failure: list[BaseException] = []
+
     def target() -> None:
         try:
-            asyncio.run(run())
+            asyncio.run(work())
         except BaseException as error:  # noqa: BLE001  # raised again by the caller
             failure.append(error)
 

@@ -41,7 +41,7 @@ class _Public(msgspec.Struct, frozen=True):
     customer_id: str
     seq: int
     occurred_at: str
-    data: Mapping[str, str]
+    data: Mapping[str, Any]
     request_id: str
     causation_id: str
 

@@ -39,7 +39,7 @@ def process_of(role: str, backend: Backend, slot: int = 0, **more: str) -> Proce
     return Process(f"{role}-{slot}", argv, run_dir=home / "run", log_dir=home / "log", env=env, tied=True)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def log_of_events(backend: Backend) -> Iterator[Process]:  # noqa: F811 - the fixture
     """The worker that keeps the log of events."""
     process = process_of("events", backend)

@@ -93,7 +93,7 @@ async def test_u10_each_topic_holds_its_own_and_the_schemas_fit(node: Node, back
     types = {
         name: {orjson.loads(one.value)["type"].partition(".")[0] for one in found} for name, found in values.items()
     }
-    assert types["aura.transaction-events.v1"] <= {"deposit", "transfer", "hold", "command"}
+    assert types["aura.transaction-events.v1"] <= {"deposit", "withdrawal", "transfer", "hold", "pause", "command"}
     assert types["aura.account-events.v1"] <= {"account", "command", "webhook"}
     assert types["aura.auth-events.v1"] <= {"user", "session", "api_key", "tenant"}
     assert "account" in types["aura.account-events.v1"]
@@ -300,6 +300,8 @@ async def test_a06_a_node_knows_the_pauses_that_were_set_before_it_began(node: N
     )
     _, listed, _ = await node.call("GET", "/v1/pauses", token=OPERATOR)
     assert receipt["id"] in [one["id"] for one in listed["items"]]
+    told = [event["data"]["pause"] for event in await events_of(node, OPERATOR, "&type=pause.*")]
+    assert receipt["id"] in [one["id"] for one in told], "in a form that the contract names, or it were no answer"
 
     await node.call("POST", f"{path}/lift", {}, token=OPERATOR, Prefer="wait=0")
 

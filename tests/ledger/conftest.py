@@ -9,7 +9,6 @@ import asyncpg
 import pytest
 
 from aura_stream.ledger.connection import connect
-from aura_stream.ledger.migrations import migrate
 from aura_stream.ledger.verify import verify
 from aura_stream.ledger.writer import LedgerWriter
 from tests.ledger.builders import Shard
@@ -21,9 +20,8 @@ else:
 
 
 @pytest.fixture
-async def ledger(database: str) -> str:
-    await migrate(database)
-    return database
+def ledger(migrated: str) -> str:
+    return migrated
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 from aura_stream.domain.events import ByBank
 from aura_stream.domain.ids import bank_reference
 from aura_stream.ledger.connection import connect
-from aura_stream.ledger.migrations import migrate
 from aura_stream.ledger.writer import LedgerWriter
 from aura_stream.reconcile.run import Outcome, Wanted, reconcile
 from aura_stream.reconcile.sources import BankLogin
@@ -115,10 +114,9 @@ class Books:
 
 
 @pytest.fixture
-async def books(database: str) -> AsyncIterator[Books]:
-    await migrate(database)
-    async with await LedgerWriter.connect(database) as writer:
-        yield Books(database, writer)
+async def books(migrated: str) -> AsyncIterator[Books]:
+    async with await LedgerWriter.connect(migrated) as writer:
+        yield Books(migrated, writer)
 
 
 @dataclass

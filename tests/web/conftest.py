@@ -6,6 +6,7 @@ import asyncio
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,21 +40,23 @@ class Backend:
     processes: Stack
 
 
-@pytest.fixture(scope="package")
-def backend(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+@contextmanager
+def running(postgres: PostgresServer, home: Path) -> Iterator[Backend]:
     """Kafka of its own (the topics' names are fixed), a fresh database, one ledger worker and one sink."""
-    home = tmp_path_factory.mktemp("web")
     database = f"web_{uuid.uuid4().hex[:10]}"
 
-    async def prepare(bootstrap: str) -> None:
+    async def prepare() -> None:
         connection = await asyncpg.connect(postgres.dsn())
         await connection.execute(f"CREATE DATABASE {database}")
         await connection.close()
         await migrate(postgres.dsn(database=database))
-        await apply_topics(bootstrap, topics.ALL, partitions=PARTITIONS, replication=1)
 
-    with KafkaServer(home / "kafka", tied=True) as kafka:
-        asyncio.run(prepare(kafka.bootstrap))
+    kafka = KafkaServer(home / "kafka", tied=True)
+    try:
+        kafka.launch()
+        asyncio.run(prepare())
+        kafka.wait_ready()
+        asyncio.run(apply_topics(kafka.bootstrap, topics.ALL, partitions=PARTITIONS, replication=1))
         settings = load_settings(
             home=home,
             kafka_bootstrap=kafka.bootstrap,
@@ -64,8 +67,19 @@ def backend(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) 
         )
         with Stack() as processes:
             for role in ("ledger", "sink"):
-                processes.add(_worker(role, settings), timeout_s=60)
+                processes.processes.append(_worker(role, settings))
+                processes.processes[-1].start()
+            for process in processes.processes:
+                process.wait_ready(60)
             yield Backend(settings, kafka, processes)
+    finally:
+        kafka.stop()
+
+
+@pytest.fixture(scope="session")
+def backend(running_ledger: Backend) -> Backend:
+    """The running ledger, which tests share: they name their own customers, users and tenants."""
+    return running_ledger
 
 
 def environment(role: str, settings: Settings) -> dict[str, str]:

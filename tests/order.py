@@ -1,0 +1,76 @@
+"""In which order the test files run: several processes at work on them should end together and start few services.
+
+First what takes long and brings services of its own, the longest first; then what shares the one running ledger of its
+process, so that it is started late and once; then the fuzzers, which leave that ledger full of nonsense; and last what
+needs a second or less, to fill the gap until the others are done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+SECONDS = {
+    "tests/torture/test_torture.py": 150,
+    "tests/e2e/test_workers.py": 150,
+    "tests/e2e/test_trust.py": 130,
+    "tests/simulation/test_simulation.py": 130,
+    "tests/demo/test_demo.py": 100,
+    "tests/bench/test_smoke.py": 75,
+    "tests/connectors/test_banks.py": 70,
+    "tests/connectors/test_chain.py": 60,
+    "tests/connectors/test_settled.py": 60,
+    "tests/e2e/test_inputs.py": 60,
+    "tests/e2e/test_services.py": 60,
+    "tests/torture/test_attacks.py": 60,
+    "tests/engine/test_worker.py": 60,
+    "tests/docs/test_running.py": 50,
+    "tests/chain/test_watch.py": 40,
+    "tests/services/test_cli.py": 40,
+    "tests/e2e/test_start_stop.py": 30,
+    "tests/services/test_aot.py": 30,
+    "tests/ledger/test_verify.py": 25,
+    "tests/ledger/test_settlement.py": 25,
+    "tests/ledger/test_schema.py": 20,
+    "tests/ledger/test_writer.py": 20,
+    "tests/invariants/test_planted.py": 20,
+    "tests/domain/test_world.py": 20,
+    "tests/identity/test_tenancy.py": 90,
+    "tests/events/test_stream.py": 60,
+    "tests/events/test_webhooks.py": 40,
+    "tests/events/test_log.py": 35,
+    "tests/identity/test_admin.py": 35,
+    "tests/web/test_manners.py": 30,
+    "tests/identity/test_logins.py": 25,
+    "tests/web/test_catalogue.py": 20,
+    "tests/identity/test_privacy.py": 20,
+    "tests/reconcile/test_web.py": 20,
+    "tests/events/test_bare_topics.py": 20,
+    "tests/web/test_broker_death.py": 15,
+    "tests/web/test_fuzz.py": 100,
+    "tests/identity/test_fuzz.py": 35,
+}
+"""About what a file takes on two quiet cores, where it is more than some ten seconds: for the order only."""
+
+
+def in_order(items: list[pytest.Item]) -> None:
+    """Sorts the tests by their files; those of a file stay as they are."""
+    shared = files_that_use("running_ledger", items)
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        name = item.path.relative_to(ROOT).as_posix() if item.path.is_relative_to(ROOT) else ""
+        seconds = SECONDS.get(name, 0)
+        if item.path in shared:
+            return (2 if item.path.name == "test_fuzz.py" else 1), -seconds
+        return (0 if seconds else 3), -seconds
+
+    items.sort(key=place)
+
+
+def files_that_use(fixture: str, items: Iterable[pytest.Item]) -> set[Path]:
+    """The files with a test that needs a fixture, itself or by another one."""
+    return {item.path for item in items if fixture in getattr(item, "fixturenames", ())}
