@@ -150,7 +150,7 @@ class RocksStore:
     def absent(self, keys: list[bytes]) -> set[bytes]:
         """Those of the keys that have no value."""
         try:
-            values: list[bytes | None] = self._get(keys)  # type: ignore[assignment]  # a list for a list
+            values: Any = self._get([*keys])
         except Exception as error:
             raise StoreFailed(f"cannot read {self.path}: {error}") from error
         return {key for key, value in zip(keys, values, strict=True) if value is None}

@@ -144,7 +144,7 @@ class ReadsAhead(Protocol):
     """
 
     def read_ahead(self, unit: Unit, record: Record) -> Ahead | None:
-        """What the record alone says; None where it is better read in its turn. Must raise nothing, nor read a table.
+        """What the record alone says; None where it is better read in its turn. Reads no table.
 
         The actor finds it as `unit.ahead` when it is called for this record. It may be None even so (in a replay).
         """
@@ -327,8 +327,7 @@ class Unit:
             for full, value, encoded in reversed(self._undo):
                 _put_back(self.young, full, value)
                 _put_back(self.dirty, full, encoded)
-            for kept, mark in zip((lines, outputs, outgoing, wishes), marks, strict=True):
-                del kept[mark:]
+            del lines[marks[0] :], outputs[marks[1] :], outgoing[marks[2] :], wishes[marks[3] :]
             self._size, self.line_number, self.counters = size, line_number, counters
             return error
         return None
@@ -413,7 +412,8 @@ class Memory:
         self.old: dict[bytes, Any] = {}
         self.next_due = next((_due(key) for key, _ in store.scan(DEADLINES, after(DEADLINES))), NEVER)
         self._packed = msgspec.json.Decoder(Packed)
-        self._signals = msgspec.json.Decoder(list[actor.signal_type])
+        signals: Any = list[actor.signal_type]  # type: ignore[name-defined]  # it is a value to mypy
+        self._signals = msgspec.json.Decoder(signals)
 
     def run(
         self, batch: Sequence[Record], *, clock: int = 0, recorded: Sequence[Sequence[str | int]] | None = None
@@ -452,8 +452,16 @@ class Memory:
         actor, commands = self.actor, self.names.commands
         if not isinstance(actor, ReadsAhead):
             return [None] * len(records)
+        ahead: list[Ahead | None] = []
         enter(None)
-        ahead = [actor.read_ahead(unit, record) if record.topic == commands else None for record in records]
+        for record in records:
+            one = None
+            if record.topic == commands:
+                try:
+                    one = actor.read_ahead(unit, record)
+                except Exception:  # whatever it is, it comes again in the turn of the record, and is its own
+                    log.exception("%s[%s] offset %s: cannot be read ahead", *_place(record))
+            ahead.append(one)
         enter(unit)
         keys = [key for one in ahead if one is not None for key in one.keys]
         unit.absent = self.store.absent(keys) if keys else set()
@@ -530,8 +538,7 @@ class Memory:
             request = next(
                 (value.decode(errors="replace")[:128] for name, value in record.headers if name == REQUEST_ID), "-"
             )
-            place = (record.topic, record.partition, record.offset)
-            log.error("%s[%s] offset %s (request %s): %s", *place, request, detail, exc_info=error)
+            log.error("%s[%s] offset %s (request %s): %s", *_place(record), request, detail, exc_info=error)
         self._copy_to_dead_letters(unit, record, record.value, reason, detail)
         answering = unit.attempt(self.actor.dead_letter, record, reason, detail)
         if answering is not None:
@@ -610,6 +617,10 @@ def _put_back(values: dict[bytes, Any], full: bytes, value: Any) -> None:
         values.pop(full, None)
     else:
         values[full] = value
+
+
+def _place(record: Record) -> tuple[str, int, int]:
+    return record.topic, record.partition, record.offset
 
 
 def _request_id(record: Record) -> list[tuple[str, bytes]]:
