@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from agents import settlements, tenants
@@ -28,7 +29,7 @@ from agents.writing import (
     tell_refused,
 )
 from aura_stream.domain import accounts, deposits, holds, ids, transfers
-from aura_stream.domain.commands import Command, TenantOpen, fingerprint, parse_command
+from aura_stream.domain.commands import Command, TenantOpen, Transfer, fingerprint, parse_command, read_transfer
 from aura_stream.domain.ids import derived_id, id_bytes, id_text, record_key
 from aura_stream.domain.ledger import Decision, owned, refused
 from aura_stream.domain.reasons import Invalid, Refused
@@ -41,6 +42,7 @@ from aura_stream.domain.requests import (
     PauseCommand,
     Submission,
     SubmitCommand,
+    plain_transfer,
     read_account,
     read_action,
     read_child,
@@ -93,6 +95,15 @@ ANSWERS: Final = {"transfer": transfers.answered, "hold": holds.answered}
 DEADLINES: Final = {"deposit": deposits.deadline, "transfer": transfers.deadline, "hold": holds.deadline}
 
 
+class Ahead(msgspec.Struct, frozen=True):
+    """A transfer that was read before its turn: nothing is the matter with it, as far as its message tells."""
+
+    command: Transfer
+    key: bytes
+    asked: Submission
+    keys: tuple[bytes, bytes]  # where its idempotency key would stand, had it been used
+
+
 class Ledger:
     """The actor of a partition. `rules` are the settings that decisions depend on; they are recorded by the engine."""
 
@@ -104,8 +115,27 @@ class Ledger:
 
     # --- commands --------------------------------------------------------------------------------------------------
 
+    def read_ahead(self, unit: Unit, record: Record) -> Ahead | None:
+        """What a plain transfer asks for; None for all that :meth:`command` must look into."""
+        command = read_transfer(record.value)
+        if command is None:
+            return None
+        address = record_key(command.tenant, command.customer)
+        if record.key != address or unit.partition_of(address) != unit.partition:
+            return None
+        key = derived_id(command.tenant, command.customer, command.idempotency_key)
+        asked = plain_transfer(command, id_text(key), fingerprint(command))
+        if asked is None:
+            return None
+        return Ahead(command, key, asked, (TRANSACTIONS.full(key), IDEMPOTENCY_KEYS.full(key)))
+
     def command(self, unit: Unit, record: Record) -> None:
         """One command. Raises :class:`Poison` when it cannot be meant; then it burns no key."""
+        ahead: Ahead | None = unit.ahead
+        if ahead is not None and self._knows(ahead.command.tenant):
+            if not repeated(unit, ahead.command, ahead.key, ahead.asked.fingerprint):
+                self._submit(unit, ahead.command, ahead.key, ahead.asked)
+            return
         try:
             command = parse_command(record.value)
             self._check_address(unit, record, command)
@@ -138,7 +168,7 @@ class Ledger:
             raise Poison(error.reason, error.detail + where) from None
 
     def _check_address(self, unit: Unit, record: Record, command: Command) -> None:
-        if command.tenant not in self._tenants and not tenants.is_known(command.tenant):
+        if not self._knows(command.tenant):
             raise Invalid("tenant_not_found", f"{command.tenant} is not a tenant here", "/tenant")
         key = record_key(command.tenant, command.customer)
         if record.key != key:
@@ -149,6 +179,9 @@ class Ledger:
                 f"{key.decode()} belongs to partition {partition}, not {unit.partition}; "
                 "set partitioner=murmur2_random in clients built on librdkafka",
             )
+
+    def _knows(self, tenant: str) -> bool:
+        return tenant in self._tenants or tenants.is_known(tenant)
 
     def _submit(self, unit: Unit, command: SubmitCommand, key: bytes, asked: Submission) -> None:
         at = unit.at

@@ -5,6 +5,7 @@ An event is sent before the line is added that it belongs to, so that its id nam
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -59,6 +60,7 @@ KEY_LIFE_MS: Final = 24 * 60 * 60 * 1000
 EVENTS: Final = TRANSACTION_EVENTS.name
 
 
+@lru_cache(maxsize=1 << 8)
 def reader(tenant: str) -> Accounts:
     """The tenant's accounts as the machines read them."""
 

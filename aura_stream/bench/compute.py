@@ -115,7 +115,7 @@ class Machine:
         while self.waiting[partition]:
             value, place = self.waiting[partition].pop(0), TopicPartition(self.topics[partition].pop(0), partition)
             start = int.from_bytes(value[:8], "big")
-            found = fetcher.PartitionRecords(place, MemoryRecords(value), [], start, None, None, True, 1)  # type: ignore[no-untyped-call]
+            found = fetcher.PartitionRecords(place, MemoryRecords(value), [], start, None, None, True, 1)
             yield [*found]
 
     def _unit(self, shard: Memory) -> None:
@@ -152,7 +152,7 @@ class Machine:
 
     def _read(self, topic: str, partition: int, buffer: bytes) -> list[Any]:
         place = TopicPartition(topic, partition)
-        found = list(fetcher.PartitionRecords(place, MemoryRecords(buffer), [], 0, None, None, True, 1))  # type: ignore[no-untyped-call]
+        found = list(fetcher.PartitionRecords(place, MemoryRecords(buffer), [], 0, None, None, True, 1))
         for one in found:
             self.digest.update(repr((topic, partition, one.key, one.value, tuple(one.headers))).encode())
         return found

@@ -552,19 +552,26 @@ ADAPTER: Final[TypeAdapter[TransferSubmit | Other]] = TypeAdapter(Annotated[_eve
 
 def parse_command(value: bytes | None) -> Command:
     """The command in a record's value. Raises :class:`Invalid` with reason, detail and pointer."""
-    try:
-        transfer = _short_way(value or b"")
-        if _is_well_formed(transfer):
-            return transfer
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        pass
+    if (transfer := read_transfer(value)) is not None:
+        return transfer
     try:
         command = ADAPTER.validate_json(value or b"")
     except ValidationError as error:
         raise as_invalid(error) from None
-    if isinstance(command, TransferSubmit):  # with a name twice, and what the first one said is not of its form
+    if isinstance(command, TransferSubmit):  # in a rare form: its type escaped, a name twice
         return Transfer(**command.__dict__ | {"data": TransferData(**command.data.__dict__)})
     return command
+
+
+def read_transfer(value: bytes | None) -> Transfer | None:
+    """The transfer in a record's value, the short way; None if it is none or needs a closer look."""
+    if value is None or b'"transfer.submit"' not in value:
+        return None
+    try:
+        transfer = _short_way(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return transfer if _is_well_formed(transfer) else None
 
 
 def _is_well_formed(transfer: Transfer) -> bool:

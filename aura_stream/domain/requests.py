@@ -123,7 +123,7 @@ def read_account(command: AccountCommand) -> AccountRequest:
 
 def read_submission(command: SubmitCommand, transaction_id: str, fingerprint: str, at: int) -> Submission:
     """Reads a submit that came at `at` (ms). Raises :class:`Invalid`."""
-    if isinstance(command, Transfer) and (plain := _plain_transfer(command, transaction_id, fingerprint)) is not None:
+    if isinstance(command, Transfer) and (plain := plain_transfer(command, transaction_id, fingerprint)) is not None:
         return plain
     data = command.data
     from_account, to_account, expires_at, through, effective = "", "", 0, None, None
@@ -186,7 +186,7 @@ def read_submission(command: SubmitCommand, transaction_id: str, fingerprint: st
     )
 
 
-def _plain_transfer(command: Transfer, transaction_id: str, fingerprint: str) -> Submission | None:
+def plain_transfer(command: Transfer, transaction_id: str, fingerprint: str) -> Submission | None:
     """The transfer with which nothing is the matter; None for any other, which :func:`read_submission` looks into."""
     data, customer = command.data, command.customer
     source, target = data.from_account_id, data.to_account_id
@@ -199,8 +199,19 @@ def _plain_transfer(command: Transfer, transaction_id: str, fingerprint: str) ->
     if owner != customer or asset != to_asset or source == target or amount <= 0 or data.effective_at is not None:
         return None
     return Submission(
-        *("transfer", transaction_id, command.tenant, customer, source, target, to_customer),
-        *(asset, amount, fingerprint, None, 0, None),
+        "transfer",
+        transaction_id,
+        command.tenant,
+        customer,
+        source,
+        target,
+        to_customer,
+        asset,
+        amount,
+        fingerprint,
+        effective_at=None,
+        expires_at=0,
+        refusal=None,
     )
 
 

@@ -69,6 +69,10 @@ class Table(Generic[V]):
         """Removes `key`. What carries money is never deleted: it ends with a terminal value."""
         _unit().write(self.prefix + key, None, None)
 
+    def full(self, key: bytes) -> bytes:
+        """A key as it stands in the store and the changelog."""
+        return self.prefix + key
+
     def range(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, V]]:
         """Pairs with start <= key < stop in the order of their keys; without `stop` to the table's end."""
         unit = _unit()

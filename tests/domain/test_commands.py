@@ -16,7 +16,7 @@ from aura_stream.domain import ids
 from aura_stream.domain.assets import SCALES, format_amount, parse_amount
 from aura_stream.domain.commands import (
     COMMAND_TYPES,
-    Envelope,
+    Command,
     TenantOpen,
     fingerprint,
     format_time,
@@ -41,7 +41,7 @@ RULES = Rules(("default",), "sandbox")
 NOW = parse_time("2026-11-20T10:00:00Z")
 
 
-def understood(value: bytes) -> Envelope | None:
+def understood(value: bytes) -> Command | None:
     """The command in the bytes, read to the end, or None; any other exception fails the test."""
     try:
         command = parse_command(value)

@@ -30,6 +30,8 @@ def test_rocksdb_and_memory_agree(
         assert list(rocks.scan(start, stop)) == list(memory.scan(start, stop))
     for key in {key for batch in batches for key, _ in batch} | {start}:
         assert rocks.get(key) == memory.get(key)
+    asked = [start, stop, *{key for batch in batches for key, _ in batch}]
+    assert rocks.absent(asked) == memory.absent(asked) == {key for key in asked if memory.get(key) is None}
     rocks.close()
 
 

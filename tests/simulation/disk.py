@@ -47,6 +47,10 @@ class DiskStore:
         """The value, or None."""
         return self.memory.get(key)
 
+    def absent(self, keys: list[bytes]) -> set[bytes]:
+        """Those of the keys that have no value."""
+        return self.memory.absent(keys)
+
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Pairs in order."""
         return self.memory.scan(start, stop)

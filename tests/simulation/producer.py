@@ -30,9 +30,12 @@ class Builder:
 
     def __init__(self) -> None:
         self.messages: list[Sent] = []
+        # What `build` reaches for: the builder within, and how many records it has.
+        self._builder = self
+        self._relative_offset = 0
 
     def append(
-        self, *, timestamp: int, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]
+        self, offset: int, timestamp: int, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]
     ) -> object:
         """Adds a message; there is always room."""
         self.messages.append((key, value, tuple(headers)))
