@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -35,12 +36,7 @@ ON CONFLICT (lane, reference, number) DO UPDATE SET
     status = excluded.status, detail = excluded.detail, took_ms = excluded.took_ms
 WHERE excluded.ended_at IS NOT NULL
 """
-_LANE: Final = """
-INSERT INTO settlement.lanes (lane, breaker, failures, stopped, changed_at) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (lane) DO UPDATE SET
-    breaker = excluded.breaker, failures = excluded.failures, stopped = excluded.stopped,
-    changed_at = excluded.changed_at
-"""
+_LANE: Final = "SELECT settlement.lane_is($1, $2, $3, $4, $5, $6)"
 _MOVE: Final = """
 UPDATE settlement.progress SET next_offset = $4, last_seq = $5
 WHERE topic = $1 AND partition = $2 AND next_offset = $3
@@ -49,9 +45,24 @@ _decode = msgspec.json.Decoder(LaneRecord).decode
 
 
 class AttemptsSink:
-    """Writes one kind of lanes' journal; any number of processes may try."""
+    """Writes one kind of lanes' journal; any number of processes may try.
 
-    def __init__(self, bootstrap: str, dsn: str, topic: str, partitions: int) -> None:
+    What changes about a lane is an event of `house_tenant`. `on_ended` is told of each attempt that has ended, once it
+    is written.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        dsn: str,
+        topic: str,
+        partitions: int,
+        *,
+        house_tenant: str,
+        on_ended: Callable[[AttemptLine], None] = lambda _: None,
+    ) -> None:
+        self._house_tenant = house_tenant
+        self._on_ended = on_ended
         self._bootstrap = bootstrap
         self._dsn = dsn
         self._topic = topic
@@ -130,14 +141,19 @@ class AttemptsSink:
                 raise TimeoutError(f"another process has written {self._topic}[{place.partition}]")
             for one in read:
                 for line in [line for line in one.lines if not isinstance(line, NoteLine)]:
-                    await _write_line(connection, line)
+                    await _write_line(connection, line, self._house_tenant)
+        for line in (line for one in read for line in one.lines):
+            if isinstance(line, AttemptLine) and line.state == "ended":
+                self._on_ended(line)
         return becomes
 
 
-async def _write_line(connection: asyncpg.Connection[asyncpg.Record], line: AttemptLine | LaneLine) -> None:
+async def _write_line(
+    connection: asyncpg.Connection[asyncpg.Record], line: AttemptLine | LaneLine, house_tenant: str
+) -> None:
     at = datetime.fromtimestamp(line.at / 1000, UTC)
     if isinstance(line, LaneLine):
-        await connection.execute(_LANE, line.lane, line.breaker, line.failures, line.stopped, at)
+        await connection.execute(_LANE, house_tenant, line.lane, line.breaker, line.failures, line.stopped, at)
         return
     ended = at if line.state == "ended" else None
     await connection.execute(

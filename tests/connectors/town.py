@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,10 @@ SOON_S = 60.0
 class Town(E2EStack):
     """The stack with banks and a chain. `env` goes to every role."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, limits: Mapping[str, int] = LIMITS) -> None:
         super().__init__(home, mock_bank_port=free_port(), chain_port=free_port())
         self.env = {
-            "AURA_BANK_LIMITS": json.dumps({"bank-a": LIMITS, "bank-b": LIMITS}),
+            "AURA_BANK_LIMITS": json.dumps({"bank-a": limits, "bank-b": limits}),
             "AURA_BANK_POLL_S": "0.5",
             "AURA_CHAIN_RPC_URL": f"http://127.0.0.1:{self.settings.chain_port}",
             "AURA_CHAIN_CONFIRMATIONS": "2",
