@@ -35,7 +35,7 @@ def test_a15_n30_i10_i11_b3_b4_b5_settlements_end_as_the_banks_and_the_chains_ow
     seed = random.SystemRandom().randrange(1 << 31)
     print(f"again: make settlements COUNT={COUNT} SEED={seed} FAULTS={FAULTS}")
 
-    report = asyncio.run(Drive(town, seed=seed).run(COUNT, FAULTS))
+    report = asyncio.run(Drive(town, town.anvil.rpc_url, seed=seed).run(COUNT, FAULTS))
 
     print(report)
     assert not report.wrong, str(report)

@@ -33,7 +33,7 @@ def main() -> None:
     good = False
     try:
         town.open()
-        drive = Drive(town, seed=seed, say=lambda text: print(text, file=sys.stderr, flush=True))
+        drive = Drive(town, town.anvil.rpc_url, seed=seed, say=lambda text: print(text, file=sys.stderr, flush=True))
         report = asyncio.run(drive.run(told.count, told.faults))
         print(report)
         good = not report.wrong

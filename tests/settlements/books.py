@@ -86,7 +86,8 @@ async def read(connection: Any, banks: Mapping[str, Path], node_url: str, keys: 
 
 
 def _bank(path: Path) -> Iterator[tuple[str, list[Row]]]:
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+    db = sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=30)  # a killed bank leaves a log to be folded in
+    db.execute("PRAGMA query_only = 1")
     db.row_factory = sqlite3.Row
     try:
         for name, sql in {

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -23,8 +24,8 @@ from aiokafka import AIOKafkaProducer
 
 from aura_stream.chain.signer import SigningKey, derived, load_key
 from aura_stream.domain.ids import bank_reference
-from tests.connectors.town import Town
 from tests.e2e.client import COMMANDS, partition_of
+from tests.e2e.stack import E2EStack
 from tests.settlements import books, plan
 from tests.settlements.plan import TENANT, Order
 
@@ -86,13 +87,15 @@ class Report:
 
 
 class Drive:
-    """Settlements of one town."""
+    """Settlements of one town: a stack with banks, and a chain at `node_url`."""
 
-    def __init__(self, town: Town, *, seed: int, say: Callable[[str], None] = lambda _: None) -> None:
-        self.town, self.seed, self.say = town, seed, say
+    def __init__(
+        self, town: E2EStack, node_url: str, *, seed: int, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.town, self.node_url, self.seed, self.say = town, node_url, seed, say
         self.orders: list[Order] = []
         self.by_operator: Counter[str] = Counter()
-        self._pushed: set[str] = set()
+        self.pushed: set[str] = set()
         self._resolved: set[tuple[str, int]] = set()
 
     # --- the whole ---------------------------------------------------------------------------------------------------
@@ -104,7 +107,7 @@ class Drive:
         async with self.connected():
             for bank in ("bank-a", "bank-b"):
                 await self.misbehave(bank, plan.profile(faults, self.seed))
-            async with self._time_passes():
+            async with self.time_passes():
                 first = plan.deposits(self.seed, count - count * 2 // 5, max(4, count // 8))
                 await self.open_accounts(first)
                 await self.send(first)
@@ -126,16 +129,27 @@ class Drive:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        """With a producer, a session to the banks' operator, and one to Postgres."""
-        known = json.loads((self.town.local.home / "mock-bank" / "credentials.json").read_text())
-        self._url, self._token = known["url"], known["operator_token"]
+        """With a producer, and a session to the banks' operator."""
         self._producer = AIOKafkaProducer(bootstrap_servers=self.town.bootstrap, acks="all")
         await self._producer.start()
         try:
-            async with aiohttp.ClientSession() as self._session:
+            async with self.with_operator():
                 yield
         finally:
             await self._producer.stop()
+
+    @asynccontextmanager
+    async def with_operator(self) -> AsyncIterator[None]:
+        """With a session to the banks' operator."""
+        known = json.loads((self.home / "credentials.json").read_text())
+        self._url, self._token = known["url"], known["operator_token"]
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as self._session:
+            yield
+
+    @property
+    def home(self) -> Path:
+        """Where the banks keep their books."""
+        return self.town.local.home / "mock-bank"
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
@@ -166,11 +180,12 @@ class Drive:
             self.orders.append(one)
             type_, data = one.command()
             if one.is_early and _is_push(one):
-                await self._push(one)
+                await self.push(one)
             await self.command(type_, one.customer, data, one.key)
 
-    async def _push(self, one: Order) -> None:
-        self._pushed.add(one.id)
+    async def push(self, one: Order) -> None:
+        """Its payer sends the money."""
+        self.pushed.add(one.id)
         await self._operator(
             "POST",
             f"/v1/simulate/banks/{plan.BANK_OF[one.rail]}/incoming",
@@ -197,11 +212,14 @@ class Drive:
             return found
 
     @asynccontextmanager
-    async def _time_passes(self) -> AsyncIterator[None]:
+    async def time_passes(self) -> AsyncIterator[None]:
+        """The banks' minutes pass while the block runs; a bank that is away misses some."""
+
         async def tick() -> None:
             while True:
                 await asyncio.sleep(TICK_S)
-                await self._operator("POST", "/v1/simulate/clock", {"advance_s": MINUTE_S})
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    await self._operator("POST", "/v1/simulate/clock", {"advance_s": MINUTE_S})
 
         task = asyncio.create_task(tick())
         try:
@@ -219,7 +237,7 @@ class Drive:
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
-    async def _rows(self, orders: Iterable[Order]) -> list[dict[str, Any]]:
+    async def rows(self, orders: Iterable[Order]) -> list[dict[str, Any]]:
         return [dict(row) for row in await self.town.fetch(_ROWS, [one.id for one in orders])]
 
     async def _row(self, id_: str) -> dict[str, Any]:
@@ -258,8 +276,8 @@ class Drive:
     ) -> None:
         moved_at, last = time.monotonic(), -1
         while True:
-            rows = await self._rows(orders)
-            await self._see_to(rows)
+            rows = await self.rows(orders)
+            await self.see_to(rows)
             missing = left(rows)
             if len(rows) == len(orders) and not missing:
                 return
@@ -282,13 +300,13 @@ class Drive:
         sql = "SELECT count(*) FROM settlement.attempts WHERE lane LIKE 'bank:%' AND ended_at IS NULL"
         return int((await self.town.fetch(sql))[0][0])
 
-    async def _see_to(self, rows: list[dict[str, Any]]) -> None:
+    async def see_to(self, rows: list[dict[str, Any]]) -> None:
         """What others do: payers pay what is expected, and an operator sees to what needs a person."""
         by_id = {one.id: one for one in self.orders}
         for row in rows:
             one = by_id[row["id"]]
-            if row["state"] == "awaiting_funds" and row["status"] == "processing" and one.id not in self._pushed:
-                await self._push(one)
+            if row["state"] == "awaiting_funds" and row["status"] == "processing" and one.id not in self.pushed:
+                await self.push(one)
             if row["status"] == "requires_attention" and (one.id, row["seq"]) not in self._resolved:
                 outcome = _way_out(row)
                 if outcome:
@@ -323,9 +341,8 @@ class Drive:
         connection = await self.town.connect()
         try:
             await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
-            home = self.town.local.home / "mock-bank"
-            files = {bank: home / f"{bank}.sqlite3" for bank in ("bank-a", "bank-b")}
-            return await books.read(connection, files, self.town.anvil.rpc_url, self._keys())
+            files = {bank: self.home / f"{bank}.sqlite3" for bank in ("bank-a", "bank-b")}
+            return await books.read(connection, files, self.node_url, self._keys())
         finally:
             await connection.close()
 
