@@ -22,6 +22,10 @@ Row = dict[str, Any]
 ROUNDS = 5
 """Of a mint that was asked for again by an operator; nobody asks more often here."""
 ENDED = frozenset({"completed", "failed", "canceled", "returned"})
+AT_THE_DOOR = (401, 403, 429)
+"""Answers of a bank before it has read what for: it notes no reference then."""
+IN_ONE_STEP = ("deposit.returning", "deposit.returned")
+"""What came and went back is booked in one step when the return was heard before the mint was deep enough."""
 AGAIN = ("deposit.mint_reorged", "deposit.mint_reconfirmed")
 """Journals that a chain may cause any number of times; each undoes the one before."""
 
@@ -237,7 +241,8 @@ def _nothing_twice(found: Books) -> Iterator[str]:
             yield from (f"{token}: {kind} by the unknown reference {ref}" for ref in logs if ref not in ours)
     for id_, kinds in found.journals.items():
         for kind, count in kinds.items():
-            if id_ in found.transactions and count > 1 and not kind.startswith(AGAIN):
+            most = 2 if kind.startswith(IN_ONE_STEP) else 1
+            if id_ in found.transactions and count > most and not kind.startswith(AGAIN):
                 yield f"{id_}: {count} journals of {kind}"
 
 
@@ -339,7 +344,7 @@ def _calls_explained(found: Books) -> Iterator[str]:
     definite = Counter(
         (row["lane"].partition(":")[2], row["reference"], row["kind"])
         for row in found.attempts
-        if row["lane"].startswith("bank:") and row["status"]
+        if row["lane"].startswith("bank:") and row["status"] not in (0, *AT_THE_DOOR)
     )
     for key, count in definite.items():
         if noted[key] < count:
