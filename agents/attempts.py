@@ -36,7 +36,12 @@ ON CONFLICT (lane, reference, number) DO UPDATE SET
     status = excluded.status, detail = excluded.detail, took_ms = excluded.took_ms
 WHERE excluded.ended_at IS NOT NULL
 """
-_LANE: Final = "SELECT settlement.lane_is($1, $2, $3, $4, $5, $6)"
+_LANE: Final = """
+INSERT INTO settlement.lanes (lane, breaker, failures, stopped, changed_at) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (lane) DO UPDATE SET
+    breaker = excluded.breaker, failures = excluded.failures, stopped = excluded.stopped,
+    changed_at = excluded.changed_at
+"""
 _MOVE: Final = """
 UPDATE settlement.progress SET next_offset = $4, last_seq = $5
 WHERE topic = $1 AND partition = $2 AND next_offset = $3
@@ -47,8 +52,7 @@ _decode = msgspec.json.Decoder(LaneRecord).decode
 class AttemptsSink:
     """Writes one kind of lanes' journal; any number of processes may try.
 
-    What changes about a lane is an event of `house_tenant`. `on_ended` is told of each attempt that has ended, once it
-    is written.
+    `on_ended` is told of each attempt that has ended, once it is written.
     """
 
     def __init__(
@@ -58,10 +62,8 @@ class AttemptsSink:
         topic: str,
         partitions: int,
         *,
-        house_tenant: str,
         on_ended: Callable[[AttemptLine], None] = lambda _: None,
     ) -> None:
-        self._house_tenant = house_tenant
         self._on_ended = on_ended
         self._bootstrap = bootstrap
         self._dsn = dsn
@@ -141,19 +143,17 @@ class AttemptsSink:
                 raise TimeoutError(f"another process has written {self._topic}[{place.partition}]")
             for one in read:
                 for line in [line for line in one.lines if not isinstance(line, NoteLine)]:
-                    await _write_line(connection, line, self._house_tenant)
-        for line in (line for one in read for line in one.lines):
-            if isinstance(line, AttemptLine) and line.state == "ended":
-                self._on_ended(line)
+                    await _write_line(connection, line)
+        for made in (line for one in read for line in one.lines):
+            if isinstance(made, AttemptLine) and made.state == "ended":
+                self._on_ended(made)
         return becomes
 
 
-async def _write_line(
-    connection: asyncpg.Connection[asyncpg.Record], line: AttemptLine | LaneLine, house_tenant: str
-) -> None:
+async def _write_line(connection: asyncpg.Connection[asyncpg.Record], line: AttemptLine | LaneLine) -> None:
     at = datetime.fromtimestamp(line.at / 1000, UTC)
     if isinstance(line, LaneLine):
-        await connection.execute(_LANE, house_tenant, line.lane, line.breaker, line.failures, line.stopped, at)
+        await connection.execute(_LANE, line.lane, line.breaker, line.failures, line.stopped, at)
         return
     ended = at if line.state == "ended" else None
     await connection.execute(

@@ -321,7 +321,6 @@ def _lane_app(
     metrics = LaneMetrics(feed)
     attempts = AttemptsSink(
         *(settings.kafka_bootstrap, settings.postgres_write_dsn, journal, settings.partitions),
-        house_tenant=rules.house_tenant,
         on_ended=metrics.ended,
     )
     app.task(attempts.run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from datetime import date
 from pathlib import Path
@@ -19,6 +20,7 @@ from aura_stream.cli.db import run
 from aura_stream.domain.reconciliation import MEANING, RESOLUTIONS
 from aura_stream.domain.settlement import TOKENS
 from aura_stream.reconcile import run as runs
+from aura_stream.reconcile.metrics import ReserveMetrics, waiting_settlements
 from aura_stream.reconcile.run import Outcome, Wanted
 from aura_stream.reconcile.sources import read_logins
 from aura_stream.settings import Settings, SetupError, load_settings
@@ -55,6 +57,9 @@ def options(
     token: Annotated[
         list[str] | None, typer.Option(help="Compare a token's supply too: NAME=ADDRESS; again for more.")
     ] = None,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="With --watch: answer /metrics on this loopback port; 0: on none.")
+    ] = 0,
     dsn: Annotated[str, typer.Option("--dsn", help="Postgres; default: AURA_POSTGRES_WRITE_DSN.")] = "",
     json: JsonOption = False,
 ) -> None:
@@ -68,7 +73,7 @@ def options(
     wanted = _wanted(settings, statement or [], returns or [], bank or [], account, credentials, since, token or [])
     dsn = dsn or settings.postgres_write_dsn
     if watch:
-        _watch(dsn, wanted, every)
+        _watch(dsn, wanted, every, metrics_port)
         return
     outcome = run(runs.reconcile(dsn, wanted), "The ledger cannot be reconciled.")
     if json:
@@ -211,13 +216,21 @@ def _content(path: Path) -> bytes:
         raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="--statement") from None
 
 
-def _watch(dsn: str, wanted: Wanted, every_s: float) -> None:
+def _watch(dsn: str, wanted: Wanted, every_s: float, metrics_port: int) -> None:
     """Runs until it is stopped; what fails is said and tried again: nobody restarts it at night."""
+    metrics = ReserveMetrics()
+    if metrics_port:
+        metrics.serve(metrics_port)
+
+    async def once() -> Outcome:
+        outcome = await runs.reconcile(dsn, wanted)
+        metrics.show(outcome.report, await waiting_settlements(dsn), time.time())
+        return outcome
 
     async def go_on() -> None:
         while True:
             try:
-                outcome = await asyncio.to_thread(run, runs.reconcile(dsn, wanted), "The ledger cannot be reconciled.")
+                outcome = await asyncio.to_thread(run, once(), "The ledger cannot be reconciled.")
             except _AWAY as error:
                 say(str(error))
             else:

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 
 from aura_stream.chain.rpc import ChainError, ChainNode
 from aura_stream.chain.setup import token_address
@@ -132,6 +133,19 @@ class Town(E2EStack):
             "SELECT * FROM settlement.attempts WHERE transaction_id = $1 ORDER BY started_at, number", id_
         )
         return [dict(row) for row in rows]
+
+    async def metrics(self, name: str) -> dict[tuple[str, ...], float]:
+        """What a connector tells Prometheus: values by name and the values of its labels."""
+        port = json.loads(self.processes[name].ready_file.read_text())["web_port"]
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert answer.status == 200
+            families = text_string_to_metric_families(await answer.text())
+            return {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
+
+    async def told_of(self, lane: str) -> list[str]:
+        """Types of the events about a lane, in their order: this town has nobody who sends them on."""
+        rows = await self.fetch("SELECT type FROM events.outbox WHERE data ->> 'lane' = $1 ORDER BY outbox_id", lane)
+        return [row["type"] for row in rows]
 
     async def events(self) -> list[dict[str, Any]]:
         """All events of transactions."""

@@ -169,11 +169,12 @@ async def test_a13_a17_the_command_line_watches_a_real_bank_and_an_operator_reso
     env = {"AURA_HOME": str(stack.home), "AURA_POSTGRES_DSN": backend.settings.postgres_dsn}
     url = str(one_node.client.make_url("/")).rstrip("/")
     env |= {"AURA_API_URL": url, "AURA_API_KEY": OPERATOR}
+    port = free_port()
     async with aiohttp.ClientSession() as session:
         bank = await Client(session, credentials, "bank-b").login()
         watching = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "aura_stream.cli", "reconcile", "--watch", "--every", "0.2"),
-            *("--bank", "bank-b", "--since", "2026-11-20"),
+            *("--bank", "bank-b", "--since", "2026-11-20", "--metrics-port", str(port)),
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "NO_COLOR": "1", **env},
         )
@@ -185,6 +186,11 @@ async def test_a13_a17_the_command_line_watches_a_real_bank_and_an_operator_reso
             async with asyncio.timeout(60):
                 while "missing_in_ledger" not in (line := (await watching.stderr.readline()).decode()):
                     assert line
+            async with session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+                metrics = await answer.text()
+            assert "aura_breaks_open 1.0" in metrics
+            assert 'aura_reserve{currency="EUR",part="trust"} 0.0' in metrics
+            assert 'aura_settlements{type="deposit",waiting="requires_attention"} 0.0' in metrics
         finally:
             watching.terminate()
             await watching.communicate()

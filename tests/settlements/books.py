@@ -364,7 +364,8 @@ def _rail(row: Row) -> tuple[str, str]:
 
 
 def _cents(row: Row) -> int:
-    return row["amount"] // UNITS if row["asset"].startswith("A") else row["amount"]
+    amount = int(row["amount"])
+    return amount // UNITS if row["asset"].startswith("A") else amount
 
 
 def _layers(found: Books, account: str) -> int:

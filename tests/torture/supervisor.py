@@ -196,7 +196,7 @@ async def _hurt(torture: Torture, faults: Sequence[Fault], report: Report) -> No
             waiting: list[Fault] = []
             while time.monotonic() < give_up:
                 if not waiting:
-                    waiting = faults.copy()
+                    waiting = [*faults]
                     chances.shuffle(waiting)
                 chosen = [waiting.pop()]
                 # Bad luck does not come alone: often a second fault, of another part of the system, beside the first.

@@ -1,34 +1,35 @@
--- A lane whose breaker changes, or that is stopped or released, is an event: of the tenant whose money lies at the banks.
+-- A lane whose breaker changes, or that stops or goes on, is an event: of the platform, since a lane is no tenant's.
 -- depends: 0011_reconciliation
 
 -- migrate: apply
 
 SET LOCAL ROLE aura_owner;
 
--- Writes a lane's present state, and tells what is new about it.
-CREATE FUNCTION settlement.lane_is(tenant text, lane_ text, breaker_ text, failures_ integer, stopped_ text, at timestamptz)
-RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION settlement.tell_lane() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    before settlement.lanes;
-    about jsonb := jsonb_build_object('lane', lane_, 'breaker', breaker_, 'failures', failures_::text, 'stopped', stopped_);
+    breaker_before text := 'closed';
+    stopped_before text := '';
+    about jsonb := jsonb_build_object('lane', NEW.lane, 'breaker', NEW.breaker, 'failures', NEW.failures::text, 'stopped', NEW.stopped);
 BEGIN
-    SELECT * INTO before FROM settlement.lanes WHERE lane = lane_ FOR UPDATE;
-    INSERT INTO settlement.lanes (lane, breaker, failures, stopped, changed_at) VALUES (lane_, breaker_, failures_, stopped_, at)
-    ON CONFLICT (lane) DO UPDATE SET
-        breaker = excluded.breaker, failures = excluded.failures, stopped = excluded.stopped, changed_at = excluded.changed_at;
-    IF coalesce(before.breaker, 'closed') <> breaker_ THEN
-        PERFORM events.tell('auth', tenant, NULL, 'lane:' || lane_, 'lane.breaker_' ||
-            CASE breaker_ WHEN 'open' THEN 'opened' ELSE breaker_ END, about);
+    IF TG_OP = 'UPDATE' THEN
+        breaker_before := OLD.breaker;
+        stopped_before := OLD.stopped;
     END IF;
-    IF coalesce(before.stopped, '') <> stopped_ THEN
-        PERFORM events.tell('auth', tenant, NULL, 'lane:' || lane_,
-            CASE stopped_ WHEN '' THEN 'lane.released' ELSE 'lane.stopped' END, about);
+    IF NEW.breaker <> breaker_before THEN
+        PERFORM events.tell('auth', 'platform', NULL, 'lane:' || NEW.lane,
+            CASE NEW.breaker WHEN 'open' THEN 'lane.breaker_opened' ELSE 'lane.breaker_' || NEW.breaker END, about);
     END IF;
+    IF NEW.stopped <> stopped_before THEN
+        PERFORM events.tell('auth', 'platform', NULL, 'lane:' || NEW.lane,
+            CASE NEW.stopped WHEN '' THEN 'lane.released' ELSE 'lane.stopped' END, about);
+    END IF;
+    RETURN NULL;
 END
 $$;
 
-REVOKE ALL ON FUNCTION settlement.lane_is FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION settlement.lane_is TO aura_writer;
+REVOKE ALL ON FUNCTION settlement.tell_lane FROM PUBLIC;
+
+CREATE TRIGGER tell AFTER INSERT OR UPDATE ON settlement.lanes FOR EACH ROW EXECUTE FUNCTION settlement.tell_lane();
 
 RESET ROLE;
 
@@ -36,6 +37,6 @@ RESET ROLE;
 
 DO $$
 BEGIN
-    RAISE EXCEPTION 'lanes and what was told of them are not rolled back; mend it by a new migration';
+    RAISE EXCEPTION 'what was told of lanes is not rolled back; mend it by a new migration';
 END
 $$;
