@@ -42,8 +42,12 @@ class TortureStack(E2EStack):
         ports = {"mock_bank_port": free_port(), "chain_port": free_port()} if banks else {}
         super().__init__(home, kafka=self.cluster.bootstrap, session_s=session_s, **ports)
         self.roles = (*ROLES, *(CONNECTORS if banks else ()))
-        # Final blocks must stay: what a killed node has not saved is younger than those.
-        self.chain = AnvilServer(home / "chain", self.settings.chain_port, save_every_s=1, tied=True) if banks else None
+        # Final blocks (those below the last eight) must stay: what a killed node has not saved is younger than those.
+        self.chain = (
+            AnvilServer(home / "chain", self.settings.chain_port, block_time_s=0.5, save_every_s=1, tied=True)
+            if banks
+            else None
+        )
         self.bank: Process | None = None
         self.net = Net()
         self.lanes: dict[str, list[KafkaProxy]] = {lane: [] for lane in LANES}

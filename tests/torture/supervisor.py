@@ -90,13 +90,15 @@ class Report:
             f"violations: {len(self.violations)}",
             *[f"  {violation}" for violation in self.violations],
             *([f"its logs and the client's history are in {self.left}"] if self.left else []),
-            f"again: make torture SECONDS={self.seconds:.0f} SEED={self.seed}" + self._arguments(),
+            self.again(),
         ]
         return "\n".join(lines)
 
-    def _arguments(self) -> str:
+    def again(self) -> str:
+        """The command that repeats it."""
         told = ([] if self.banks else ["--no-banks"]) + ([f"--row {','.join(self.only)}"] if self.only else [])
-        return f' ARGS="{" ".join(told)}"' if told else ""
+        arguments = f' ARGS="{" ".join(told)}"' if told else ""
+        return f"again: make torture SECONDS={self.seconds:.0f} SEED={self.seed}{arguments}"
 
 
 _SHARES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
