@@ -81,7 +81,8 @@ class Options:
     grid_partitions: tuple[int, ...] = (4, 8, 16, 32, 64)
     entries: tuple[int, ...] = (100_000, 1_000_000)
     open: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
-    settlements: int = 100
+    settlements: int = 200
+    turns: int = 5
     profile: bool = False
     verify: bool = False
     directory: Path | None = None

@@ -30,10 +30,10 @@ from aura_stream.ledger.connection import READER, connect
 if TYPE_CHECKING:
     from aura_stream.bench.run import Bench
 
-ROUNDS: Final = 5
 RATE: Final = 20.0
 """Payouts a second to the bank that is well, and collections from the bank that hangs: both far below what it can."""
 CUSTOMERS: Final = 100
+WARM_UP_SHARE: Final = 20
 MINTED: Final = "AEUR"
 LIMITS: Final = {
     "answer_ms": 2_000,
@@ -62,9 +62,9 @@ async def isolation(bench: Bench) -> None:
         count = bench.options.settlements
         await town.open_accounts("USD")
         await town.banks("POST", "/v1/simulate/banks/bank-b/incoming", town.money("1000000.00", "the bench's"))
-        await town.payouts(max(10, count // 2))
+        await town.payouts(max(10, count // WARM_UP_SHARE))
         quiet, hanging = [], []
-        for number in range(ROUNDS):
+        for number in range(bench.options.turns):
             quiet.append(await town.payouts(count))
             await town.banks("PUT", "/v1/simulate/banks/bank-a/profile", {"name": "hanging"})
             collecting = asyncio.create_task(town.collections(count))
@@ -96,9 +96,9 @@ async def settlements(bench: Bench) -> None:
     async with Town(bench, chain=True) as town:
         count = bench.options.settlements
         await town.open_accounts(MINTED)
-        for number in range(2):
-            asked = max(10, count // 5) if number == 0 else count
-            found = [await town.deposits(asked), await town.withdrawals(asked)]
+        for asked in (count // WARM_UP_SHARE, count):  # the first does not count
+            if asked:
+                found = [await town.deposits(asked), await town.withdrawals(asked)]
         bench.results.settlements = {"count": count, "runs": found}
         for run in found:
             bench.say(
