@@ -417,7 +417,8 @@ def i09_log_decides(found: Snapshot) -> int:
     signals: dict[int, dict[int, list[bytes | None]]] = defaultdict(lambda: defaultdict(list))
     for target, log in found.signals.items():
         for record in log:
-            signals[int(record.key or b"0")][target].append(record.value)
+            # By who sent it: a lane writes under the number of its partition too.
+            signals[orjson.loads(record.value or b"")["source"]][target].append(record.value)
     for partition, log in found.journal.items():
         outputs, state = _run_again(found, partition)
         by_topic: dict[str, list[Output]] = defaultdict(list)
