@@ -406,7 +406,7 @@ def _isolation(results: Json) -> list[Section]:
                 f"{found['count']} payouts at {found['rate']:.0f}/s; {found['without_answer']:,} calls to A were never "
                 "answered"
             ),
-            ["round", "all is quiet", "bank A hangs", f"ratio of p50 (aim: at most {ISOLATION_AIM:g})"],
+            ["round", "bank A answers", "bank A hangs", f"ratio of p50 (aim: at most {ISOLATION_AIM:g})"],
             [*rows, ["median", *middle, f"{found['ratio']:.2f}"]],
         )
     ]

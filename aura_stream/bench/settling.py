@@ -52,12 +52,16 @@ SELECT extract(epoch FROM a.ended_at - t.created_at)::float8 * 1e6 FROM settleme
 JOIN ledger.transactions t USING (transaction_id)
 WHERE a.transaction_id = ANY($1::uuid[]) AND a.kind = 'submit' AND a.answer IN ('accepted', 'settled')
 """
+_UNANSWERED = "SELECT count(*) FROM settlement.attempts WHERE lane = 'bank:bank-a' AND answer = 'lost'"
 _LEFT = "SELECT count(*) FROM ledger.transactions WHERE transaction_id = ANY($1::uuid[]) AND state = ANY($2)"
 _HISTORY = "SELECT history FROM ledger.transactions WHERE transaction_id = ANY($1::uuid[])"
 
 
 async def isolation(bench: Bench) -> None:
-    """Payouts by bank-b while all is quiet, and while bank-a takes every call and answers none, in turns."""
+    """Payouts by bank-b while bank-a answers, and while it takes every call and answers none, in turns.
+
+    Collections go to bank-a in both, so that a turn differs from the other by nothing but bank-a.
+    """
     async with Town(bench, chain=False) as town:
         count = bench.options.settlements
         await town.open_accounts("USD")
@@ -65,16 +69,13 @@ async def isolation(bench: Bench) -> None:
         await town.payouts(max(10, count // WARM_UP_SHARE))
         quiet, hanging = [], []
         for number in range(bench.options.turns):
-            quiet.append(await town.payouts(count))
-            await town.banks("PUT", "/v1/simulate/banks/bank-a/profile", {"name": "hanging"})
-            collecting = asyncio.create_task(town.collections(count))
-            hanging.append(await town.payouts(count))
-            stuck = await collecting
-            calls = await town.fetch(
-                "SELECT count(*) FROM settlement.attempts WHERE lane = 'bank:bank-a' AND answer = 'lost'"
-            )
-            await town.banks("PUT", "/v1/simulate/banks/bank-a/profile", {"name": "calm"})
-            await town.until_left(stuck, ("submitting",))
+            for name, found in (("calm", quiet), ("hanging", hanging)):
+                await town.banks("PUT", "/v1/simulate/banks/bank-a/profile", {"name": name})
+                collecting = asyncio.create_task(town.collections(count))
+                found.append(await town.payouts(count))
+                await town.banks("PUT", "/v1/simulate/banks/bank-a/profile", {"name": "calm"})
+                await town.until_left(await collecting, ("submitting",))
+            calls = await town.fetch(_UNANSWERED)
             bench.say(
                 f"round {number + 1}: payouts by bank-b p50 {quiet[-1]['p50_ms']:.1f} ms, while bank-a hangs "
                 f"{hanging[-1]['p50_ms']:.1f} ms ({calls[0][0]} calls to bank-a without an answer so far)"

@@ -164,6 +164,18 @@ class Town(E2EStack):
         finally:
             await consumer.stop()
 
+    async def http(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """An answer of the API that is none of a refusal."""
+        headers = {"Authorization": f"Bearer {self.environment['AURA_API_KEY']}", "Aura-Tenant": "default"}
+        headers |= {"Idempotency-Key": str(uuid.uuid4())} if method == "POST" else {}
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.request(method, self.settings.api_url + path, json=body) as answer,
+        ):
+            found = await answer.json()
+            assert answer.status in (200, 201, 202), found
+            return found
+
     # --- the chain ----------------------------------------------------------------------------------------------------
 
     async def supply(self, token: str) -> int:
