@@ -129,7 +129,6 @@ async def test_n32_a_node_that_hangs_holds_up_mints_only(town: Town) -> None:
     assert shown["aura_lane_breaker", "chain:local:AEUR"] == shown["aura_lane_stopped", "chain:local:AEUR"] == 0
     assert shown["aura_lane_mintable_units", "chain:local:AEUR"] == 0
     assert shown["aura_lane_statement_timestamp_seconds", "chain:local:AEUR"] > 0
-    assert shown["aura_lane_attempts_total", "chain:local:AEUR", "broadcast", "taken"] >= 1
 
 
 @pytest.mark.row("A06")
