@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from datetime import date
 from pathlib import Path
+from time import time
 from typing import Annotated, Any
 
 import typer
@@ -37,6 +37,9 @@ def options(
     context: typer.Context,
     watch: Annotated[bool, typer.Option("--watch", help="Again and again until SIGTERM or Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two runs of --watch.")] = 60.0,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="With --watch: answer /metrics on this loopback port; 0: on none.")
+    ] = 0,
     statement: Annotated[
         list[Path] | None, typer.Option(help="A camt.053 file instead of the banks' APIs; again for more.")
     ] = None,
@@ -57,9 +60,6 @@ def options(
     token: Annotated[
         list[str] | None, typer.Option(help="Compare a token's supply too: NAME=ADDRESS; again for more.")
     ] = None,
-    metrics_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="With --watch: answer /metrics on this loopback port; 0: on none.")
-    ] = 0,
     dsn: Annotated[str, typer.Option("--dsn", help="Postgres; default: AURA_POSTGRES_WRITE_DSN.")] = "",
     json: JsonOption = False,
 ) -> None:
@@ -224,7 +224,7 @@ def _watch(dsn: str, wanted: Wanted, every_s: float, metrics_port: int) -> None:
 
     async def once() -> Outcome:
         outcome = await runs.reconcile(dsn, wanted)
-        metrics.show(outcome.report, await waiting_settlements(dsn), time.time())
+        metrics.show(outcome.report, await waiting_settlements(dsn), time())
         return outcome
 
     async def go_on() -> None:
