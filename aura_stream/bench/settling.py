@@ -67,7 +67,8 @@ async def isolation(bench: Bench) -> None:
         await town.open_accounts("USD")
         await town.banks("POST", "/v1/simulate/banks/bank-b/incoming", town.money("1000000.00", "the bench's"))
         await town.payouts(max(10, count // WARM_UP_SHARE))
-        quiet, hanging = [], []
+        quiet: list[dict[str, Any]] = []
+        hanging: list[dict[str, Any]] = []
         for number in range(bench.options.turns):
             for name, found in (("calm", quiet), ("hanging", hanging)):
                 await town.banks("PUT", "/v1/simulate/banks/bank-a/profile", {"name": name})
