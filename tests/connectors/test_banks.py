@@ -243,7 +243,7 @@ async def test_a14_bank_a_hangs_and_bank_b_goes_on_and_half_open_lets_a_back(tow
         await soon(is_open, "the breaker of bank-a opens", town)
 
         async def counted() -> str:
-            lost = (await town.metrics("bank-0")).get(("aura_lane_attempts_total", "bank:bank-a", "submit", "lost"), 0)
+            lost = (await town.metrics("bank-0")).get(("aura_lane_attempts_total", "lost", "submit", "bank:bank-a"), 0)
             return "" if lost >= 4 else f"{lost} lost submissions are counted"
 
         await soon(counted, "the attempts are counted", town)

@@ -135,12 +135,13 @@ class Town(E2EStack):
         return [dict(row) for row in rows]
 
     async def metrics(self, name: str) -> dict[tuple[str, ...], float]:
-        """What a connector tells Prometheus: values by name and the values of its labels."""
+        """What a connector tells Prometheus: values by name and the values of its labels, in the order of their names."""
         port = json.loads(self.processes[name].ready_file.read_text())["web_port"]
         async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
             assert answer.status == 200
             families = text_string_to_metric_families(await answer.text())
-            return {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
+            samples = [one for family in families for one in family.samples]
+            return {(one.name, *(one.labels[name] for name in sorted(one.labels))): one.value for one in samples}
 
     async def told_of(self, lane: str) -> list[str]:
         """Types of the events about a lane, in their order: this town has nobody who sends them on."""
