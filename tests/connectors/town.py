@@ -135,7 +135,7 @@ class Town(E2EStack):
         return [dict(row) for row in rows]
 
     async def metrics(self, name: str) -> dict[tuple[str, ...], float]:
-        """What a connector tells Prometheus: values by name and the values of its labels, in the order of their names."""
+        """What a connector tells Prometheus: values by name and its labels' values, in the order of their names."""
         port = json.loads(self.processes[name].ready_file.read_text())["web_port"]
         async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
             assert answer.status == 200
