@@ -6,10 +6,10 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format up down faults sim torture bench lock clean
+.PHONY: help setup demo test check format up down faults sim torture settlements bench lock clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(STAMP) ## Install everything into .venv (once; again when the lock changes)
 	@:
@@ -61,6 +61,9 @@ sim: setup ## Run simulated worlds (ARGS="--seeds 0:1000", --forever, --seed N -
 
 torture: setup ## Hurt a whole system at random and check its books (SECONDS=120 SEED=42 ARGS="--row N01,N11")
 	@$(BIN)/python -m tests.torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+settlements: setup ## Settle with banks of which 30 % fails, and ask all books (COUNT=1000 SEED=42 FAULTS=0.3)
+	@$(BIN)/python -m tests.settlements $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
 
 bench: setup ## Measure throughput and latency
 	@$(BIN)/aura bench $(ARGS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -49,9 +50,21 @@ _decode = msgspec.json.Decoder(LaneRecord).decode
 
 
 class AttemptsSink:
-    """Writes one kind of lanes' journal; any number of processes may try."""
+    """Writes one kind of lanes' journal; any number of processes may try.
 
-    def __init__(self, bootstrap: str, dsn: str, topic: str, partitions: int) -> None:
+    `on_ended` is told of each attempt that has ended, once it is written.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        dsn: str,
+        topic: str,
+        partitions: int,
+        *,
+        on_ended: Callable[[AttemptLine], None] = lambda _: None,
+    ) -> None:
+        self._on_ended = on_ended
         self._bootstrap = bootstrap
         self._dsn = dsn
         self._topic = topic
@@ -131,6 +144,9 @@ class AttemptsSink:
             for one in read:
                 for line in [line for line in one.lines if not isinstance(line, NoteLine)]:
                     await _write_line(connection, line)
+        for made in (line for one in read for line in one.lines):
+            if isinstance(made, AttemptLine) and made.state == "ended":
+                self._on_ended(made)
         return becomes
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import orjson
 
-from aura_stream.banks.reading import EVENTS_LISTED, News, Unreadable, news_of, references_in
+from aura_stream.banks.reading import EVENTS_LISTED, News, Unreadable, news_of, our_references_in, references_in
 from aura_stream.domain import lane_news
 from aura_stream.domain.ids import chain_lane_key, record_key
 from aura_stream.domain.lane_news import CallEnded, Heard, Polled
@@ -33,15 +33,18 @@ from aura_stream.engine.errors import Poison
 from aura_stream.engine.unit import Record, Unit
 from tables.bank_lanes import (
     BANK_DUE,
+    BANK_EARLY,
     BANK_JOBS,
     BANK_LANES,
     BANK_SHORT,
     BankJob,
     BankLane,
     Due,
+    Early,
     ShortReference,
     due_key,
     due_prefix,
+    early_key,
     job_key,
 )
 from tables.pauses import ALL, PAUSES
@@ -52,6 +55,8 @@ _PREFIX: Final = b"~bank:"
 _LOOKED_AT: Final = 1000  # waiting jobs that one look at a lane goes through
 _POLL_GIVEN_UP_MS: Final = 30_000
 _STATEMENT_EVERY_MS: Final = 60 * 60 * 1000
+_EARLY_MS: Final = 10 * 60_000
+"""Money with a reference of ours may be here before the ledger's word that it is expected: two topics have no order."""
 _GRACE_MS: Final = 1_000  # beyond the time-out of a call, for its answer to be written down
 
 
@@ -136,6 +141,8 @@ class BankLanes:
         if job.short:
             BANK_SHORT.set(job_key(bank, job.short), ShortReference(job.reference))
         self._put(bank, None, BankJob(job))
+        if job.state == "expected":
+            self._claim_early(unit, bank, job.reference)
 
     # --- news -------------------------------------------------------------------------------------------------------
 
@@ -221,16 +228,64 @@ class BankLanes:
         if news is None:
             return
         known = self._known(bank, news)
-        if known is not None:
+        if news.is_incoming and news.kind == SETTLED:
+            self._received(unit, bank, known, news, raw)
+        elif known is not None:
             self._heard(unit, bank, known, news)
-        elif news.is_incoming and news.kind == SETTLED:
-            fact = Unmatched(
-                *(self.rules.house_tenant, bank, news.asset, news.amount, news.fact_id, news.text),
-                effective_at=news.at,
-            )
-            unit.signal(_PREFIX + bank.encode(), fact)
         else:
             unit.line(NoteLine(f"bank:{bank}", "unknown_reference", news.fact_id, unit.at))
+
+    def _received(self, unit: Unit, bank: str, known: BankJob | None, news: News, raw: bytes) -> None:
+        """Money that somebody sent: expected, of nobody, or here before the ledger's word that it is expected.
+
+        However often it is told, it becomes one thing: what went to suspense stays there, until a person matches it.
+        """
+        ours = our_references_in(news)
+        key = early_key(bank, ours[0], news.fact_id) if ours else b""
+        early = BANK_EARLY.get(key) if key else None
+        if early is not None and early.is_unmatched:
+            return
+        if known is not None:
+            if early is not None:
+                BANK_EARLY.delete(key)
+            self._heard(unit, bank, known, news)
+        elif not ours:
+            self._unmatched(unit, bank, news)
+        elif early is None:
+            BANK_EARLY.set(key, Early(raw))
+            BANK_DUE.set(due_key(bank, "e", unit.at + _EARLY_MS, f"{ours[0]}/{news.fact_id}"), Due())
+
+    def _unmatched(self, unit: Unit, bank: str, news: News) -> None:
+        fact = Unmatched(
+            *(self.rules.house_tenant, bank, news.asset, news.amount, news.fact_id, news.text), effective_at=news.at
+        )
+        unit.signal(_PREFIX + bank.encode(), fact)
+
+    def _claim_early(self, unit: Unit, bank: str, reference: str) -> None:
+        """What was here before it was expected is heard now."""
+        prefix = early_key(bank, reference, "")
+        for _, early in list(BANK_EARLY.range(prefix, prefix + b"\xff")):
+            if not early.is_unmatched:
+                self._event(unit, bank, early.event)
+
+    def _wait_no_longer(self, unit: Unit, bank: str) -> None:
+        """What was kept for long enough is nobody's."""
+        prefix = due_prefix(bank, "e")
+        for due, _ in list(BANK_DUE.range(prefix, prefix + (unit.at + 1).to_bytes(8, "big"))):
+            BANK_DUE.delete(due)
+            key = f"{bank}/".encode() + due[len(prefix) + 8 :]
+            early = BANK_EARLY.get(key)
+            if early is None:
+                continue
+            news = news_of(orjson.loads(early.event))
+            assert news is not None
+            known = self._known(bank, news)
+            if known is not None:
+                BANK_EARLY.delete(key)
+                self._heard(unit, bank, known, news)
+            else:
+                BANK_EARLY.set(key, Early(b"", is_unmatched=True))
+                self._unmatched(unit, bank, news)
 
     def _known(self, bank: str, news: News) -> BankJob | None:
         if news.is_incoming:
@@ -269,9 +324,10 @@ class BankLanes:
             assert known is not None
             given_up = CallEnded(known.job.reference, known.calls, LOST, detail="no answer in time")
             self._ended(unit, bank, known, given_up)
+        self._wait_no_longer(unit, bank)
         again = self._start(unit, bank)
         again = min(again, self._poll(unit, bank))
-        for kind in ("c", "w"):
+        for kind in ("c", "w", "e"):
             prefix = due_prefix(bank, kind)
             later = BANK_DUE.range(prefix + (at + 1).to_bytes(8, "big"), prefix + b"\xff" * 8)
             again = min([again, *(int.from_bytes(key[len(prefix) :][:8], "big") for key, _ in islice(later, 1))])

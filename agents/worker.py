@@ -16,6 +16,7 @@ import uvloop
 
 import topics
 from agents.attempts import AttemptsSink
+from agents.lane_metrics import LaneMetrics
 from aura_stream import logs
 from aura_stream.banks.credentials import banks_file
 from aura_stream.domain.lanes import bank, minter
@@ -107,6 +108,14 @@ def _add_status_page(app: App, role: str, feed: Feed) -> None:
     async def partitions(self: Any, request: Any) -> Any:
         lanes = {"lanes": app.lanes} if hasattr(app, "lanes") else {}
         return self.json({"role": role, "partitions": feed.status(), **lanes})
+
+
+def _add_metrics_page(app: App, metrics: LaneMetrics) -> None:
+    """`/metrics` on the same port, for Prometheus."""
+
+    @app.page("/metrics")
+    async def page(self: Any, request: Any) -> Any:
+        return self.text(metrics.text().decode(), content_type="text/plain")
 
 
 def _app(role: str, settings: Settings) -> App:
@@ -309,6 +318,11 @@ def _lane_app(
     # The inbox first: deadlines wait until everything in it is handled, so that no answer is overlooked for a time-out.
     feed = Feed(app, (inbox, requests), make, on_ready=_ready(settings), on_closed=close)
     app.task(outside.run)
-    attempts = AttemptsSink(settings.kafka_bootstrap, settings.postgres_write_dsn, journal, settings.partitions)
+    metrics = LaneMetrics(feed)
+    attempts = AttemptsSink(
+        *(settings.kafka_bootstrap, settings.postgres_write_dsn, journal, settings.partitions),
+        on_ended=metrics.ended,
+    )
     app.task(attempts.run)
+    _add_metrics_page(app, metrics)
     return app, feed

@@ -29,7 +29,8 @@ class BankJob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Due(msgspec.Struct, frozen=True, array_like=True):
-    """A job is due; key: `<bank>/`, `c` (a call to be given up) or `w` (waits), the time (8 bytes), our reference."""
+    """Something is due; key: `<bank>/`, `c` (a call to be given up), `w` (waits) or `e` (came early), the time (8
+    bytes), our reference; of what came early also `/` and the bank's id of it."""
 
 
 BANK_LANES = Table("bank_lanes", BankLane, prefix=b"B")
@@ -44,6 +45,22 @@ class ShortReference(msgspec.Struct, frozen=True, array_like=True):
 
 
 BANK_SHORT = Table("bank_short", ShortReference, prefix=b"S")
+
+
+class Early(msgspec.Struct, frozen=True, array_like=True):
+    """Money that bears a reference as ours are, and that the ledger has not spoken of yet; key: `<bank>/`, the
+    reference, `/` and the bank's id of the news. `event` is the bank's own."""
+
+    event: bytes
+    is_unmatched: bool = False  # it was waited for in vain, and lies in suspense
+
+
+BANK_EARLY = Table("bank_early", Early, prefix=b"E")
+
+
+def early_key(bank: str, reference: str, fact_id: str) -> bytes:
+    """The key of money that came early."""
+    return f"{bank}/{reference}/{fact_id}".encode()
 
 
 def job_key(bank: str, reference: str) -> bytes:

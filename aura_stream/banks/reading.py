@@ -145,6 +145,11 @@ def references_in(news: News) -> list[str]:
     return list(dict.fromkeys([news.reference, *_OUR_REFERENCE.findall(news.reference + " " + news.text)]))
 
 
+def our_references_in(news: News) -> list[str]:
+    """Those of them that have the form of ours."""
+    return [one for one in references_in(news) if _OUR_REFERENCE.fullmatch(one)]
+
+
 def cents_of(about: dict[str, Any], name: str) -> int:
     """Cents of a decimal text above zero. Raises :class:`Unreadable`."""
     text = about.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from rich.table import Table
@@ -22,6 +23,7 @@ AIMS: Final = {"one-hop": 10.0, "between": 6.0, "hot": 16.0}
 HTTP_AIM: Final = 0.4
 AUTH_AIM: Final = 0.7
 BATCH_AIM: Final = 20_000
+ISOLATION_AIM: Final = 1.2
 FULL: Final = 0.85
 """A process that uses so much of one core is as good as full: it waits for a reply now and then."""
 
@@ -34,7 +36,7 @@ Json = Mapping[str, Any]
 _TOGETHER: Final = (
     ("drains", "baseline"),
     *((name,) for name in ("warm_up", "sink_alone", "open_loop", "http", "auth", "restore", "memory")),
-    *((name,) for name in ("scaling", "entries", "open", "profiles")),
+    *((name,) for name in ("scaling", "entries", "open", "isolation", "settlements", "profiles")),
 )
 """What of one run replaces what of an earlier one: ratios are only of neighbours in time."""
 
@@ -101,6 +103,8 @@ def sections(results: Json) -> list[tuple[str, list[str], list[list[str]]]]:
         *_growth(results),
         ("Restore", ["what", "measured", "aim"], _restore(results)),
         *_memory(results),
+        *_isolation(results),
+        *_settlements(results),
     ]
 
 
@@ -375,6 +379,86 @@ def _growth(results: Json) -> list[Section]:
             ],
         ),
     ]
+
+
+def _isolation(results: Json) -> list[Section]:
+    found = results.get("isolation")
+    if not found:
+        return []
+    rows = [
+        [
+            str(number + 1),
+            *(f"{one['p50_ms']:.1f} / {one['p99_ms']:.1f}" for one in (quiet, hanging)),
+            f"{ratio_:.2f}",
+        ]
+        for number, (quiet, hanging, ratio_) in enumerate(
+            zip(found["quiet"], found["hanging"], found["ratios"], strict=True)
+        )
+    ]
+    middle = [
+        f"{median(one['p50_ms'] for one in found[name]):.1f} / {median(one['p99_ms'] for one in found[name]):.1f}"
+        for name in ("quiet", "hanging")
+    ]
+    return [
+        (
+            (
+                f"Bank A hangs, bank B goes on: ms from a payout's command to bank B's word (p50 / p99), in turns of "
+                f"{found['count']} payouts at {found['rate']:.0f}/s; {found['without_answer']:,} calls to A were never "
+                "answered"
+            ),
+            ["round", "bank A answers", "bank A hangs", f"ratio of p50 (aim: at most {ISOLATION_AIM:g})"],
+            [*rows, ["median", *middle, f"{found['ratio']:.2f}"]],
+        )
+    ]
+
+
+def _settlements(results: Json) -> list[Section]:
+    found = results.get("settlements")
+    if not found:
+        return []
+    names = list(dict.fromkeys(name for run in found["runs"] for name in run["cores"] if name != "bench"))
+    return [
+        (
+            (
+                f"Settlements per second through the mock bank and the local chain (a block a second), a backlog of "
+                f"{found['count']:,} each way until the last is completed; cores that each process used"
+            ),
+            ["what", "settlements/s", *names, "limit", "others' CPU"],
+            [
+                [
+                    run["what"],
+                    f"{run['per_second']:.1f}",
+                    *(f"{run['cores'].get(name, 0.0):.2f}" for name in names),
+                    settling_limit(run),
+                    f"{run['cpu']['others_percent']:.0f} %",
+                ]
+                for run in found["runs"]
+            ],
+        ),
+        (
+            "Where a settlement waits, median seconds in each state",
+            ["what", "state", "s"],
+            [
+                [run["what"], state, f"{ms / 1000:.2f}"]
+                for run in found["runs"]
+                for state, ms in run["waits_ms"].items()
+            ],
+        ),
+    ]
+
+
+def settling_limit(run: Json) -> str:
+    """What settlements waited for: a process whose core is full, all cores, or the state in which they stay longest."""
+    busiest = max(
+        (name for name in run["cores"] if name not in ("bench", "postgres")), key=lambda name: run["cores"][name]
+    )
+    parts = []
+    if run["cores"][busiest] >= FULL:
+        parts.append(f"the core of {busiest}")
+    if run["cpu"]["machine_percent"] >= 100 * FULL:
+        parts.append("all cores")
+    longest = max(run["waits_ms"], key=lambda state: run["waits_ms"][state])
+    return " and ".join(parts) or f"waiting in {longest} (busiest: {busiest}, {run['cores'][busiest]:.2f} of a core)"
 
 
 def _ledgers(memory: Mapping[str, Json]) -> list[Json]:

@@ -24,7 +24,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 import topics
 from aura_stream import SetupError
-from aura_stream.bench import http, http_auth, loads, studies
+from aura_stream.bench import http, http_auth, loads, settling, studies
 from aura_stream.bench.baseline import CONNECTIONS, Baseline
 from aura_stream.bench.figures import latency
 from aura_stream.bench.generator import Plan
@@ -43,7 +43,10 @@ from aura_stream.engine.topics import apply_topics
 from aura_stream.ledger.migrations import migrate
 from aura_stream.settings import Settings, load_settings
 
-SECTIONS = ("drain", "baseline", "sink", "open-loop", "http", "auth", "restore", "memory", "scaling", "entries", "open")
+SECTIONS = (
+    *("drain", "baseline", "sink", "open-loop", "http", "auth", "restore", "memory", "scaling", "entries", "open"),
+    *("isolation", "settlements"),
+)
 """What can be measured, in this order: up to `restore` on one ledger, each of the others on a fresh one."""
 SHARED = SECTIONS[: SECTIONS.index("memory")]
 WARM_UP_SHARE = 10
@@ -78,6 +81,8 @@ class Options:
     grid_partitions: tuple[int, ...] = (4, 8, 16, 32, 64)
     entries: tuple[int, ...] = (100_000, 1_000_000)
     open: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
+    settlements: int = 200
+    turns: int = 5
     profile: bool = False
     verify: bool = False
     directory: Path | None = None
@@ -106,6 +111,8 @@ class Results:
     scaling: list[dict[str, Any]] = field(default_factory=list)
     entries: list[dict[str, Any]] = field(default_factory=list)
     open: list[dict[str, Any]] = field(default_factory=list)
+    isolation: dict[str, Any] | None = None
+    settlements: dict[str, Any] | None = None
     profiles: list[dict[str, Any]] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
 
@@ -133,6 +140,8 @@ def measure(options: Options, say: Say) -> Results:
         kafka_port=free_port(),
         postgres_port=free_port(),
         api_port=free_port(),
+        mock_bank_port=free_port(),
+        chain_port=free_port(),
     )
     # What it tries again is no news: a broker knows its part in a new topic a moment after it has created it.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
@@ -195,6 +204,8 @@ class Bench:
                 ("scaling", studies.scaling),
                 ("entries", studies.entries),
                 ("open", studies.open_transactions),
+                ("isolation", settling.isolation),
+                ("settlements", settling.settlements),
             ):
                 if self.wants(section):
                     with self._timed(section):

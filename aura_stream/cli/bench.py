@@ -41,6 +41,10 @@ def bench(
     grid_partitions: Annotated[str, typer.Option(help="scaling: numbers of partitions.")] = "4,8,16,32,64",
     entries: Annotated[str, typer.Option(help="entries: grow the ledger to these.")] = "100000,1000000",
     open_: Annotated[str, typer.Option("--open", help="open: numbers of open holds.")] = "1000,10000,100000,1000000",
+    settlements: Annotated[
+        int, typer.Option(min=10, help="isolation: payouts of each turn; settlements: how many each way.")
+    ] = 200,
+    turns: Annotated[int, typer.Option(min=1, help="isolation: how often quiet and hanging take turns.")] = 5,
     verify: Annotated[bool, typer.Option("--verify", help="Run `aura ledger verify` at the end.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the workers' time goes (py-spy).")] = False,
     profile_dir: Annotated[Path, typer.Option(help="Where profiles are written.")] = Path(".aura/bench"),
@@ -89,6 +93,8 @@ def bench(
             grid_partitions=_numbers("--grid-partitions", grid_partitions),
             entries=_numbers("--entries", entries),
             open=_numbers("--open", open_),
+            settlements=settlements,
+            turns=turns,
             profile=profile,
             verify=verify,
             directory=directory,

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from datetime import date
 from pathlib import Path
+from time import time
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ from aura_stream.cli.db import run
 from aura_stream.domain.reconciliation import MEANING, RESOLUTIONS
 from aura_stream.domain.settlement import TOKENS
 from aura_stream.reconcile import run as runs
+from aura_stream.reconcile.metrics import ReserveMetrics, waiting_settlements
 from aura_stream.reconcile.run import Outcome, Wanted
 from aura_stream.reconcile.sources import read_logins
 from aura_stream.settings import Settings, SetupError, load_settings
@@ -35,6 +37,9 @@ def options(
     context: typer.Context,
     watch: Annotated[bool, typer.Option("--watch", help="Again and again until SIGTERM or Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two runs of --watch.")] = 60.0,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="With --watch: answer /metrics on this loopback port; 0: on none.")
+    ] = 0,
     statement: Annotated[
         list[Path] | None, typer.Option(help="A camt.053 file instead of the banks' APIs; again for more.")
     ] = None,
@@ -68,7 +73,7 @@ def options(
     wanted = _wanted(settings, statement or [], returns or [], bank or [], account, credentials, since, token or [])
     dsn = dsn or settings.postgres_write_dsn
     if watch:
-        _watch(dsn, wanted, every)
+        _watch(dsn, wanted, every, metrics_port)
         return
     outcome = run(runs.reconcile(dsn, wanted), "The ledger cannot be reconciled.")
     if json:
@@ -211,13 +216,21 @@ def _content(path: Path) -> bytes:
         raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="--statement") from None
 
 
-def _watch(dsn: str, wanted: Wanted, every_s: float) -> None:
+def _watch(dsn: str, wanted: Wanted, every_s: float, metrics_port: int) -> None:
     """Runs until it is stopped; what fails is said and tried again: nobody restarts it at night."""
+    metrics = ReserveMetrics()
+    if metrics_port:
+        metrics.serve(metrics_port)
+
+    async def once() -> Outcome:
+        outcome = await runs.reconcile(dsn, wanted)
+        metrics.show(outcome.report, await waiting_settlements(dsn), time())
+        return outcome
 
     async def go_on() -> None:
         while True:
             try:
-                outcome = await asyncio.to_thread(run, runs.reconcile(dsn, wanted), "The ledger cannot be reconciled.")
+                outcome = await asyncio.to_thread(run, once(), "The ledger cannot be reconciled.")
             except _AWAY as error:
                 say(str(error))
             else:

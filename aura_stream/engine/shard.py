@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
 
@@ -30,10 +30,13 @@ from aura_stream.engine.restore import (
     wall_clock,
 )
 from aura_stream.engine.store import Store, Stores
+from aura_stream.engine.table import Table, after
 from aura_stream.engine.turns import Turns
 from aura_stream.engine.unit import NEVER, NO_HEADERS, Actor, Finished, Memory, Names, source_of
 
 log = logging.getLogger(__name__)
+
+V = TypeVar("V")
 
 ATTEMPTS_MAX = 5  # of one batch, each on a freshly opened shard
 STALE_MS = 7 * 24 * 3600 * 1000 // 2  # half of the changelog's delete.retention.ms
@@ -115,6 +118,16 @@ class Shard(Partition):
             "commit_s": round(counters.commit_s, 3),
             "store_bytes": self._store.memory_bytes() if self._store is not None else {},
         }
+
+    def rows(self, table: Table[V], start: bytes = b"") -> Iterator[tuple[bytes, V]]:
+        """Keys that begin with `start`, and values, of a table as the last unit has left it; none while it is closed.
+
+        For metrics: read it between two units, and without waiting in between.
+        """
+        if self._store is not None and self._memory is not None:
+            first = table.prefix + start
+            for full, encoded in self._store.scan(first, after(first)):
+                yield full[len(table.prefix) :], table.decode(encoded)
 
     # --- opening ---------------------------------------------------------------------------------------------------
 

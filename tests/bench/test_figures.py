@@ -70,6 +70,16 @@ def drain(load: str, number: int, per_second: float) -> dict[str, Any]:
     }
 
 
+def settled(what: str, per_second: float, cores: dict[str, float]) -> dict[str, Any]:
+    return {
+        "what": what,
+        "per_second": per_second,
+        "cpu": {"others_percent": 2.0, "machine_percent": 70.0},
+        "cores": cores,
+        "waits_ms": {"mint_queued": 640.0, "mint_confirming": 2_375.0},
+    }
+
+
 def measured() -> dict[str, Any]:
     percentiles = {"count": 10, "p50_ms": 11.0, "p90_ms": 20.0, "p99_ms": 43.0, "max_ms": 50.5}
     return {
@@ -164,6 +174,22 @@ def measured() -> dict[str, Any]:
             "before": {"ledger-0": {"rss_mb": 100.0, "pss_mb": 90.0}},
             "after": {"ledger-0": {"rss_mb": 257.0, "most_mb": 260.0, "pss_mb": 241.0, "rocksdb_mb": 88.0}},
         },
+        "isolation": {
+            "count": 200,
+            "rate": 20.0,
+            "quiet": [percentiles | {"p50_ms": 31.5}, percentiles | {"p50_ms": 33.5}],
+            "hanging": [percentiles | {"p50_ms": 34.65}, percentiles | {"p50_ms": 33.5}],
+            "ratios": [1.1, 1.0],
+            "ratio": 1.05,
+            "without_answer": 1_234,
+        },
+        "settlements": {
+            "count": 200,
+            "runs": [
+                settled("paid by SCT Inst and minted", 45.25, {"mock bank": 0.62, "chain": 0.31, "postgres": 0.93}),
+                settled("burnt and paid by SCT Inst", 12.5, {"mock bank": 0.97, "chain": 0.25, "postgres": 0.2}),
+            ],
+        },
         "profiles": [
             {
                 "what": "one-hop, draining",
@@ -197,6 +223,13 @@ def test_all_figures_reach_terminal_and_documentation() -> None:
     for text in (console.export_text(), markdown(measured())):
         for number in (
             "65,000 (60,000 to 70,000)",
+            "34.6 / 43.0",  # bank B while bank A hangs
+            "1.05",
+            "1,234 calls",
+            "45.2",
+            "waiting in mint_confirming (busiest: mock bank, 0.62 of a core)",
+            "the core of mock bank",
+            "2.38",
             "10.0 (10.0 to 10.0)",
             "130,000",
             "50 %",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import uuid
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -13,6 +14,7 @@ import pytest
 from aura_stream.domain.ids import bank_reference
 from aura_stream.webhooks.signatures import sign
 from tests.connectors.town import LIMITS, Town, soon
+from tests.e2e.client import NAMESPACE
 
 pytestmark = pytest.mark.timeout(400)  # starting a town is a part of its first test
 
@@ -137,6 +139,28 @@ async def test_a04_money_that_nobody_announced_goes_to_suspense_once(town: Town)
     await soon(missing, "it is in suspense", town)
 
 
+@pytest.mark.row("N20", "A04")
+async def test_n20_money_that_is_here_before_its_deposit_is_credited_once(town: Town) -> None:
+    await town.customer("early", "EUR")
+    key = uuid.uuid4().hex
+    id_ = str(uuid.uuid5(NAMESPACE, f"default/early/{key}"))
+    await town.push(bank_reference(id_, "deposit"), "55.00")
+
+    async def heard() -> str:
+        known = (await town.metrics("bank-0"))["aura_lane_early", "bank:bank-b"]
+        return "" if known == 1 else f"{known} payments are early"
+
+    await soon(heard, "the lane has heard of it", town)
+    submitted = {"account_id": "early:EUR", "amount": "55.00", "rail": "sepa_instant"}
+    assert await town.send("deposit.submit", "early", submitted, key) == id_
+
+    await town.reaches(id_, "completed")
+    assert await town.balance("early:EUR") == 5500
+    assert (await town.metrics("bank-0"))["aura_lane_early", "bank:bank-b"] == 0
+    suspense = "SELECT count(*) FROM ledger.transactions WHERE type = 'suspense' AND amount = 5500"
+    assert (await town.fetch(suspense))[0][0] == 0
+
+
 @pytest.mark.row("SEC33", "N29", "N20")
 async def test_sec33_n29_only_what_the_bank_has_signed_now_is_heard_and_once(town: Town) -> None:
     await town.customer("sec33", "EUR")
@@ -217,6 +241,15 @@ async def test_a14_bank_a_hangs_and_bank_b_goes_on_and_half_open_lets_a_back(tow
             return "" if rows and rows[0]["breaker"] != "closed" else "bank-a's breaker is closed"
 
         await soon(is_open, "the breaker of bank-a opens", town)
+
+        async def counted() -> str:
+            lost = (await town.metrics("bank-0")).get(("aura_lane_attempts_total", "lost", "submit", "bank:bank-a"), 0)
+            return "" if lost >= 4 else f"{lost} lost submissions are counted"
+
+        await soon(counted, "the attempts are counted", town)
+        shown = await town.metrics("bank-0")
+        assert shown["aura_lane_breaker", "bank:bank-a"] > 0 == shown["aura_lane_breaker", "bank:bank-b"]
+        assert shown["aura_lane_waiting", "bank:bank-a"] + shown["aura_lane_under_way", "bank:bank-a"] >= 1
         for n in range(3):
             await funded(town, f"a14-{n}", "10.00")
         assert "submitted" not in [(await town.transaction(id_))[1] for id_ in stuck]
@@ -231,6 +264,10 @@ async def test_a14_bank_a_hangs_and_bank_b_goes_on_and_half_open_lets_a_back(tow
     assert all(book.get("acted", 0) <= 1 for book in books)
     closed = await town.fetch("SELECT breaker FROM settlement.lanes WHERE lane = 'bank:bank-a'")
     assert closed[0]["breaker"] == "closed"
+    assert (await town.metrics("bank-0"))["aura_lane_breaker", "bank:bank-a"] == 0
+    told = await town.told_of("bank:bank-a")
+    assert (told[0], told[-1]) == ("lane.breaker_opened", "lane.breaker_closed") and "lane.breaker_half_open" in told
+    assert await town.told_of("bank:bank-b") == []
 
 
 @pytest.mark.row("N30", "A14")

@@ -125,6 +125,10 @@ async def test_n32_a_node_that_hangs_holds_up_mints_only(town: Town) -> None:
         town.anvil.process.thaw()
     await town.reaches(id_, "completed", within_s=90)
     assert await town.balance("frozen:AEUR") == 10_000_000
+    shown = await town.metrics("chain-0")
+    assert shown["aura_lane_breaker", "chain:local:AEUR"] == shown["aura_lane_stopped", "chain:local:AEUR"] == 0
+    assert shown["aura_lane_mintable_units", "chain:local:AEUR"] == 0
+    assert shown["aura_lane_statement_timestamp_seconds", "chain:local:AEUR"] > 0
 
 
 @pytest.mark.row("A06")

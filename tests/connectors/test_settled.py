@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aura_stream.domain.ids import bank_reference
-from tests.connectors.town import Town
+from tests.connectors.town import Town, soon
 
 pytestmark = pytest.mark.timeout(400)  # starting a town is a part of its first test
 
@@ -80,6 +80,45 @@ async def test_a04_a07_a_withdrawal_burns_and_pays_out(town: Town) -> None:
     assert await town.supply("AEUR") == supply - 15_000_000
     kinds = [attempt["kind"] for attempt in await town.attempts(id_)]
     assert kinds == ["broadcast", "submit"]
+
+
+@pytest.mark.row("A25", "A17", "A11", "A05")
+async def test_a25_a_deposit_of_the_contract_becomes_entries_tokens_and_a_status(town: Town) -> None:
+    """The whole way by public doors: HTTP, the payer's bank, HTTP again, and the chain's own word."""
+    supply = await town.supply("AEUR")
+    for asset in ("EUR", "AEUR"):
+        await town.http("POST", "/v1/accounts", {"customer": "emil", "asset": asset})
+    asked = {"account_id": "emil:EUR", "amount": "25.00", "rail": "sepa_instant", "mint_to": "emil:AEUR"}
+    deposit = await town.http("POST", "/v1/deposits", asked)
+    assert (deposit["status"], deposit["waits_for"]["who"]) == ("processing", "payer")
+
+    await town.push(deposit["settlement"]["reference"], "25.00")
+
+    shown = deposit
+
+    async def missing() -> str:
+        nonlocal shown
+        shown = await town.http("GET", f"/v1/transactions/{deposit['id']}")
+        return "" if shown["status"] == "completed" else f"{shown['status']}/{shown['state']}"
+
+    await soon(missing, "the status endpoint says that it is completed", town)
+    assert await town.supply("AEUR") == supply + 25_000_000
+    assert shown["settlement"]["hash"].startswith("0x") and shown["waits_for"] is None
+    booked = {(entry["account_id"], entry["asset"]) for entry in shown["entries"]}
+    expected = {
+        *(("@bank:bank-b:trust:EUR", "EUR"), ("emil:EUR", "EUR"), ("@reserve:AEUR:EUR", "EUR")),
+        *(("@custody:chain:local:AEUR", "AEUR"), ("emil:AEUR", "AEUR")),
+    }
+    assert expected <= booked
+    states = [event["state"] for event in shown["events"]]
+    assert states == [
+        "awaiting_funds",
+        "funds_settled",
+        "mint_queued",
+        "mint_broadcast",
+        "mint_confirming",
+        "completed",
+    ]
 
 
 @pytest.mark.row("A18", "A08")

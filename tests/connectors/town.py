@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 
 from aura_stream.chain.rpc import ChainError, ChainNode
 from aura_stream.chain.setup import token_address
@@ -36,10 +38,10 @@ SOON_S = 60.0
 class Town(E2EStack):
     """The stack with banks and a chain. `env` goes to every role."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, limits: Mapping[str, int] = LIMITS) -> None:
         super().__init__(home, mock_bank_port=free_port(), chain_port=free_port())
         self.env = {
-            "AURA_BANK_LIMITS": json.dumps({"bank-a": LIMITS, "bank-b": LIMITS}),
+            "AURA_BANK_LIMITS": json.dumps({"bank-a": limits, "bank-b": limits}),
             "AURA_BANK_POLL_S": "0.5",
             "AURA_CHAIN_RPC_URL": f"http://127.0.0.1:{self.settings.chain_port}",
             "AURA_CHAIN_CONFIRMATIONS": "2",
@@ -132,6 +134,20 @@ class Town(E2EStack):
         )
         return [dict(row) for row in rows]
 
+    async def metrics(self, name: str) -> dict[tuple[str, ...], float]:
+        """What a connector tells Prometheus: values by name and its labels' values, in the order of their names."""
+        port = json.loads(self.processes[name].ready_file.read_text())["web_port"]
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert answer.status == 200
+            families = text_string_to_metric_families(await answer.text())
+            samples = [one for family in families for one in family.samples]
+            return {(one.name, *(one.labels[name] for name in sorted(one.labels))): one.value for one in samples}
+
+    async def told_of(self, lane: str) -> list[str]:
+        """Types of the events about a lane, in their order: this town has nobody who sends them on."""
+        rows = await self.fetch("SELECT type FROM events.outbox WHERE data ->> 'lane' = $1 ORDER BY outbox_id", lane)
+        return [row["type"] for row in rows]
+
     async def events(self) -> list[dict[str, Any]]:
         """All events of transactions."""
         places = [TopicPartition("aura.transaction-events.v1", number) for number in range(PARTITIONS)]
@@ -148,6 +164,18 @@ class Town(E2EStack):
             return found
         finally:
             await consumer.stop()
+
+    async def http(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """An answer of the API that is none of a refusal."""
+        headers = {"Authorization": f"Bearer {self.environment['AURA_API_KEY']}", "Aura-Tenant": "default"}
+        headers |= {"Idempotency-Key": str(uuid.uuid4())} if method == "POST" else {}
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.request(method, self.settings.api_url + path, json=body) as answer,
+        ):
+            found = await answer.json()
+            assert answer.status in (200, 201, 202), found
+            return found
 
     # --- the chain ----------------------------------------------------------------------------------------------------
 

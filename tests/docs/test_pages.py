@@ -12,9 +12,11 @@ import jsonschema_rs
 import pytest
 
 import topics
+from agents.lane_metrics import GAUGES
 from agents.worker import NAMES
 from aura_stream.cli import COMMANDS
 from aura_stream.domain.commands import COMMAND_TYPES
+from aura_stream.domain.lanes.bank import Limits
 from aura_stream.settings import Settings
 from docs import build
 from tests.docs.pages import ROOT, links, name_of, named_tests, pages
@@ -151,3 +153,20 @@ def _messages(run: build.Example) -> Iterable[tuple[dict[str, Any], list[Any]]]:
             # What the schema cannot know, the number of places of an asset, is the dead letter's fault.
             values = values[:-1]
         yield schema, values
+
+
+@pytest.mark.row("A18", "A15", "A14")
+def test_a18_the_notes_on_resilience_say_the_numbers_that_the_lanes_go_by() -> None:
+    notes = (ROOT / "docs/guide/settlement.md").read_text(encoding="utf-8")
+    tried_again = notes.partition("## What is tried again")[2].partition("##")[0]
+    limits = Limits()
+
+    assert (limits.tries, limits.backoff_ms, limits.failures_to_open, limits.open_ms) == (3, 1_000, 5, 30_000)
+    for said in ("three tries, after 1 s, 2 s", "five failures in a row", "opens for 30 s"):
+        assert said in tried_again, said
+    assert (limits.inquire_every_ms, limits.inquiries) == (5_000, 10)
+    assert "every 5 s, ten times" in tried_again
+    assert (limits.longest_delay_ms, limits.window_ms) == (60_000, 24 * 60 * 60 * 1000)
+    assert "longest delay (60 s)" in tried_again and "(24 h)" in tried_again
+    named = set(re.findall(r"`(aura_lane_\w+)`", notes))
+    assert named == {*GAUGES, "aura_lane_attempts_total"}

@@ -95,7 +95,12 @@ class Intent:
     @property
     def submits(self) -> bool:
         """Whether it makes a transaction."""
-        return self.type in ("deposit.submit", "transfer.submit", "hold.place")
+        return self.type in ("deposit.submit", "transfer.submit", "hold.place", "withdrawal.submit")
+
+    @property
+    def by_bank(self) -> bool:
+        """Whether a bank has a part in it."""
+        return "rail" in self.data
 
     @property
     def transaction_id(self) -> str:

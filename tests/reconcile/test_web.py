@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import asyncpg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from aura_stream.embedded.local import LocalStack
 from aura_stream.embedded.processes import free_port
@@ -169,11 +170,12 @@ async def test_a13_a17_the_command_line_watches_a_real_bank_and_an_operator_reso
     env = {"AURA_HOME": str(stack.home), "AURA_POSTGRES_DSN": backend.settings.postgres_dsn}
     url = str(one_node.client.make_url("/")).rstrip("/")
     env |= {"AURA_API_URL": url, "AURA_API_KEY": OPERATOR}
+    port = free_port()
     async with aiohttp.ClientSession() as session:
         bank = await Client(session, credentials, "bank-b").login()
         watching = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "aura_stream.cli", "reconcile", "--watch", "--every", "0.2"),
-            *("--bank", "bank-b", "--since", "2026-11-20"),
+            *("--bank", "bank-b", "--since", "2026-11-20", "--metrics-port", str(port)),
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "NO_COLOR": "1", **env},
         )
@@ -185,6 +187,17 @@ async def test_a13_a17_the_command_line_watches_a_real_bank_and_an_operator_reso
             async with asyncio.timeout(60):
                 while "missing_in_ledger" not in (line := (await watching.stderr.readline()).decode()):
                     assert line
+            metrics = ""
+            async with asyncio.timeout(30):  # the run that has found it ends a moment later
+                while "aura_breaks_open" not in metrics or "aura_breaks_open 0.0" in metrics:
+                    async with session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+                        metrics = await answer.text()
+                    await asyncio.sleep(0.1)
+            samples = [one for family in text_string_to_metric_families(metrics) for one in family.samples]
+            parts = {one.labels["part"]: one.value for one in samples if one.labels.get("currency") == "EUR"}
+            owed = sum(parts[name] for name in ("reserve", "customers", "outgoing", "suspense"))
+            assert parts["surplus"] == pytest.approx(parts["trust"] + parts["open_returns"] - owed)
+            assert {"requires_attention", "parked"} < {one.labels.get("waiting") for one in samples}
         finally:
             watching.terminate()
             await watching.communicate()

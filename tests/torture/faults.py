@@ -21,11 +21,15 @@ from pathlib import Path
 
 import asyncpg
 
+from aura_stream.chain.chaos import Chaos
+from aura_stream.chain.rpc import ChainError, ChainNode
 from aura_stream.embedded.processes import Process
 from tests.e2e.client import Client, Malformed
 from tests.e2e.stack import eventually
+from tests.settlements import plan
 from tests.torture.proxies import ADD_PARTITIONS, END_TXN, INIT_PRODUCER_ID, PRODUCE, TRANSACTIONAL, Rule
 from tests.torture.role import LEDGER_POINTS, SINK_POINTS
+from tests.torture.settling import Settling
 from tests.torture.stack import TortureStack
 
 Inject = Callable[["Torture"], AbstractAsyncContextManager[None]]
@@ -34,11 +38,12 @@ ROLE = "tests.torture.role"
 
 @dataclass(frozen=True)
 class Torture:
-    """What a fault needs: the stack, the client that loads it, and its own chances."""
+    """What a fault needs: the stack, the client that loads it, its own chances, and who settles, if anybody does."""
 
     stack: TortureStack
     client: Client
     random: random.Random
+    settling: Settling | None = None
 
     def some(self, *roles: str) -> Process:
         """A running process of one of the roles."""
@@ -502,6 +507,152 @@ async def duplicates(torture: Torture) -> AsyncIterator[None]:
     yield
 
 
+# --- banks and chain -------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def connector_killed(torture: Torture) -> AsyncIterator[None]:
+    """kill -9 of a connector, with calls under way."""
+    await torture.stack.kill(torture.some("bank", "chain").name)
+    await torture.pause(0.1, 3)
+    yield
+
+
+@asynccontextmanager
+async def connector_frozen(torture: Torture) -> AsyncIterator[None]:
+    """SIGSTOP of a connector for longer than its session: its partitions are given to nobody, and then to itself."""
+    victim = torture.some("bank", "chain")
+    victim.freeze()
+    session = torture.stack.settings.session_timeout_s
+    await torture.pause(session * 0.5, session * 1.6)
+    victim.thaw()
+    yield
+
+
+@asynccontextmanager
+async def bank_is(torture: Torture, low: float, high: float, **profile: object) -> AsyncIterator[None]:
+    """One bank, or both, misbehave so for some seconds."""
+    assert torture.settling is not None
+    banks = torture.random.choice((("bank-a",), ("bank-b",), ("bank-a", "bank-b")))
+    for bank in banks:
+        await torture.settling.set_profile(bank, plan.profile(0, torture.settling.seed) | profile)
+    await torture.pause(low, high)
+    await torture.settling.usual(*banks)
+    yield
+
+
+@asynccontextmanager
+async def bank_hangs(torture: Torture) -> AsyncIterator[None]:
+    """A bank takes calls and answers none."""
+    async with bank_is(torture, 3, 8, name="hanging"):
+        yield
+
+
+@asynccontextmanager
+async def bank_down(torture: Torture) -> AsyncIterator[None]:
+    """A bank answers 503, and holds its webhooks back."""
+    async with bank_is(torture, 3, 8, name="down"):
+        yield
+
+
+@asynccontextmanager
+async def bank_acts_and_does_not_say(torture: Torture) -> AsyncIterator[None]:
+    """Most calls are acted on, and answered by nothing, by 500, or by half an answer."""
+    rates = {"timeout_after": 3500, "error_after": 3500, "cut_answer": 2000, "late": 500}
+    async with bank_is(torture, 4, 9, rates=rates):
+        yield
+
+
+@asynccontextmanager
+async def webhooks_in_disorder(torture: Torture) -> AsyncIterator[None]:
+    """Webhooks come twice, late, after those that follow them, or never."""
+    rates = {"duplicate": 4000, "out_of_order": 3500, "lost": 2000}
+    async with bank_is(torture, 4, 9, rates=rates):
+        yield
+
+
+@asynccontextmanager
+async def webhooks_spoiled(torture: Torture) -> AsyncIterator[None]:
+    """Webhooks are first sent with a wrong signature, an old time, or half of their body."""
+    rates = {"bad_signature": 4000, "stale": 3000, "cut": 2500}
+    async with bank_is(torture, 4, 9, rates=rates):
+        yield
+
+
+@asynccontextmanager
+async def bank_killed(torture: Torture) -> AsyncIterator[None]:
+    """The banks' process dies, with its clock and its webhooks."""
+    assert torture.stack.bank is not None
+    await torture.stack.call(torture.stack.bank.kill)
+    await torture.pause(1, 4)
+    yield
+
+
+@asynccontextmanager
+async def chain_killed(torture: Torture) -> AsyncIterator[None]:
+    """The node dies; what it had not saved is gone: its pool, and its youngest blocks."""
+    await torture.stack.call(torture.stack.kill_chain)
+    await torture.pause(1, 4)
+    yield
+
+
+@asynccontextmanager
+async def chain_frozen(torture: Torture) -> AsyncIterator[None]:
+    """The node takes connections and answers nothing."""
+    chain = torture.stack.chain
+    assert chain is not None
+    chain.process.freeze()
+    await torture.pause(2, 8)
+    chain.process.thaw()
+    yield
+
+
+@asynccontextmanager
+async def _hand_on(torture: Torture) -> AsyncIterator[Chaos]:
+    """The hand that moves the chain; in the end it mines again."""
+    assert torture.stack.chain is not None
+    async with ChainNode(torture.stack.chain.rpc_url) as node:
+        hand = Chaos(node, torture.stack.settings)
+        with contextlib.suppress(ChainError):  # killed or frozen beside this
+            try:
+                yield hand
+            finally:
+                await hand.base_fee(10**9)
+                await hand.resume_mining()
+
+
+@asynccontextmanager
+async def chain_reorganised(torture: Torture) -> AsyncIterator[None]:
+    """The youngest blocks are replaced by empty ones, one more than those that confirm."""
+    async with _hand_on(torture) as hand:
+        for _ in range(torture.random.randint(1, 3)):
+            await hand.reorg(torture.random.randint(1, 3))
+            await torture.pause(0.5, 2)
+    yield
+
+
+@asynccontextmanager
+async def chain_forgets(torture: Torture) -> AsyncIterator[None]:
+    """No block comes, and the node forgets what waits in its pool."""
+    async with _hand_on(torture) as hand:
+        await hand.stop_mining()
+        for _ in range(3):
+            await torture.pause(0.5, 2)
+            await hand.drop_all()
+    yield
+
+
+@asynccontextmanager
+async def chain_stuck(torture: Torture) -> AsyncIterator[None]:
+    """Blocks come, and are too dear for what waits: the same nonce must pay more."""
+    async with _hand_on(torture) as hand:
+        for _ in range(torture.random.randint(4, 8)):
+            await hand.base_fee(10**12)
+            await hand.mine(1)
+            await torture.pause(0.3, 0.8)
+    yield
+
+
 FAULTS: tuple[Fault, ...] = (
     Fault("N01", "workers", "kill -9", kill),
     Fault("N02", "workers", "kill at a point", kill_at_point),
@@ -533,3 +684,20 @@ FAULTS: tuple[Fault, ...] = (
     Fault("N37", "workers", "event loop blocked", blocked_loop),
 )
 """What the supervisor draws from. The other rows of the matrix have tests of their own; see the operating page."""
+
+OF_BANKS: tuple[Fault, ...] = (
+    Fault("N01", "connectors", "connector killed", connector_killed),
+    Fault("N04", "connectors", "connector frozen", connector_frozen),
+    Fault("N20", "banks", "webhooks in disorder", webhooks_in_disorder),
+    Fault("N29", "banks", "webhooks spoiled", webhooks_spoiled),
+    Fault("N30", "banks", "bank acts and does not say", bank_acts_and_does_not_say),
+    Fault("N31", "banks", "bank hangs", bank_hangs),
+    Fault("N31", "banks", "bank down", bank_down),
+    Fault("N31", "banks", "bank killed", bank_killed),
+    Fault("N32", "chain", "node killed", chain_killed),
+    Fault("N32", "chain", "node frozen", chain_frozen),
+    Fault("N32", "chain", "blocks replaced", chain_reorganised),
+    Fault("N32", "chain", "pool forgotten", chain_forgets),
+    Fault("N32", "chain", "fees too low", chain_stuck),
+)
+"""What it draws from too when there are banks and a chain."""

@@ -7,6 +7,7 @@ from Kafka; sinks and API share another. Clients, checkers and the brokers among
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,13 +15,16 @@ from pathlib import Path
 
 import topics
 from aura_stream.embedded import KafkaCluster, KafkaServer, Listener
+from aura_stream.embedded.anvil import AnvilServer
 from aura_stream.embedded.processes import Process, free_port
 from aura_stream.engine.topics import apply_topics
 from tests.e2e.client import CUSTOMERS, Client, partition_of
 from tests.e2e.stack import PARTITIONS, SESSION_S, START_S, E2EStack, eventually
+from tests.settlements.drive import LIMITS
 from tests.torture.proxies import KafkaProxy, Net, PostgresProxy, Proxy
 
 LANES = ("ledger-0", "ledger-1", "others")
+CONNECTORS = (("bank", 0), ("chain", 0))
 ROLES = (("ledger", 0), ("ledger", 1), ("sink", 0), ("sink", 1), ("api", 0))
 BROKERS = 3
 HEALED_S = 30.0
@@ -28,11 +32,23 @@ HEALED_S = 30.0
 
 
 class TortureStack(E2EStack):
-    """Three brokers, Postgres, two ledger workers, two sinks, an API; whatever is broken, :meth:`heal` makes whole."""
+    """Three brokers, Postgres, two ledger workers, two sinks, an API; whatever is broken, :meth:`heal` makes whole.
 
-    def __init__(self, home: Path, *, session_s: float = SESSION_S, seed: int = 0) -> None:
+    `banks`: also two mock banks, a chain, and the connectors that speak with them.
+    """
+
+    def __init__(self, home: Path, *, session_s: float = SESSION_S, seed: int = 0, banks: bool = False) -> None:
         self.cluster = KafkaCluster(home / "kafka", BROKERS, tied=True)
-        super().__init__(home, kafka=self.cluster.bootstrap, session_s=session_s)
+        ports = {"mock_bank_port": free_port(), "chain_port": free_port()} if banks else {}
+        super().__init__(home, kafka=self.cluster.bootstrap, session_s=session_s, **ports)
+        self.roles = (*ROLES, *(CONNECTORS if banks else ()))
+        # Final blocks (those below the last eight) must stay: what a killed node has not saved is younger than those.
+        self.chain = (
+            AnvilServer(home / "chain", self.settings.chain_port, block_time_s=0.5, save_every_s=1, tied=True)
+            if banks
+            else None
+        )
+        self.bank: Process | None = None
         self.net = Net()
         self.lanes: dict[str, list[KafkaProxy]] = {lane: [] for lane in LANES}
         for broker in self.cluster.brokers:
@@ -62,10 +78,16 @@ class TortureStack(E2EStack):
             broker.wait_ready(START_S)
         if apply_topics:
             asyncio.run(_apply(self.bootstrap))
+        if self.chain is not None:
+            self.bank = self.local.start_mock_bank()
+            self.chain.start()
 
     def start_roles(self, *, ledgers: int = 2, sinks: int = 2, api: bool = True) -> None:
         """Starts all roles side by side and waits until they are ready."""
+        connectors = [self.launch(role, slot) for role, slot in self.roles[len(ROLES) :]]
         super().start_roles(ledgers=ledgers, sinks=sinks, api=api)
+        for process in connectors:
+            process.wait_ready(START_S)
 
     def launch(
         self, role: str, slot: int = 0, *, module: str = "aura_stream.cli", cwd: Path | None = None, **env: str
@@ -78,6 +100,14 @@ class TortureStack(E2EStack):
                 name: self.postgres_of[role].through(own[name])
                 for name in ("AURA_POSTGRES_DSN", "AURA_POSTGRES_WRITE_DSN", "AURA_POSTGRES_READ_DSN")
             }
+        if self.chain is not None:
+            limits = json.dumps({"bank-a": LIMITS, "bank-b": LIMITS})
+            way |= {
+                "AURA_BANK_LIMITS": limits,
+                "AURA_BANK_POLL_S": "0.5",
+                "AURA_CHAIN_RPC_URL": self.chain.rpc_url,
+                "AURA_CHAIN_CONFIRMATIONS": "2",
+            }
         return super().launch(role, slot, module=module, cwd=cwd, **way, **env)
 
     def close(self) -> None:
@@ -88,6 +118,9 @@ class TortureStack(E2EStack):
             broker.process.thaw()
         for process in self.history:
             process.kill()
+        if self.chain is not None:
+            self.chain.process.thaw()
+            self.chain.stop()
         super().close()
         for broker in self.cluster.brokers:
             broker.kill()
@@ -125,6 +158,24 @@ class TortureStack(E2EStack):
         """The brokers that do not run."""
         return [broker for broker in self.cluster.brokers if not broker.process.alive]
 
+    # --- the chain -------------------------------------------------------------------------------------------------
+
+    def kill_chain(self) -> None:
+        """kill -9 of the node, not while it writes its file: that a local chain is then damaged is known and said."""
+        assert self.chain is not None
+        while True:
+            self.chain.process.freeze()
+            try:
+                json.loads(self.chain.state_path.read_bytes())
+            except FileNotFoundError:
+                break
+            except ValueError:
+                self.chain.process.thaw()
+                time.sleep(0.02)
+                continue
+            break
+        self.chain.process.kill()
+
     # --- after a fault ---------------------------------------------------------------------------------------------
 
     async def heal(self) -> list[Process]:
@@ -146,9 +197,14 @@ class TortureStack(E2EStack):
         self.local.postgres.process.thaw()
         for broker in down:
             await self.call(broker.wait_ready, START_S)
+        if self.chain is not None and self.bank is not None:
+            self.chain.process.thaw()
+            await self.call(self.chain.start, START_S)
+            await self.call(self.bank.start)
+            await self.call(self.bank.wait_ready, START_S)
         return [
             await self.call(self.launch, role, slot)
-            for role, slot in ROLES
+            for role, slot in self.roles
             if not self.processes["api" if role == "api" else f"{role}-{slot}"].alive
         ]
 

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from tests.e2e.client import Client, History
 from tests.e2e.stack import QUIET_S
 from tests.invariants.checks import equal
 from tests.invariants.coherent import assert_coherent
-from tests.torture.faults import FAULTS, Fault, Torture
+from tests.torture.faults import FAULTS, OF_BANKS, Fault, Torture
+from tests.torture.settling import Settling
 from tests.torture.stack import HEALED_S, TortureStack
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ class Report:
     seed: int
     seconds: float
     only: list[str] = field(default_factory=list)  # the rows that were asked for; empty: all
+    banks: bool = False
+    settlements: dict[str, int] = field(default_factory=dict)
     rows: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -81,33 +85,50 @@ class Report:
             *[f"  {seconds:6.2f} after {name}" for seconds, name in slow],
             *[f"skipped {row}: {why}" for row, why in sorted(self.skipped.items())],
             f"transactions {self.transactions}, entries {self.entries}",
+            *([f"settlements: {self.settlements}"] if self.banks else []),
             f"digest {self.digest or '-'}",
             f"violations: {len(self.violations)}",
             *[f"  {violation}" for violation in self.violations],
             *([f"its logs and the client's history are in {self.left}"] if self.left else []),
-            f"again: make torture SECONDS={self.seconds:.0f} SEED={self.seed}"
-            + (f' ARGS="--row {",".join(self.only)}"' if self.only else ""),
+            self.again(),
         ]
         return "\n".join(lines)
+
+    def again(self) -> str:
+        """The command that repeats it."""
+        told = ([] if self.banks else ["--no-banks"]) + ([f"--row {','.join(self.only)}"] if self.only else [])
+        arguments = f' ARGS="{" ".join(told)}"' if told else ""
+        return f"again: make torture SECONDS={self.seconds:.0f} SEED={self.seed}{arguments}"
 
 
 _SHARES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
 
 
-def drawn(seed: int, rows: Iterable[str] = ()) -> tuple[list[Fault], dict[str, str]]:
+def drawn(seed: int, rows: Iterable[str] = (), *, banks: bool = False) -> tuple[list[Fault], dict[str, str]]:
     """The faults that this machine can have, in the seed's order, and why it cannot have the others."""
     wanted = set(rows)
-    chosen = [fault for fault in FAULTS if not wanted or fault.row in wanted]
+    chosen = [fault for fault in (*FAULTS, *(OF_BANKS if banks else ())) if not wanted or fault.row in wanted]
     reasons = {fault.row: why for fault in chosen if (why := fault.unable())}
     able = [fault for fault in chosen if fault.row not in reasons]
     random.Random(seed).shuffle(able)
     return able, reasons
 
 
-def run(home: Path, *, seconds: float, seed: int, rows: Sequence[str] = (), session_s: float = 10.0) -> Report:
-    """Tortures a whole system of its own below `home` for so many seconds, and says what became of it."""
-    stack = TortureStack(home, session_s=session_s, seed=seed)
-    report = Report(seed, seconds, list(rows))
+def run(
+    home: Path,
+    *,
+    seconds: float,
+    seed: int,
+    rows: Sequence[str] = (),
+    session_s: float = 10.0,
+    banks: bool = False,
+) -> Report:
+    """Tortures a whole system of its own below `home` for so many seconds, and says what became of it.
+
+    `banks`: with settlements through banks and a chain, and the faults of both.
+    """
+    stack = TortureStack(home, session_s=session_s, seed=seed, banks=banks)
+    report = Report(seed, seconds, list(rows), banks)
     history = None
     try:
         stack.start_services()
@@ -130,27 +151,24 @@ def run(home: Path, *, seconds: float, seed: int, rows: Sequence[str] = (), sess
 
 
 async def _torture(stack: TortureStack, client: Client, report: Report, rows: Sequence[str]) -> None:
-    faults, report.skipped = drawn(report.seed, rows)
+    faults, report.skipped = drawn(report.seed, rows, banks=report.banks)
     assert faults, f"no fault of {', '.join(rows)} can be had here: {report.skipped}"
     await client.prepare()
     await stack.quiet()
     chances = random.Random(report.seed)
-    torture = Torture(stack, client, chances)
-    give_up = time.monotonic() + report.seconds
     try:
-        async with client.loading(per_second=LOAD_PER_S):
-            waiting: list[Fault] = []
-            while time.monotonic() < give_up:
-                if not waiting:
-                    waiting = faults.copy()
-                    chances.shuffle(waiting)
-                chosen = [waiting.pop()]
-                # Bad luck does not come alone: often a second fault, of another part of the system, beside the first.
-                other = next((fault for fault in reversed(waiting) if fault.place != chosen[0].place), None)
-                if other is not None and chances.random() < PAIRED:
-                    waiting.remove(other)
-                    chosen.append(other)
-                await suffer(torture, chosen, report)
+        async with AsyncExitStack() as context:
+            await context.enter_async_context(client.connected())
+            settling = None
+            if report.banks:
+                settling = Settling(stack, client, seed=report.seed)
+                await context.enter_async_context(settling.with_operator())
+                await settling.prepare()
+            await _hurt(Torture(stack, client, chances, settling), faults, report)
+            if settling is not None:
+                await settling.come_to_rest()
+                report.settlements = await settling.outcomes()
+                await settling.must_agree()
     finally:
         count(client, report)
     found = await assert_coherent(stack, client, within_s=2 * QUIET_S)
@@ -166,6 +184,29 @@ async def _torture(stack: TortureStack, client: Client, report: Report, rows: Se
     equal("intents in the history on disk", recalled.intents, client.intents)
     equal("bytes in the history on disk", recalled.malformed, client.malformed)
     equal("reads in the history on disk", recalled.reads, client.reads)
+
+
+async def _hurt(torture: Torture, faults: Sequence[Fault], report: Report) -> None:
+    """Load, settlements if there are banks, and faults, for as long as the run is told to take."""
+    chances, client, settling = torture.random, torture.client, torture.settling
+    give_up = time.monotonic() + report.seconds
+    async with AsyncExitStack() as context:
+        if settling is not None:
+            await context.enter_async_context(settling.time_passes())
+            await context.enter_async_context(settling.settling())
+        async with client.loading(per_second=LOAD_PER_S):
+            waiting: list[Fault] = []
+            while time.monotonic() < give_up:
+                if not waiting:
+                    waiting = [*faults]
+                    chances.shuffle(waiting)
+                chosen = [waiting.pop()]
+                # Bad luck does not come alone: often a second fault, of another part of the system, beside the first.
+                other = next((fault for fault in reversed(waiting) if fault.place != chosen[0].place), None)
+                if other is not None and chances.random() < PAIRED:
+                    waiting.remove(other)
+                    chosen.append(other)
+                await suffer(torture, chosen, report)
 
 
 async def suffer(torture: Torture, faults: Sequence[Fault], report: Report) -> None:

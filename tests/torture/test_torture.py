@@ -19,17 +19,23 @@ from tests.torture.faults import FAULTS, ROLE
 from tests.torture.supervisor import Report, drawn, run
 
 pytestmark = pytest.mark.timeout(420)
-SECONDS = 35.0
+SECONDS = 30.0
+WITH_BANKS = 20.0
 FIXED = 20261121
+SETTLING = ("N01", "N04", "N20", "N29", "N30", "N31", "N32")
 
 
-@row("N40", "X22")
-@pytest.mark.parametrize("seed", [FIXED, None], ids=["fixed", "fresh"])
-def test_n40_everything_at_once_and_the_books_are_exact(tmp_path: Path, seed: int | None) -> None:
-    seed = seed if seed is not None else random.SystemRandom().randrange(1 << 32)
-    print(f"torture: make torture SECONDS={SECONDS:.0f} SEED={seed}")
-    report = run(tmp_path / "run", seconds=SECONDS, seed=seed, session_s=6.0)
+@row("N40", "X22", "I10", "I11", "A14", "A15")
+@pytest.mark.parametrize("banks", [False, True], ids=["fixed", "fresh, with banks and chain"])
+def test_n40_everything_at_once_and_the_books_are_exact(tmp_path: Path, banks: bool) -> None:
+    """With banks the ledger's, the banks' and the chain's books must be of the same money: B3, B4, B5, I10, I11."""
+    seed = random.SystemRandom().randrange(1 << 32) if banks else FIXED
+    seconds, rows = (WITH_BANKS, SETTLING) if banks else (SECONDS, ())
+    print(Report(seed, seconds, list(rows), banks).again())
+    report = run(tmp_path / "run", seconds=seconds, seed=seed, session_s=6.0, banks=banks, rows=rows)
     print(report)
+    if banks:
+        assert sum(report.settlements.values()) >= 10, f"hardly anything was settled\n{report}"
     assert not report.violations, str(report)
     assert sum(report.faults.values()) >= 2, f"nothing was injected\n{report}"
     assert report.entries > 0 and report.digest, report
@@ -65,6 +71,8 @@ def test_the_same_seed_draws_the_same_faults_and_rows_can_be_chosen() -> None:
     again, _ = drawn(5)
     other, _ = drawn(6)
     assert [fault.name for fault in first] == [fault.name for fault in again] != [fault.name for fault in other]
+    with_banks, _ = drawn(5, banks=True)
+    assert {fault.row for fault in with_banks} - {fault.row for fault in first} == {"N20", "N29", "N30", "N31", "N32"}
     chosen, _ = drawn(5, ["N11", "N12"])
     assert {fault.row for fault in chosen} == {"N11", "N12"}
 
@@ -82,7 +90,7 @@ def test_what_was_violated_is_told_with_the_command_that_shows_it_again(tmp_path
     text = str(Report(7, 60, violations=["N01 kill -9: progress was back after 31.0 s only"], left=str(tmp_path)))
     assert "violations: 1\n  N01 kill -9: progress" in text
     assert str(tmp_path) in text
-    assert text.endswith("again: make torture SECONDS=60 SEED=7")
+    assert text.endswith('again: make torture SECONDS=60 SEED=7 ARGS="--no-banks"')
 
 
 async def test_a_clients_history_tells_all_that_it_knows(tmp_path: Path) -> None:

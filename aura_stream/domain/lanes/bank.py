@@ -103,6 +103,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     due: int = 0  # when it is to be looked at again; 0 = it waits for news
     inquiries: int = 0
     told: tuple[str, ...] = ()  # facts that were told, by kind or the bank's id
+    last_at: int = 0  # start of the last attempt that may have been processed
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -170,7 +171,12 @@ def started(lane: Lane, job: Job, limits: Limits, at: int) -> Decided:
     if job.state == "unknown":
         return Decided(lane, _with_job(job, inquiries=job.inquiries + 1, due=at + limits.answer_ms))
     job = _with_job(
-        job, state="started", attempt=job.attempt + 1, first_at=job.first_at or at, due=at + limits.answer_ms
+        job,
+        state="started",
+        attempt=job.attempt + 1,
+        first_at=job.first_at or at,
+        last_at=at,
+        due=at + limits.answer_ms,
     )
     return _told(lane, job, STARTED)
 
@@ -219,9 +225,10 @@ def _after_inquiry(lane: Lane, job: Job, answer: str, limits: Limits, at: int) -
         if at >= job.first_at + limits.window_ms:
             # The bank may have forgotten it: only a statement, or a person, can tell.
             return _told(lane, _with_job(job, state="undecided", due=0), UNDECIDED)
-        if at >= job.first_at + limits.longest_delay_ms:
+        settled_by = max(job.first_at, job.last_at) + limits.longest_delay_ms  # what was sent again may be late too
+        if at >= settled_by:
             return Decided(lane, _with_job(job, state="waiting", due=at, inquiries=0))
-        again = max(again, job.first_at + limits.longest_delay_ms)
+        again = max(again, settled_by)
     elif job.inquiries >= limits.inquiries:
         return _told(lane, _with_job(job, state="undecided", due=0), UNDECIDED)
     return Decided(lane, _with_job(job, due=again))
