@@ -123,7 +123,7 @@ class ChainCalls:
             seen = decide(one, about, confirmations=confirmations, seen_head=look.height)
             inclusion, happened = seen.inclusion, seen.event is not None
             if seen.state is State.REPLACED and happened:
-                sightings.append(Sighting(watch.job.reference, error="reference_used_elsewhere"))
+                sightings.append(Sighting(watch.job.reference, error=REFERENCE_USED))
             elif inclusion is not None:
                 sightings.append(
                     Sighting(

@@ -14,6 +14,7 @@ from aura_stream.domain.commands import Command, parse_command
 from aura_stream.domain.ids import derived_id, id_text, parse_account_id
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.domain.requests import (
+    MAKES,
     AccountCommand,
     ActionCommand,
     ChildCommand,
@@ -28,17 +29,8 @@ from web.call import Call
 from web.problems import Problem, from_domain
 from web.views import instant
 
-SUBMITS = {
-    "deposit.submit": "deposit",
-    "transfer.submit": "transfer",
-    "hold.place": "hold",
-    "withdrawal.submit": "withdrawal",
-    "deposit.retry": "deposit",
-    "withdrawal.retry": "withdrawal",
-    "withdrawal.remint": "deposit",
-}
+SUBMITS = MAKES
 """Commands that make a transaction, and its type."""
-
 
 # Reading an action asks for the rules only to refuse by business, which is not done here.
 _SANDBOX = Rules((), "sandbox")

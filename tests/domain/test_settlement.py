@@ -24,6 +24,7 @@ from aura_stream.domain.settlement import RAILS
 from aura_stream.domain.signals import BankFact, Paused, Unmatched
 from aura_stream.domain.state import SettlementRules
 from aura_stream.journal import TransactionLine
+from tests.domain.edges import MACHINES, edges_of, explore
 from tests.domain.golden import FOLDER, played
 from tests.domain.settlement_world import SettlementWorld
 from tests.domain.world import DAY, NAMES
@@ -65,6 +66,19 @@ def test_a08_golden_scenarios_reach_every_state_and_no_other(type_: str, waits: 
     }
 
     assert reached == set(waits) | ENDS[type_]
+
+
+@pytest.mark.parametrize("type_", ["deposit", "withdrawal"])
+def test_a08_every_edge_of_a_machine_has_a_golden_scenario(type_: str) -> None:
+    """The edges are those of the code, found by trying all; the states are those that its head draws."""
+    edges = explore(type_)
+    seen = {edge for name in SCENARIOS for edge in edges_of((FOLDER / name).read_text(encoding="utf-8"))}
+
+    assert sorted(set(edges) - seen) == [], "python -m tests.domain.edges, and read what it adds"
+    assert len(edges) > 80
+    head = MACHINES[type_].__doc__ or ""
+    states = {edge.before for edge in edges} | {edge.after.partition("/")[2] for edge in edges}
+    assert {state for state in states if state not in head} == set()
 
 
 def test_a10_l49_reasons_of_the_machines_are_in_the_catalogue() -> None:
