@@ -139,7 +139,9 @@ class AttemptsSink:
         return becomes
 
 
-async def _write_line(connection: asyncpg.Connection[asyncpg.Record], line: AttemptLine | LaneLine | ReleaseLine) -> None:
+async def _write_line(
+    connection: asyncpg.Connection[asyncpg.Record], line: AttemptLine | LaneLine | ReleaseLine
+) -> None:
     at = datetime.fromtimestamp(line.at / 1000, UTC)
     if isinstance(line, LaneLine):
         figures = msgspec.json.encode(line.figures).decode()

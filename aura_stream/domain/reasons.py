@@ -180,6 +180,7 @@ REASONS: Final[dict[str, Reason]] = {
     "idempotency_key_not_found": Reason(_N, 404, "No such idempotency key", "Check the key and the tenant."),
     "dead_letter_not_found": Reason(_N, 404, "No such dead letter", "List the dead letters; old ones are dropped."),
     "signing_key_not_found": Reason(_N, 404, "No such signing key", "See /.well-known/jwks.json."),
+    "lane_not_found": Reason(_N, 404, "No such lane", "List the lanes."),
     "break_not_found": Reason(_N, 404, "No such break", "List the breaks."),
     "report_not_found": Reason(_N, 404, "Nothing was reconciled yet", "Run `aura reconcile`."),
     "event_not_found": Reason(_N, 404, "No such event", "Check the id; begin anew without it."),

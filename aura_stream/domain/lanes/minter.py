@@ -41,7 +41,6 @@ from aura_stream.domain.signals import (
     ChainFact,
 )
 
-
 FOREIGN_NONCE: Final = "foreign_nonce"
 ANOTHER_CHAIN: Final = "another_chain"
 REFERENCE_USED: Final = "reference_used_elsewhere"
@@ -49,8 +48,7 @@ REFERENCE_USED: Final = "reference_used_elsewhere"
 STOPS: Final = {
     FOREIGN_NONCE: (
         "The chain has a transaction of this key that the lane has not made: somebody else has the key.",
-        "It goes on behind the nonces that are used up. What was signed under one of them is dead once that is final, "
-        "and its transactions ask for a person. If the key is not safe, replace it first.",
+        "It goes on behind the nonces that are used up; what it had signed under one of them is dead at finality.",
     ),
     ANOTHER_CHAIN: (
         "The node shows another chain than the one that the lane began with.",
