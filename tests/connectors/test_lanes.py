@@ -8,6 +8,7 @@ import uuid
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
 
 from aura_stream.chain.rpc import ChainNode
@@ -103,3 +104,53 @@ async def test_n32_a_lane_stopped_by_a_foreign_nonce_is_released_by_a_recorded_c
     second = await minting(town, "stopped-again")
     await town.reaches(second, "completed")
     assert (await town.aura("lanes", "list")).returncode == 0
+
+
+@pytest.mark.row("S17")
+async def test_i9_lanes_are_computed_anew_byte_for_byte_and_what_they_know_is_what_postgres_has(town: Town) -> None:
+    for name in ("anew-1", "anew-2"):
+        id_ = await minting(town, name)
+        await town.reaches(id_, "completed")
+    payer = {"name": "Alice", "account": "021000021/123456789"}
+    await town.customer("anew-3", "USD")
+    asked = {"account_id": "anew-3:USD", "amount": "10.00", "rail": "ach", "payer": payer}
+    debit = await town.send("deposit.submit", "anew-3", asked)
+    await town.reaches(debit, "submitted")
+
+    done = await town.aura("rebuild", "--json", **town.env)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["same"] and found["lane_units"] > 10 and found["lane_keys"] > 10 and not found["passed_over"]
+
+    async def checks() -> dict[str, Any]:
+        done = await town.aura("ledger", "verify", "--deep", "--json", **town.env)
+        said = json.loads(done.stdout)
+        rows = said["checks"] if isinstance(said, dict) else said
+        return {one["name"]: one for one in rows}
+
+    good = await checks()
+    assert {name: one["offender"] for name, one in good.items() if one["offender"]} == {}
+    for name in ("lane_tables_are_changelog", "lane_jobs_are_attempts", "nonces_are_the_lanes"):
+        assert good[name]["checked"] > 0, name
+
+    # An attempt that somebody has removed, and one that nobody has made.
+    (row,) = await town.fetch("SELECT * FROM settlement.attempts WHERE transaction_id = $1 LIMIT 1", debit)
+    connection = await asyncpg.connect(town.settings.postgres_dsn)
+    try:
+        await connection.execute(
+            "CREATE TABLE kept AS SELECT * FROM settlement.attempts WHERE transaction_id = $1", debit
+        )
+        await connection.execute("DELETE FROM settlement.attempts WHERE transaction_id = $1", debit)
+        gone = (await checks())["lane_jobs_are_attempts"]["offender"]
+        await connection.execute("INSERT INTO settlement.attempts SELECT * FROM kept")
+        await connection.execute(
+            "INSERT INTO settlement.attempts SELECT lane, 'made up', 1, kind, transaction_id, tenant_id, step, "
+            "breaker, started_at FROM kept LIMIT 1"
+        )
+        made_up = (await checks())["lane_jobs_are_attempts"]["offender"]
+        await connection.execute("DELETE FROM settlement.attempts WHERE reference = 'made up'")
+    finally:
+        await connection.execute("DROP TABLE kept")
+        await connection.close()
+    assert (gone["reference"], gone["transaction"], gone["attempts"]) == (row["reference"], debit, None)
+    assert (made_up["reference"], made_up["what"]) == ("made up", "an attempt of no job")
