@@ -21,6 +21,7 @@ from web.answers import json_response
 from web.call import Call
 from web.identity.once import once
 from web.operators import name_of
+from web.pages import Row
 
 _LANES: Final = "SELECT lane, breaker, failures, stopped, held_back, figures, changed_at FROM settlement.lanes"
 _RELEASES: Final = """
@@ -115,7 +116,7 @@ async def _detail(connection: Any, lane: str) -> dict[str, Any]:
     }
 
 
-def lane_of_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def lane_of_row(row: Row) -> dict[str, Any]:
     """A lane as the API shows it: how it stands, what that means, and what a release would do."""
     kind, _, rest = row["lane"].partition(":")
     token = rest.rpartition(":")[2]

@@ -268,14 +268,16 @@ def _show(outcome: Outcome) -> None:
     table = Table("token", "owed", "supply", "in flight", "unexplained", "in custody", "at our address")
     for one in report["tokens"]:
         ours = one["custody"] or {"booked": "-", "balance": "not asked"}
-        row = (
-            one["token"],
-            one["owed"],
-            one["supply"] or "not asked",
-            str(one["in_flight"]),
-            one["unexplained"] or "-",
+        table.add_row(
+            *(
+                one["token"],
+                one["owed"],
+                one["supply"] or "not asked",
+                str(one["in_flight"]),
+                one["unexplained"] or "-",
+            ),
+            *(ours["booked"], ours["balance"]),
         )
-        table.add_row(*row, ours["booked"], ours["balance"])
     console.print(table)
     for break_id, finding in outcome.opened:
         print(f"{paint('break', 'red')} {break_id}: {finding.kind}: {finding.detail}")

@@ -13,6 +13,7 @@
                        └─failed for good─▶ burn_failed                                              (failed)
     (start) fiat ─▶ payout_submitting ─accepted──▶ payout_submitted ──settled──▶ completed ──returned──▶ payout_returned
                        │ │ │ └─settled ─▶ completed     └─rejected, returned─▶ payout_rejected      (returned)
+                       │ │ │                            └─returned short─▶ payout_returned (from payout_submitting too)
                        │ │ └─rejected, returned─▶ payout_rejected                  (failed)
                        │ └───unknown─▶ same state: the lane inquires, nothing is sent again
                        └─cancel, while parked (fiat only)─▶ canceled
@@ -29,9 +30,8 @@
        ended before W2    held / available
        rejected           outgoing (without W3: held) / fiat available
        returned           trust / fiat available; on a closed account: trust / suspense
-       returned before W4, and less than was paid: the bank has paid, or there were nothing to keep. What left and what
-                          came are booked as two movements at the bank, as its statement has them: outgoing / trust,
-                          then trust / fiat available with what came and outgoing / fiat available with our fee
+       returned before W4, and less than was paid: the bank has paid, or there were nothing to keep. W4 and the return
+                          are booked in one unit, two movements at the bank as its statement has them
 
 Invariants
     WD1  fiat is owed to the payout only after its tokens are burnt for good
@@ -376,7 +376,7 @@ def _settled(case: Case, fact: BankFact) -> Settled | None:
     fits = (fact.asset, fact.amount) == (s.fiat, s.amount - s.fee)
     if t.state in _PAYING and fits and not s.suspense:
         return _completed(case, fact.fact_id or "-", fact.effective_at, fact.bank_reference)
-    if t.state == "payout_rejected" and s.settled_by == _SHORT and fits:
+    if t.state == "payout_returned" and s.settled_by == _SHORT and fits:
         # It was booked with its return.
         return same_state(case, "withdrawal.settled_late", settled_by=fact.fact_id or "-")
     if t.state == "payout_rejected" and s.returned_by and fits and not s.settled_by:
@@ -437,25 +437,27 @@ def _rejected(case: Case, code: str, undone: tuple[Booking, ...] = (), **more: A
 def _came_back_short(case: Case, fact: BankFact, noted: str) -> Settled:
     """A return of less than was paid has overtaken its settlement: a bank on the way kept a part of the payout.
 
-    So the payout was paid: it leaves trust whole and comes back short, and what came is the customer's, as after W4.
-    Our fee is given back, as with any payout that is returned before it has settled. Its settlement adds nothing then.
+    So the payout was paid. Both are booked, and it ends as if its settlement had been heard first, which adds nothing
+    when it comes.
     """
     s = case.settlement
-    net = s.amount - s.fee
-    journals = _sent(case) + journal(s.fiat, moved(outgoing(s), trust(s), net))
-    journals += journal(s.fiat, moved(trust(s), s.account, fact.amount), moved(outgoing(s), s.account, s.fee))
+    journals = _sent(case) + journal(
+        s.fiat,
+        moved(outgoing(s), trust(s), s.amount - s.fee),
+        moved(outgoing(s), fees(s, "withdrawal"), s.fee),
+    )
     return step(
-        *(case, "withdrawal.payout_rejected", FAILED, "payout_rejected"),
+        *(case, "withdrawal.payout_returned", STATUS_RETURNED, "payout_returned"),
         reason="bank_returned",
         ends=True,
-        journals=journals,
+        journals=journals + journal(s.fiat, moved(trust(s), s.account, fact.amount)),
         effective_at=fact.effective_at,
         freezes=code_of(fact.code).action == FREEZE,
         code=fact.code,
         booked=True,
         settled_by=_SHORT,
         returned_by=noted,
-        back=fact.amount + s.fee,
+        back=fact.amount,
     )
 
 

@@ -124,9 +124,8 @@ async def test_i9_lanes_are_computed_anew_byte_for_byte_and_what_they_know_is_wh
 
     async def checks() -> dict[str, Any]:
         done = await town.aura("ledger", "verify", "--deep", "--json", **town.env)
-        said = json.loads(done.stdout)
-        rows = said["checks"] if isinstance(said, dict) else said
-        return {one["name"]: one for one in rows}
+        assert done.stdout, done.stderr
+        return {one["name"]: one for one in json.loads(done.stdout)}
 
     good = await checks()
     assert {name: one["offender"] for name, one in good.items() if one["offender"]} == {}

@@ -182,7 +182,7 @@ def _taken(type_: str, node: Node, step: str) -> list[tuple[Edge | None, Node]]:
         return []
     if verb == "pause":
         if not node.pauses:
-            scope = Scope(**named)
+            scope = Scope(tenant=named.get("tenant", ""), chain=named.get("chain", ""))
             return [(None, node._replace(pauses=(Pause("p", scope, node.at, "olga"),), steps=steps))]
         return []
     machine, at = MACHINES[type_], node.at
@@ -209,6 +209,7 @@ def _decided(
     machine: ModuleType, case: Case, verb: str, plain: list[str], named: dict[str, str], step: str
 ) -> Settled | None:
     decide: Any
+    news: Any
     if verb == "bank":
         if not case.settlement.rail or not _is_known(case, ("requires_approval", "submitting", "payout_submitting")):
             return None

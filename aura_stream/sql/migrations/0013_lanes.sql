@@ -31,6 +31,7 @@ CREATE TABLE settlement.lane_releases (
 COMMENT ON COLUMN settlement.lane_releases.stopped IS 'the reason that the operator had read; another one is not released by it';
 
 GRANT SELECT ON settlement.lane_releases TO aura_reader, aura_tenant;
+GRANT SELECT ON settlement.progress TO aura_reader;
 GRANT SELECT, INSERT ON settlement.lane_releases TO aura_writer;
 GRANT USAGE ON SCHEMA settlement TO aura_platform, aura_reconciler;
 GRANT SELECT ON settlement.lanes, settlement.lane_releases TO aura_platform, aura_reconciler;
