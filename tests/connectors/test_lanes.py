@@ -134,7 +134,7 @@ async def test_i9_lanes_are_computed_anew_byte_for_byte_and_what_they_know_is_wh
 
     # An attempt that somebody has removed, and one that nobody has made.
     (row,) = await town.fetch("SELECT * FROM settlement.attempts WHERE transaction_id = $1 LIMIT 1", debit)
-    connection = await asyncpg.connect(town.settings.postgres_dsn)
+    connection = await asyncpg.connect(town.environment["AURA_POSTGRES_DSN"])
     try:
         await connection.execute(
             "CREATE TABLE kept AS SELECT * FROM settlement.attempts WHERE transaction_id = $1", debit

@@ -136,7 +136,7 @@ async def test_b5_custody_is_what_our_address_holds_at_finality_or_a_break(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(runs, "LOOKS", 1)
-    named = {"tokens": {"AUSD": world.token}, "custody": {"AUSD": world.treasury}}
+    named = {"tokens": {"AUSD": world.token}, "custody": {"AUSD": world.key.address}}
 
     async def compared(**more: Any) -> Any:
         asked = {"logins": [], "chain_rpc_url": anvil.rpc_url, "confirmations": CONFIRMATIONS}
@@ -144,7 +144,7 @@ async def test_b5_custody_is_what_our_address_holds_at_finality_or_a_break(
 
     await desk.books.moved("d1", 1000, currency="USD")
     await desk.books.owed("AUSD", "USD", 1000, 10_000_000)
-    await world.mined(world.sign(token.mint(world.treasury, 10_000_000, b"\1" * 32)))
+    await world.mined(world.sign(token.mint(world.key.address, 10_000_000, b"\1" * 32)))
     await world.chaos.mine(CONFIRMATIONS)
     found = await compared()
     assert (found["booked"], found["balance"], found["unexplained"]) == ("10.000000", "10.000000", "0.000000")
