@@ -18,7 +18,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from aura_stream.domain.lanes.lines import AttemptLine, LaneLine, LaneRecord, NoteLine
+from aura_stream.domain.lanes.lines import AttemptLine, LaneLine, LaneRecord, NoteLine, ReleaseLine
 from aura_stream.ledger.connection import WRITER, connect
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,15 @@ ON CONFLICT (lane, reference, number) DO UPDATE SET
 WHERE excluded.ended_at IS NOT NULL
 """
 _LANE: Final = """
-INSERT INTO settlement.lanes (lane, breaker, failures, stopped, changed_at) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO settlement.lanes (lane, breaker, failures, stopped, changed_at, held_back, figures)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (lane) DO UPDATE SET
     breaker = excluded.breaker, failures = excluded.failures, stopped = excluded.stopped,
-    changed_at = excluded.changed_at
+    changed_at = excluded.changed_at, held_back = excluded.held_back, figures = excluded.figures
+"""
+_RELEASE: Final = """
+INSERT INTO settlement.lane_releases (release_id, lane, stopped, operator, outcome, at) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT DO NOTHING
 """
 _MOVE: Final = """
 UPDATE settlement.progress SET next_offset = $4, last_seq = $5
@@ -150,10 +155,19 @@ class AttemptsSink:
         return becomes
 
 
-async def _write_line(connection: asyncpg.Connection[asyncpg.Record], line: AttemptLine | LaneLine) -> None:
+async def _write_line(
+    connection: asyncpg.Connection[asyncpg.Record], line: AttemptLine | LaneLine | ReleaseLine
+) -> None:
     at = datetime.fromtimestamp(line.at / 1000, UTC)
     if isinstance(line, LaneLine):
-        await connection.execute(_LANE, line.lane, line.breaker, line.failures, line.stopped, at)
+        figures = msgspec.json.encode(line.figures).decode()
+        await connection.execute(
+            _LANE, line.lane, line.breaker, line.failures, line.stopped, at, line.held_back, figures
+        )
+        return
+    if isinstance(line, ReleaseLine):
+        # The same request again: its first outcome counts.
+        await connection.execute(_RELEASE, line.id, line.lane, line.stopped, line.operator, line.outcome, at)
         return
     ended = at if line.state == "ended" else None
     await connection.execute(

@@ -24,6 +24,7 @@ from aura_stream.chain.signer import SigningKey
 from aura_stream.chain.watch import Effect, State, Watched, decide, fetch
 from aura_stream.domain.ids import chain_lane_key
 from aura_stream.domain.lane_news import ENCODE, ChainNews, Looked, NotSeen, Opened, Sent, Sighting
+from aura_stream.domain.lanes.minter import REFERENCE_USED
 from aura_stream.domain.lanes.rules import LaneRules
 from aura_stream.settings import Settings
 
@@ -123,7 +124,7 @@ class ChainCalls:
             seen = decide(one, about, confirmations=confirmations, seen_head=look.height)
             inclusion, happened = seen.inclusion, seen.event is not None
             if seen.state is State.REPLACED and happened:
-                sightings.append(Sighting(watch.job.reference, error="reference_used_elsewhere"))
+                sightings.append(Sighting(watch.job.reference, error=REFERENCE_USED))
             elif inclusion is not None:
                 sightings.append(
                     Sighting(

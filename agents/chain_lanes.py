@@ -25,12 +25,12 @@ from aura_stream.chain.setup import token_address
 from aura_stream.chain.signer import Fees, Signed, SigningKey, Transaction, sign
 from aura_stream.domain import lane_news
 from aura_stream.domain.ids import record_key
-from aura_stream.domain.lane_news import Looked, NotSeen, Sent
+from aura_stream.domain.lane_news import Looked, NotSeen, Release, Sent
 from aura_stream.domain.lane_requests import DECODE_CHAIN, Burn, ChainRequest, Mint, SetPause, StatementRead, Withdraw
 from aura_stream.domain.lanes import minter as lanes
 from aura_stream.domain.lanes.bank import Limits as Pace
 from aura_stream.domain.lanes.bank import backoff
-from aura_stream.domain.lanes.lines import AttemptLine, LaneLine, NoteLine
+from aura_stream.domain.lanes.lines import AttemptLine, LaneLine, NoteLine, ReleaseLine
 from aura_stream.domain.lanes.minter import Decided, Job, Minter, Receipt, View
 from aura_stream.domain.lanes.rules import LaneRules
 from aura_stream.domain.pauses import Scope, in_force
@@ -164,6 +164,8 @@ class ChainLanes:
             self._looked(unit, lane, news)
         elif isinstance(news, NotSeen):
             self._not_seen(unit, lane, news)
+        elif isinstance(news, Release):
+            self._release(unit, lane, news)
         else:
             self._look(unit, lane, soon=True)
 
@@ -171,34 +173,46 @@ class ChainLanes:
         row = self._lane(lane)
         failures = row.failures + 1
         breaker = "open" if failures >= _FAILURES_TO_OPEN else row.breaker
-        if breaker != row.breaker:
-            unit.line(LaneLine(f"chain:{lane}", breaker, unit.at, failures, row.minter.stopped))
-        unit.line(NoteLine(f"chain:{lane}", "not_seen", news.error[:200], unit.at))
+        before = row.breaker
         row = msgspec.structs.replace(row, failures=failures, breaker=breaker, looking_until=0)
         CHAIN_LANES.set(lane.encode(), row)
+        if breaker != before:
+            self._tell(unit, lane, row)
+        unit.line(NoteLine(f"chain:{lane}", "not_seen", news.error[:200], unit.at))
         self._look(unit, lane, at=unit.at + backoff(lane, failures, min(failures, 5), _PACE))
+
+    def _release(self, unit: Unit, lane: str, news: Release) -> None:
+        row = self._lane(lane)
+        minter, outcome = lanes.released(row.minter, news.stopped)
+        unit.line(ReleaseLine(news.id, f"chain:{lane}", news.operator, news.stopped, outcome, unit.at))
+        if outcome == lanes.RELEASED:
+            row = msgspec.structs.replace(row, minter=minter)
+            CHAIN_LANES.set(lane.encode(), row)
+            self._tell(unit, lane, row)
+            self._look(unit, lane, soon=True)
 
     def _looked(self, unit: Unit, lane: str, news: Looked) -> None:
         row = self._lane(lane)
-        if row.breaker != "closed":
-            unit.line(LaneLine(f"chain:{lane}", "closed", unit.at, 0, row.minter.stopped))
-        stopped = row.minter.stopped
-        minter = lanes.checked(msgspec.structs.replace(row.minter, supply_at=unit.at), news.nonce)
+        before = row.breaker, row.minter.stopped
         if row.chain and row.chain != news.chain:
-            minter = msgspec.structs.replace(minter, stopped="another_chain")
-        if minter.stopped != stopped:
-            unit.line(LaneLine(f"chain:{lane}", "closed", unit.at, 0, minter.stopped))
+            # Nothing that this node says is about our tokens, its nonces neither.
+            minter = msgspec.structs.replace(row.minter, stopped=lanes.ANOTHER_CHAIN)
+        else:
+            minter = lanes.checked(msgspec.structs.replace(row.minter, supply_at=unit.at), news.nonce)
         row = msgspec.structs.replace(
             row,
             minter=minter,
             breaker="closed",
             failures=0,
             looking_until=0,
-            height=max(row.height, news.height),
             chain=row.chain or news.chain,
         )
+        if row.chain == news.chain:
+            row = msgspec.structs.replace(row, height=max(row.height, news.height))
         CHAIN_LANES.set(lane.encode(), row)
-        if minter.stopped == "another_chain":
+        if (row.breaker, minter.stopped) != before:
+            self._tell(unit, lane, row)
+        if row.chain != news.chain:
             self._look(unit, lane, at=unit.at + self.rules.idle_look_ms)
             return
         view = View(news.height, news.final, news.final_nonce, news.fee, news.tip)
@@ -221,9 +235,9 @@ class ChainLanes:
     def _stop(self, unit: Unit, lane: str, why: str) -> None:
         row = self._lane(lane)
         if not row.minter.stopped:
-            minter = msgspec.structs.replace(row.minter, stopped=why)
-            CHAIN_LANES.set(lane.encode(), msgspec.structs.replace(row, minter=minter))
-            unit.line(LaneLine(f"chain:{lane}", row.breaker, unit.at, row.failures, why))
+            row = msgspec.structs.replace(row, minter=msgspec.structs.replace(row.minter, stopped=why))
+            CHAIN_LANES.set(lane.encode(), row)
+            self._tell(unit, lane, row)
 
     def _observed(
         self, unit: Unit, lane: str, known: ChainJob, view: View, sighting: lane_news.Sighting, chain_id: int
@@ -242,18 +256,24 @@ class ChainLanes:
             self._send(unit, lane, known)
 
     def _sign_queued(self, unit: Unit, lane: str, view: View, chain_id: int) -> None:
-        prefix = waiting_prefix(lane, "q")
+        prefix, waits = waiting_prefix(lane, "q"), ""
         for key, _ in list(islice(CHAIN_WAITING.range(prefix, prefix + b"\xff" * 9), _AT_ONCE)):
             known = CHAIN_JOBS.get(job_key(lane, key[len(prefix) + 8 :].decode()))
             assert known is not None
             minter, job = self._lane(lane).minter, known.job
             chain, _, token = lane.partition(":")
             is_paused = in_force(pauses(), Scope(job.tenant, chain=chain, assets=(token,))) is not None
-            if lanes.held_back(minter, job, self.rules.chain, unit.at, paused=is_paused):
+            if why := lanes.held_back(minter, job, self.rules.chain, unit.at, paused=is_paused):
+                waits = waits or why
                 continue
             taken = lanes.take_nonce(minter, job, view)
             known = msgspec.structs.replace(known, since=max(view.final - 1, 0))
             self._sign(unit, lane, taken.lane, known, taken.job, chain_id)
+        row = self._lane(lane)
+        if not row.minter.stopped and row.minter.waits != waits:
+            row = msgspec.structs.replace(row, minter=msgspec.structs.replace(row.minter, waits=waits))
+            CHAIN_LANES.set(lane.encode(), row)
+            self._tell(unit, lane, row)
 
     def _sign(self, unit: Unit, lane: str, minter: Minter, known: ChainJob, job: Job, chain_id: int) -> None:
         """Signs, stores and lets it go out."""
@@ -315,6 +335,17 @@ class ChainLanes:
         unit.wish(Look(lane, lane.partition(":")[2], row.height, tuple(jobs)))
 
     # --- rows -------------------------------------------------------------------------------------------------------
+
+    def _tell(self, unit: Unit, lane: str, row: ChainLane) -> None:
+        """Writes down how the lane stands."""
+        minter = row.minter
+        names = ("next_nonce", "seen_nonce", "mintable", "in_flight", "open_returns")
+        unit.line(
+            LaneLine(
+                *(f"chain:{lane}", row.breaker, unit.at, row.failures, minter.stopped, minter.waits),
+                {name: getattr(minter, name) for name in names},
+            )
+        )
 
     def _lane(self, lane: str) -> ChainLane:
         return CHAIN_LANES.get(lane.encode()) or ChainLane(Minter(lane.partition(":")[2], next_nonce=FIRST_NONCE))

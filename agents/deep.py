@@ -8,6 +8,8 @@ records are one Kafka transaction. Then:
   every account and transaction, the same offsets applied and the same number of journals;
 - every record of the journal topic makes the rows and the block of the chain that are in Postgres;
 - the published heads are blocks of that chain.
+
+Of the lanes to banks and chain: local stores and changelog, counted calls and kept attempts, nonces (`lanes_again.py`).
 """
 
 from __future__ import annotations
@@ -78,6 +80,8 @@ class Behind(Exception):
 
 async def deep(settings: Settings, settle_s: float = 10.0) -> list[Check]:
     """Runs the checks; see the module. Raises :class:`Behind` when a sink does not catch up within `settle_s`."""
+    from agents.lanes_again import deep_lanes
+
     kafka = RealKafka(settings.kafka_bootstrap)
     connection = await connect(settings.postgres_read_dsn, READER, command_timeout_s=None)
     try:
@@ -88,7 +92,7 @@ async def deep(settings: Settings, settle_s: float = 10.0) -> list[Check]:
         for partition in range(settings.partitions):
             for _ in range(ATTEMPTS):
                 here = Seen()
-                bad_store, state = await _compare_stores(settings, kafka, partition, here)
+                bad_store, state = await compare_stores(settings, kafka, partition, here)
                 bad_row = await _compare_ledger(connection, kafka, partition, state, settle_s, here)
                 if not bad_store and not bad_row:
                     break
@@ -100,6 +104,7 @@ async def deep(settings: Settings, settle_s: float = 10.0) -> list[Check]:
             compared, bad_head = await chain_walk.compare_heads(connection, heads)
         except ValueError as error:
             compared, bad_head = 0, {"topic": topics.CHAIN_HEADS.name, "what": f"a record is no head: {error}"}
+        of_lanes = await deep_lanes(settings, kafka, connection, settle_s)
     finally:
         await connection.close(timeout=5)
         await kafka.stop()
@@ -133,15 +138,18 @@ async def deep(settings: Settings, settle_s: float = 10.0) -> list[Check]:
             "heads",
             bad_head,
         ),
+        *of_lanes,
     ]
 
 
 # --- the state -------------------------------------------------------------------------------------------------------
 
 
-async def read_changelog(kafka: Kafka, partition: int, seqs: frozenset[int] = frozenset()) -> tuple[State, list[State]]:
+async def read_changelog(
+    kafka: Kafka, partition: int, seqs: frozenset[int] = frozenset(), topic: str = NAMES.changelog
+) -> tuple[State, list[State]]:
     """The committed state of a partition, and what it was right after each of the units `seqs`, if they are found."""
-    changelog = TopicPartition(NAMES.changelog, partition)
+    changelog = TopicPartition(topic, partition)
     start = (await kafka.starts([changelog]))[changelog]
     end = (await kafka.committed_ends([changelog]))[changelog]
     state: State = {}
@@ -174,20 +182,26 @@ def state_digest(state: State) -> str:
     return total.hexdigest()
 
 
-def stores_of(settings: Settings, partition: int) -> Iterator[Path]:
+def stores_of(settings: Settings, partition: int, role: str = "ledger") -> Iterator[Path]:
     """The local stores of a partition below the state directory, of any worker of this machine."""
     assert settings.state_dir is not None
-    yield from sorted(settings.state_dir.glob(f"*/{settings.app_id}-ledger-{partition}"))
-    yield from sorted(settings.state_dir.glob(f"*/{settings.app_id}-ledger-{partition}.*"))
+    yield from sorted(settings.state_dir.glob(f"*/{settings.app_id}-{role}-{partition}"))
+    yield from sorted(settings.state_dir.glob(f"*/{settings.app_id}-{role}-{partition}.*"))
 
 
-async def _compare_stores(
-    settings: Settings, kafka: Kafka, partition: int, seen: Seen
+async def compare_stores(
+    settings: Settings,
+    kafka: Kafka,
+    partition: int,
+    seen: Seen,
+    *,
+    role: str = "ledger",
+    changelog: str = NAMES.changelog,
 ) -> tuple[dict[str, Any] | None, State]:
     """The stores first, then the changelog, which then has what they have; the first difference, and the state."""
     stores: dict[int, tuple[Path, State]] = {}
     unreadable: dict[str, Any] | None = None
-    for path in stores_of(settings, partition):
+    for path in stores_of(settings, partition, role):
         try:
             local = read_beside(path)
         except StoreFailed as error:
@@ -199,7 +213,8 @@ async def _compare_stores(
     # Only the newest has an owner; another may have been left at a unit that the compacted changelog has forgotten.
     newest = max(stores, default=0)
     for _ in range(100):
-        state, at_units = await read_changelog(kafka, partition, frozenset([newest]) if newest else frozenset())
+        seqs = frozenset([newest]) if newest else frozenset[int]()
+        state, at_units = await read_changelog(kafka, partition, seqs, changelog)
         if state_seq(state) >= newest:
             break
         await asyncio.sleep(0.05)  # a commit is acknowledged a moment before its marks are in every partition

@@ -28,12 +28,13 @@ from agents.writing import (
     send_account_event,
     tell_refused,
 )
-from aura_stream.domain import accounts, deposits, holds, ids, transfers
+from aura_stream.domain import accounts, deposits, holds, ids, transfers, velocity
 from aura_stream.domain.commands import Command, TenantOpen, Transfer, fingerprint, parse_command, read_transfer
 from aura_stream.domain.ids import derived_id, id_bytes, id_text, record_key
 from aura_stream.domain.ledger import Decision, owned, refused
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.domain.requests import (
+    MAKES,
     AccountCommand,
     AccountRequest,
     Action,
@@ -65,6 +66,7 @@ from aura_stream.engine.unit import Record, Unit
 from aura_stream.journal import AccountLine, AnswerLine, journal_id
 from tables.balances import BALANCES, balance_key
 from tables.idempotency_keys import IDEMPOTENCY_KEYS
+from tables.sent import SENT, sent_key
 from tables.settlements import SETTLEMENTS
 from tables.transactions import TRANSACTIONS
 
@@ -187,9 +189,12 @@ class Ledger:
         at = unit.at
         decision: Decision
         try:
+            sent = self._counted(asked, at) if self.rules.settlement.day_limits else None
             if asked.through is not None:
                 decision = settlements.submit(unit, asked, self.rules)
             else:
+                if asked.type == "deposit":
+                    deposits.check_mode(self.rules.mode)
                 if settlements.PAUSES_SET in unit.counters:
                     settlements.check_pauses(asked)
                 decision = SUBMITS[command.type](asked, reader(asked.tenant), at)
@@ -198,8 +203,16 @@ class Ledger:
                 # "Not now" is no outcome: the same key may be used again.
                 tell_refused(unit, command, refusal, asked.transaction_id)
                 return
-            decision = refused(asked, refusal.reason, at)
+            decision, sent = refused(asked, refusal.reason, at), None
+        if sent is not None:
+            SENT.set(sent_key(asked.tenant, asked.customer, asked.asset), sent)
         begin(unit, command, key, asked.transaction_id, decision)
+
+    def _counted(self, asked: Submission, at: int) -> velocity.Sent | None:
+        limit = velocity.limit_of(self.rules.settlement, asked)
+        if limit is None or asked.refusal is not None:
+            return None
+        return velocity.counted(limit, SENT.get(sent_key(asked.tenant, asked.customer, asked.asset)), asked, at)
 
     def _act(self, unit: Unit, command: ActionCommand, key: bytes, content: str, asked: Action) -> None:
         before = TRANSACTIONS.get(asked.transaction_id)
@@ -255,6 +268,10 @@ class Ledger:
     def dead_letter(self, unit: Unit, record: Record, reason: str, detail: str) -> None:
         """Answers bytes that are no command, as far as they say who sent them."""
         said = _said(record.value)
+        given = ""
+        if reason == "internal_error" and said.get("type") in MAKES:
+            # It was a command, so its id may have been given with a receipt: whoever asks for it is told.
+            given = id_text(derived_id(said["tenant"], said["customer"], said["idempotency_key"]))
         unit.line(
             AnswerLine(
                 "dead_letter",
@@ -268,6 +285,7 @@ class Ledger:
                 _printable(detail),
                 topic=record.topic,
                 offset=record.offset,
+                transaction_id=given,
             )
         )
 

@@ -1,7 +1,8 @@
 """`aura rebuild`: what was lost, made anew from what is left; and the proof that all of it says the same.
 
 - `aura rebuild`: everything from commands and signals, in the order that the journal records; checked against the
-  journal byte for byte and the digest of Postgres.
+  journal byte for byte and the digest of Postgres. So with the lanes, from their requests and inboxes: their journals
+  and tables, what they signal and what they were asked.
 - `aura rebuild tables`: from the changelog topic; checked against the journal's last seq.
 - `aura rebuild changelog`: from commands and signals, in the order that the journal records; checked against the
   journal byte for byte and Postgres row by row.
@@ -40,12 +41,13 @@ from agents.deep import (
     stores_of,
     wait_for_unit,
 )
+from agents.lanes_again import ASKS, Again, replay_lanes
 from agents.ledger import Ledger
 from agents.worker import NAMES
 from aura_stream.domain.state import Rules
 from aura_stream.engine.kafka import Kafka, RealKafka
 from aura_stream.engine.producer import Message
-from aura_stream.engine.replay import Replay, ReplayDiffers, compare_signals
+from aura_stream.engine.replay import Replay, ReplayDiffers, compare_requests, compare_signals
 from aura_stream.engine.restore import POSITION_KEY, check_journal, journal_seq, restore, settled_end
 from aura_stream.engine.store import MemoryStore, RocksStore, read_beside
 from aura_stream.engine.topics import apply_topics
@@ -90,6 +92,10 @@ class Rebuilt:
     digest_of_source: str
     seconds: float
     offender: dict[str, Any] | None  # the first head of the rebuilt chain that the running ledger does not have
+    lane_units: int = 0
+    lane_keys: int = 0  # of the lanes' tables, each as their changelogs have it
+    requests: int = 0  # that lanes have read, each asked for; 0 while traffic goes on
+    passed_over: str = ""  # lanes that were not computed, and why
 
     @property
     def same(self) -> bool:
@@ -111,9 +117,9 @@ async def rebuild(settings: Settings, *, into: str = "", keep: bool = False) -> 
     try:
         await migrate(into)
         await _must_be_empty(into)
-        replays, ends, went_on = await _replay(settings, into)
-        _pass_over_lanes(replays)
-        signals = compare_signals(replays, went_on)
+        replays, ends, lanes, went_on = await _replay(settings, into)
+        signals = compare_signals([*replays, *lanes.replays], went_on)
+        requests = 0 if went_on or lanes.passed_over else compare_requests([*replays, *lanes.replays])
         await _wait_for_sink(settings, ends)
         source = await connect(settings.postgres_read_dsn, READER, command_timeout_s=None)
         target = await connect(into, READER, command_timeout_s=None)
@@ -131,6 +137,10 @@ async def rebuild(settings: Settings, *, into: str = "", keep: bool = False) -> 
                 digest_of_source=await digest(source, until),
                 seconds=time.monotonic() - started,
                 offender=offender,
+                lane_units=sum(replay.units for replay in lanes.replays),
+                lane_keys=lanes.keys,
+                requests=requests,
+                passed_over=lanes.passed_over,
             )
         finally:
             await source.close(timeout=5)
@@ -151,12 +161,6 @@ class Restored:
     seq: int
     keys: int
     digest: str
-
-
-def _pass_over_lanes(replays: Sequence[Replay]) -> None:
-    """Facts of banks and chain come from lanes, which are not replayed here: like commands, they are what was told."""
-    for replay in replays:
-        replay.got = {key: value for key, value in replay.got.items() if key[0] < len(replays)}
 
 
 async def rebuild_tables(settings: Settings, worker: str, partitions: Sequence[int] = ()) -> list[Restored]:
@@ -426,8 +430,8 @@ def _place(dsn: str) -> tuple[str | None, int | None, str]:
 # --- everything, computed again --------------------------------------------------------------------------------------
 
 
-async def _replay(settings: Settings, into: str) -> tuple[list[Replay], dict[int, int], set[int]]:
-    """The replays, where in the journal each partition's ended, and those that have gone on since."""
+async def _replay(settings: Settings, into: str) -> tuple[list[Replay], dict[int, int], Again, set[int]]:
+    """The replays, where in the journal each partition's ended, those of lanes, and the sources that went on since."""
     kafka = RealKafka(settings.kafka_bootstrap)
     await kafka.start()
     writer = await LedgerWriter.connect(into)
@@ -435,7 +439,7 @@ async def _replay(settings: Settings, into: str) -> tuple[list[Replay], dict[int
     ends: dict[int, int] = {}
     try:
         for partition in range(settings.partitions):
-            replay = Replay(partition, kafka, NAMES, settings.partitions, _actor)
+            replay = Replay(partition, kafka, NAMES, settings.partitions, _actor, asks=ASKS)
             replays.append(replay)
             await writer.claim(partition)
             waiting: list[tuple[int, bytes]] = []
@@ -446,13 +450,16 @@ async def _replay(settings: Settings, into: str) -> tuple[list[Replay], dict[int
                     await writer.write(partition, waiting)
                     waiting = []
             await writer.write(partition, waiting)
-        journals = {TopicPartition(NAMES.journal, replay.partition): replay.end for replay in replays}
+        lanes = await replay_lanes(settings, kafka)
+        journals = {
+            TopicPartition(replay.names.journal, replay.partition): replay for replay in [*replays, *lanes.replays]
+        }
         now = await kafka.ends(journals)
-        went_on = {journal.partition for journal, end in journals.items() if now[journal] > end}
+        went_on = {replay.source for journal, replay in journals.items() if now[journal] > replay.end}
     finally:
         await writer.close()
         await kafka.stop()
-    return replays, ends, went_on
+    return replays, ends, lanes, went_on
 
 
 def _actor(rules: str) -> Ledger:

@@ -97,7 +97,10 @@ def check_pauses(asked: Submission) -> None:
 
 
 def submit_again(unit: Unit, command: ChildCommand, key: bytes, content: str, parent_key: bytes, rules: Rules) -> None:
-    """A new transaction for what came back of another."""
+    """A new transaction for what came back of another.
+
+    A refusal names the transaction that there is not: its id may have been given with a receipt already.
+    """
     before, id_ = TRANSACTIONS.get(parent_key), id_text(key)
     try:
         before = owned(before, command.tenant, command.customer)
@@ -120,9 +123,9 @@ def submit_again(unit: Unit, command: ChildCommand, key: bytes, content: str, pa
         decision = beginnings.begin_again(asked, s, parent, parent.accounts, rules, unit.at)
     except Refused as refusal:
         if refusal.reason == "paused":
-            tell_refused(unit, command, refusal, id_text(parent_key))
+            tell_refused(unit, command, refusal, id_)
         else:
-            refuse(unit, command, key, content, refusal, transaction_id=id_text(parent_key))
+            refuse(unit, command, key, content, refusal, transaction_id=id_)
         return
     begin(unit, command, key, id_, decision)
 

@@ -18,7 +18,7 @@ from aura_stream.domain.ids import bank_lane_key, chain_lane_key, id_bytes, id_t
 from aura_stream.domain.lane_requests import ENCODE as ENCODE_REQUEST
 from aura_stream.domain.ledger import Accounts, Decision
 from aura_stream.domain.reasons import Refused
-from aura_stream.domain.requests import AccountCommand, ActionCommand, ChildCommand, PauseCommand
+from aura_stream.domain.requests import AccountCommand, ActionCommand, ChildCommand, PauseCommand, SubmitCommand
 from aura_stream.domain.settlement import Settled
 from aura_stream.domain.signals import Answer, Credit
 from aura_stream.domain.state import (
@@ -421,7 +421,10 @@ def repeated(unit: Unit, command: Command, key: bytes, content: str) -> bool:
                 seq=known.seq,
             )
             return True
-    tell_refused(unit, command, Refused("idempotency_key_reused", "the key was used for another request"))
+    reused = Refused("idempotency_key_reused", "the key was used for another request")
+    # The id that follows from the key may have been given with a receipt; unless a transaction has it, this is its end.
+    is_given = first is None and isinstance(command, SubmitCommand | ChildCommand)
+    tell_refused(unit, command, reused, id_text(key) if is_given else "")
     return True
 
 

@@ -258,7 +258,8 @@ class Settings(BaseSettings):
     settlement_rules: str = Field(
         "{}",
         description="What decisions on deposits by bank and withdrawals go by, JSON: `banks` (by rail), `chain`, "
-        "`fees`, `approval_above`, `mint_hold_days` (by tenant), `review`, `denied` (names), `checker_lifts`.",
+        "`fees`, `approval_above`, `mint_hold_days` (by tenant), `review`, `denied` (names), `checker_lifts`, "
+        "`day_limits` (by tenant and asset: `count`, `amount` that a customer may send per day).",
     )
     bank_limits: str = Field(
         "{}",

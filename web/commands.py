@@ -13,6 +13,7 @@ from aura_stream.domain.commands import Command, format_time, parse_command
 from aura_stream.domain.ids import derived_id, id_text, parse_account_id
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.domain.requests import (
+    MAKES,
     AccountCommand,
     ActionCommand,
     ChildCommand,
@@ -26,17 +27,8 @@ from aura_stream.domain.state import Rules
 from web.call import Call, new_id
 from web.problems import Problem, from_domain
 
-SUBMITS = {
-    "deposit.submit": "deposit",
-    "transfer.submit": "transfer",
-    "hold.place": "hold",
-    "withdrawal.submit": "withdrawal",
-    "deposit.retry": "deposit",
-    "withdrawal.retry": "withdrawal",
-    "withdrawal.remint": "deposit",
-}
+SUBMITS = MAKES
 """Commands that make a transaction, and its type."""
-
 
 # Reading an action asks for the rules only to refuse by business, which is not done here.
 _SANDBOX = Rules((), "sandbox")

@@ -12,8 +12,11 @@ from collections.abc import Iterable
 
 from aiokafka.errors import KafkaError
 
+from aura_stream.domain.reasons import REASONS
+from aura_stream.domain.requests import MAKES
+from aura_stream.domain.state import FAILED
 from aura_stream.journal import ChangeLine, TransactionLine
-from aura_stream.ledger.reads import NOTHING_STORED, LedgerReads, ReadsUnavailable, Stored
+from aura_stream.ledger.reads import NOTHING_STORED, LedgerReads, ReadsUnavailable, RefusedCommand, Stored
 from web.accepted import Accepted
 from web.problems import Problem, put_off
 from web.recent import RecentTransaction
@@ -124,22 +127,50 @@ class Lookup:
             if not is_told and all(
                 stored.get(p, NOTHING_STORED).next_offset >= complete_from[p] for p in range(len(partitions))
             ):
-                await self._check_put_off(tenant, transaction_id)
-                raise no_transaction(transaction_id)
+                refused = await self._refused(tenant, transaction_id)
+                if refused is None:
+                    raise no_transaction(transaction_id)
+                return refused
             if asyncio.get_running_loop().time() >= deadline:
                 raise _behind("Postgres does not have all that this node has not seen itself")
             await asyncio.sleep(_POLL_S)
 
-    async def _check_put_off(self, tenant: str, transaction_id: str) -> None:
-        """Raises ``paused`` for an id that was given with a receipt, and then was not taken because of a pause."""
-        line = self._tail.recent.put_off.get(transaction_id)
-        try:
-            detail = line.detail if line is not None and line.tenant == tenant else None
-            detail = detail or await self._reads.put_off(tenant, transaction_id)
-        except ReadsUnavailable as error:
-            raise _postgres_away(error) from None
-        if detail is not None:
-            raise put_off(detail, {"transaction_id": transaction_id})
+    async def _refused(self, tenant: str, transaction_id: str) -> Json | None:
+        """What became of an id that was given with a receipt, and whose command made no transaction.
+
+        Raises ``paused`` and ``internal_server_error`` when the same key may be used again.
+        """
+        line = self._tail.recent.refused.get(transaction_id)
+        if line is not None and line.tenant == tenant:
+            said = RefusedCommand(line.command_type, line.customer, line.command_id, line.reason, line.detail)
+        else:
+            try:
+                found = await self._reads.refused(tenant, transaction_id)
+            except ReadsUnavailable as error:
+                raise _postgres_away(error) from None
+            if found is None:
+                return None
+            said = found
+        members = {"transaction_id": transaction_id}
+        if said.reason == "paused":
+            raise put_off(said.detail, members)
+        if said.reason == "internal_error":
+            raise Problem("internal_server_error", "It was not done. See the logs.", members=members)
+        reason = REASONS[said.reason]
+        return {
+            "id": transaction_id,
+            "tenant": tenant,
+            "customer": said.customer,
+            "type": MAKES[said.type],
+            "status": FAILED,
+            "state": "refused",
+            "reason": said.reason,
+            "reason_title": reason.title,
+            "reason_hint": said.detail or reason.hint,
+            "command_id": said.command_id,
+            "events": [],
+            "entries": [],
+        }
 
     async def _tail_and_postgres(
         self, tenant: str, transaction_id: str

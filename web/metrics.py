@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from aura_stream.identity.identity import Identity
 from web.command_log import CommandLog
 from web.events_parts import EventParts
+from web.reconciled import Reconciled
 from web.tail import Tail
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -59,7 +60,10 @@ class Metrics:
         }
         for name, (help_text, read) in gauges.items():
             Gauge(name, help_text, registry=self._registry).set_function(read)
+        self._reconciled = Reconciled(self._registry)
+        self._database = identity.database
 
-    def text(self) -> bytes:
+    async def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
+        await self._reconciled.refresh(self._database)
         return generate_latest(self._registry)

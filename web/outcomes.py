@@ -74,7 +74,7 @@ def refusal(prepared: Prepared, outcome: Outcome) -> Problem | None:
     if outcome.reason == "idempotency_key_reused":
         # The key belongs to something else; what, the caller looks up.
         members = {}
-    if outcome.transaction_id:
+    elif outcome.transaction_id:
         members["transaction_id"] = outcome.transaction_id
     return problem_of(outcome.reason, outcome.detail, members)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from aura_stream.domain.requests import MAKES
 from aura_stream.journal import (
     AccountLine,
     AnswerLine,
@@ -26,7 +27,7 @@ Outcome = TransactionLine | ChangeLine | AccountLine | AnswerLine | PauseLine
 """A line that answers a command."""
 
 _PAUSES_MAX = 1000
-_PUT_OFF_MAX = 10_000
+_REFUSED_MAX = 10_000
 
 
 @dataclass(slots=True)
@@ -81,8 +82,8 @@ class Recent:
         self._progress: asyncio.Future[None] | None = None
         self.pauses: dict[str, list[PauseLine]] = {}
         """What this process has seen of pauses, by their ids; the log of events has what came before."""
-        self.put_off: dict[str, AnswerLine] = {}
-        """Submits that a pause has refused, by the ids that they would have had, until Postgres has them too."""
+        self.refused: dict[str, AnswerLine] = {}
+        """Submits that made no transaction, by the ids that it would have had, until Postgres has them too."""
 
     def __len__(self) -> int:
         return self._kept
@@ -127,10 +128,8 @@ class Recent:
                 case ReceivedLine():
                     self._keep(partition, offset, line.id, line)
                 case AccountLine() | AnswerLine() if line.command_id:
-                    if isinstance(line, AnswerLine) and line.reason == "paused" and line.transaction_id:
-                        self.put_off[line.transaction_id] = line
-                        while len(self.put_off) > _PUT_OFF_MAX:
-                            del self.put_off[next(iter(self.put_off))]
+                    if isinstance(line, AnswerLine) and line.kind in ("refused", "dead_letter"):
+                        self._keep_refused(line)
                     self._answer(line.command_id, line)
                 case PauseLine():
                     self.pauses.setdefault(line.id, []).append(line)
@@ -205,6 +204,13 @@ class Recent:
         recent.lines.append((partition, offset, line))
         self._order[partition].append((offset, transaction_id))
         self._kept += 1
+
+    def _keep_refused(self, line: AnswerLine) -> None:
+        if line.transaction_id and line.command_type in MAKES:
+            self.refused.pop(line.transaction_id, None)
+            self.refused[line.transaction_id] = line
+            while len(self.refused) > _REFUSED_MAX:
+                del self.refused[next(iter(self.refused))]
 
     def _evict(self) -> None:
         longest = max(range(len(self._order)), key=lambda one: len(self._order[one]))

@@ -11,6 +11,7 @@ from aura_stream.identity.identity import Identity
 from aura_stream.ledger.reads import LedgerReads
 from aura_stream.settings import Settings
 from topics.bank_inbox import BANK_INBOX
+from topics.chain_inbox import CHAIN_INBOX
 from topics.commands import COMMANDS
 from topics.journal import JOURNAL
 from web.accepted import Accepted
@@ -44,6 +45,8 @@ class Services:
     events: EventParts
     bank_inbox: CommandLog
     """Where banks' webhooks go."""
+    chain_inbox: CommandLog
+    """Where operators' releases of the minters' lanes go."""
     proxies: Networks
     """Whose X-Forwarded-For is believed."""
 
@@ -51,6 +54,7 @@ class Services:
         """Begins to connect; nothing here waits for Kafka or Postgres, so that the API can say what is missing."""
         await self.commands.start()
         await self.bank_inbox.start()
+        await self.chain_inbox.start()
         await self.tail.start()
         self.identity.start()
         self.wallets.start()
@@ -66,6 +70,7 @@ class Services:
         await self.wallets.stop()
         await self.identity.stop()
         await self.tail.stop()
+        await self.chain_inbox.stop()
         await self.bank_inbox.stop()
         await self.commands.stop()
         await self.reads.close()
@@ -98,5 +103,6 @@ def make_services(settings: Settings) -> Services:
         Erasures(identity, commands, lookup, reads),
         events,
         CommandLog(settings.kafka_bootstrap, BANK_INBOX.name, settings.partitions),
+        CommandLog(settings.kafka_bootstrap, CHAIN_INBOX.name, settings.partitions),
         tuple(ip_network(one) for one in settings.trusted_proxies),
     )

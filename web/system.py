@@ -50,7 +50,7 @@ async def get_liveness(call: Call) -> web.Response:
 async def get_metrics(call: Call) -> web.Response:
     """GET /metrics."""
     return web.Response(
-        body=call.services.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        body=await call.services.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
     )
 
 

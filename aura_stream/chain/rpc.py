@@ -313,6 +313,10 @@ class ChainNode:
         """Units of the token that existed after a block; ask at a final one."""
         return int(await self.read(contract, "totalSupply", at=at))
 
+    async def balance_of(self, contract: str, address: str, at: At) -> int:
+        """Units of the token that an address held after a block; ask at a final one."""
+        return int(await self.read(contract, "balanceOf", address, at=at))
+
     async def simulate(self, transaction: Transaction, sender: str, at: At = "latest") -> int:
         """Gas that the transaction would use. Raises :class:`Refused`, with the contract's reason if it reverts."""
         request = {

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("aura_stream.cli.worker", "Run one worker process: ledger, sink, events or webhooks."),
     "api": ("aura_stream.cli.api", "Run the HTTP API."),
     "reconcile": ("aura_stream.cli.reconcile", "Compare the ledger with banks' statements and the chain; breaks."),
+    "lanes": ("aura_stream.cli.lanes", "Look at the lanes to banks and chain, and release one that is stopped."),
     "rebuild": ("aura_stream.cli.rebuild", "Make anew what was lost, or compute everything again and compare."),
     "mock-bank": ("aura_stream.cli.mock_bank", "Run the mock bank (sandbox only): banks that misbehave."),
     "trigger": ("aura_stream.cli.trigger", "Make something happen outside: at the mock bank, or on the local chain."),

@@ -61,7 +61,7 @@ class ApiClient:
         except orjson.JSONDecodeError:
             document = {"title": f"The answer is not JSON (status {status}).", "hint": "check AURA_API_URL"}
             status = max(status, 500)
-        if status != 200:
+        if status not in (200, 202):
             if status == 401:
                 document["hint"] = "set AURA_API_KEY to that of the API; `aura up` writes it to <AURA_HOME>/env"
             _tell(document, f"{method} {self._url}{path}")

@@ -55,6 +55,13 @@ def all_(
             f"{found.partitions} partitions, {found.units} units, {found.records} inputs, {found.signals} signals: "
             f"every journal record the same, byte for byte ({found.seconds:.1f} s)"
         )
+        if found.lane_units:
+            say(
+                f"lanes: {found.lane_units} units, {found.lane_keys} keys of their tables, {found.requests} requests: "
+                "the same, byte for byte"
+            )
+        if found.passed_over:
+            say(f"{paint('not computed', 'yellow')}: {found.passed_over}")
         if found.offender:
             say(f"{paint('BAD', 'red')}  the hash chain is another: {found.offender}")
         _say_digests(found.same, found.entries, found.digest, found.digest_of_source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from time import time
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from aura_stream.chain.signer import derived, load_key
 from aura_stream.cli import CHECK_FAILED, COULD_NOT, emit, paint, say
 from aura_stream.cli.api_client import ApiClient
 from aura_stream.cli.api_client import run as run_client
@@ -60,6 +62,13 @@ def options(
     token: Annotated[
         list[str] | None, typer.Option(help="Compare a token's supply too: NAME=ADDRESS; again for more.")
     ] = None,
+    custody: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare what our address holds of a --token too: NAME=ADDRESS; again for more. Default: that of the "
+            "minter's key, if the key is here."
+        ),
+    ] = None,
     dsn: Annotated[str, typer.Option("--dsn", help="Postgres; default: AURA_POSTGRES_WRITE_DSN.")] = "",
     json: JsonOption = False,
 ) -> None:
@@ -71,6 +80,7 @@ def options(
         return
     settings = load_settings()
     wanted = _wanted(settings, statement or [], returns or [], bank or [], account, credentials, since, token or [])
+    wanted = replace(wanted, custody=_custody(settings, wanted, custody or []))
     dsn = dsn or settings.postgres_write_dsn
     if watch:
         _watch(dsn, wanted, every, metrics_port)
@@ -201,6 +211,16 @@ def _wanted(
     )
 
 
+def _custody(settings: Settings, wanted: Wanted, given: list[str]) -> dict[str, str]:
+    """Our address of each token whose supply is compared: as given, or that of the minter's key, if it is here."""
+    found = dict(_address(one) for one in given)
+    path = settings.chain_key_file or settings.home / "chain" / "key"
+    if settings.chain_key is not None or path.exists():
+        key = load_key(settings)
+        found = {name: derived(key, name).address for name in wanted.tokens} | found
+    return {name: address for name, address in found.items() if name in wanted.tokens}
+
+
 def _address(text: str) -> tuple[str, str]:
     name, _, address = text.partition("=")
     is_address = len(address) == 42 and address.startswith("0x") and set(address[2:].lower()) <= set("0123456789abcdef")
@@ -258,10 +278,18 @@ def _show(outcome: Outcome) -> None:
             row = (one["account"], one["day"], one["closing_balance"], one["ledger_balance"])
             table.add_row(*row, one["difference"], one["unexplained"])
         console.print(table)
-    table = Table("token", "owed", "supply", "in flight", "unexplained")
+    table = Table("token", "owed", "supply", "in flight", "unexplained", "in custody", "at our address")
     for one in report["tokens"]:
+        ours = one["custody"] or {"booked": "-", "balance": "not asked"}
         table.add_row(
-            one["token"], one["owed"], one["supply"] or "not asked", str(one["in_flight"]), one["unexplained"] or "-"
+            *(
+                one["token"],
+                one["owed"],
+                one["supply"] or "not asked",
+                str(one["in_flight"]),
+                one["unexplained"] or "-",
+            ),
+            *(ours["booked"], ours["balance"]),
         )
     console.print(table)
     for break_id, finding in outcome.opened:

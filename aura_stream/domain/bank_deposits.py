@@ -23,10 +23,11 @@
        └returned─▶ returned  │  └returned─▶ withdrawing ─withdrawn─▶ returned              (failed)
           (failed)           │                   └─broadcast─▶ mint_broadcast, then as below
                              └─ failed for good ─▶ same state (requires_attention: mint_again | refund)
+    awaiting_funds, submitting, submitted, and what waits with a dead mint ──refund──▶ refunded           (failed)
     mint_broadcast, mint_confirming ──returned──▶ same state; once confirmed: held, then ─▶ returning
     completed ──returned──▶ returning ──burnt──▶ returned     (nothing to burn: returned at once)
     completed ──reorged──▶ completed ──confirmed──▶ completed (journals only; no customer, no status)
-    completed ──lost──▶ returned                              (the tokens can never land)
+    completed ──lost──▶ mint_lost                             (returned: the tokens can never land)
 
     Any wait without an answer ends in the same state with status requires_attention; a later fact still ends it.
     Ways out for an operator: inquire; settled, rejected (the statement says so); match, refund; mint_again, burn_again.

@@ -181,7 +181,9 @@ class SubmitDeposit(_Strict):
     effective_at: DateTimeText | None = None
     rail: Annotated[
         Literal["manual", "ach", "sepa", "sepa_instant"] | None,
-        Field(description="manual (default), ach (USD, we collect), sepa or sepa_instant (EUR, the payer sends)"),
+        Field(
+            description="manual (default, sandbox only), ach (USD, we collect), sepa, sepa_instant (EUR, a payer sends)"
+        ),
     ] = None
     mint_to: MintToText | None = None
     payer: Payer | None = None

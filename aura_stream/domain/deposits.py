@@ -8,6 +8,9 @@
 
     confirm: bank trust / customer available. Nothing else moves money.
 
+In live mode there is no such deposit: nobody may confirm by hand that money came (`rail_required`). A rail must be
+named there, and the bank confirms.
+
 Invariants
     D1  nothing is available before it is confirmed, and it is credited at most once
     D2  while funds are awaited the account has an open item: a confirmation always lands, on a frozen account too
@@ -29,11 +32,18 @@ from aura_stream.domain.ledger import (
     usable,
     with_open_items,
 )
+from aura_stream.domain.reasons import Refused
 from aura_stream.domain.requests import Action, Submission
 from aura_stream.domain.state import AVAILABLE, CANCELED, COMPLETED, FAILED, PROCESSING, Posting, Transaction
 
 AWAIT_MS: Final = 7 * 24 * 60 * 60 * 1000
 """How long the money of a deposit is awaited."""
+
+
+def check_mode(mode: str) -> None:
+    """Raises :class:`Refused` ``rail_required`` where deposits without a bank are not taken."""
+    if mode != "sandbox":
+        raise Refused("rail_required", "rail manual, which is what leaving it out means, is for the sandbox")
 
 
 def submit(asked: Submission, accounts: Accounts, at: int) -> Decision:

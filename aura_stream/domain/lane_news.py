@@ -86,8 +86,16 @@ class Sent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="news", ta
     took_ms: int = 0
 
 
+class Release(msgspec.Struct, frozen=True, tag_field="news", tag="release"):
+    """An operator lets a stopped lane go on, who has read that it is stopped for this reason."""
+
+    id: str  # UUID; the same for a repeat
+    operator: str
+    stopped: str
+
+
 BankNews = Opened | Heard | CallEnded | Polled
-ChainNews = Opened | Looked | NotSeen | Sent
+ChainNews = Opened | Looked | NotSeen | Sent | Release
 
 ENCODE = msgspec.json.Encoder().encode
 DECODE_BANK = msgspec.json.Decoder(BankNews).decode

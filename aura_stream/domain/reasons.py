@@ -67,7 +67,7 @@ class Reason(NamedTuple):
 _V, _B, _N, _C = "validation", "business_rule", "not_found", "conflict"
 _A, _Z, _X, _S, _R = "authentication", "authorization", "external_dependency", "system", "rate_limited"
 # Features that come later.
-_BANKS, _LIMITS, _EXCHANGE, _GOLD = "bank connections", "limits of amounts", "the exchange", "gold and quotes"
+_BANKS, _EXCHANGE, _GOLD = "bank connections", "the exchange", "gold and quotes"
 _POLICIES, _CHAIN, _PAYOUT, _PAUSES = "policies", "the chain", "withdrawals", "pauses by rail"
 
 REASONS: Final[dict[str, Reason]] = {
@@ -180,6 +180,7 @@ REASONS: Final[dict[str, Reason]] = {
     "idempotency_key_not_found": Reason(_N, 404, "No such idempotency key", "Check the key and the tenant."),
     "dead_letter_not_found": Reason(_N, 404, "No such dead letter", "List the dead letters; old ones are dropped."),
     "signing_key_not_found": Reason(_N, 404, "No such signing key", "See /.well-known/jwks.json."),
+    "lane_not_found": Reason(_N, 404, "No such lane", "List the lanes."),
     "break_not_found": Reason(_N, 404, "No such break", "List the breaks."),
     "report_not_found": Reason(_N, 404, "Nothing was reconciled yet", "Run `aura reconcile`."),
     "event_not_found": Reason(_N, 404, "No such event", "Check the id; begin anew without it."),
@@ -268,9 +269,12 @@ REASONS: Final[dict[str, Reason]] = {
     "version_conflict": Reason(
         _C, 409, "It was changed in between", "Read it again, then change it.", waits_for="versioned resources"
     ),
-    "daily_limit_exceeded": Reason(_B, 422, "The day's limit is reached", "Try again tomorrow.", waits_for=_LIMITS),
+    "daily_limit_exceeded": Reason(_B, 422, "The day's limit is reached", "Try again tomorrow (UTC), with a new key."),
     "negative_balance": Reason(_B, 422, "The balance would be negative", "Lower the amount.", waits_for=_BANKS),
-    "velocity_exceeded": Reason(_B, 422, "Too much in a short time", "Wait, then use a new key.", waits_for=_LIMITS),
+    "velocity_exceeded": Reason(_B, 422, "Too many in a short time", "Try again tomorrow (UTC), with a new key."),
+    "rail_required": Reason(
+        _B, 422, "Nobody can confirm it by hand here", "Name a rail: ach, sepa or sepa_instant; then use a new key."
+    ),
     "quote_expired": Reason(_B, 422, "The quote has expired", "Ask for another quote.", waits_for=_GOLD),
     "price_unavailable": Reason(_B, 422, "There is no fresh price", "Try again later.", waits_for=_GOLD),
     "beneficiary_not_whitelisted": Reason(

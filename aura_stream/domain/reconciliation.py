@@ -47,6 +47,7 @@ STATEMENT_GAP: Final = "statement_gap"
 STATEMENT_WRONG_SUM: Final = "statement_wrong_sum"
 RETURN_NOT_BOOKED: Final = "return_not_booked"
 SUPPLY_DIFFERS: Final = "supply_differs"
+CUSTODY_DIFFERS: Final = "custody_differs"
 NOT_BACKED: Final = "not_backed"
 
 MEANING: Final[dict[str, str]] = {
@@ -60,6 +61,7 @@ MEANING: Final[dict[str, str]] = {
     STATEMENT_WRONG_SUM: "opening balance and lines of a statement do not make its closing balance",
     RETURN_NOT_BOOKED: "a file of returns names a return, and the statement of its day is there without it",
     SUPPLY_DIFFERS: "the supply on chain is not what is owed to token holders, whatever is in flight has done",
+    CUSTODY_DIFFERS: "our address does not hold what the ledger has in custody, whatever is in flight has done",
     NOT_BACKED: "the money at banks and open returns are less than what is owed",
 }
 """Every kind of break, in words."""
@@ -402,6 +404,31 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Custody:
+    """Tokens at our address, in the ledger and on chain, in minor units; what is in flight may have happened (B5)."""
+
+    booked: int
+    """By the ledger: in blocks that are deep enough."""
+    balance: int
+    """balanceOf our address, at finality."""
+    minting: int = 0
+    """To our address; what goes to addresses outside is not in custody."""
+    burning: int = 0
+    unconfirmed: int = 0
+    """Credited, taken out of custody because their block was lost, and perhaps mined again."""
+
+    @property
+    def difference(self) -> int:
+        """What the chain has more than the ledger."""
+        return self.balance - self.booked
+
+    @property
+    def unexplained(self) -> int:
+        """What no mint or burn in flight explains, whichever of them have happened."""
+        return min(self.difference + self.burning, 0) + max(self.difference - self.minting - self.unconfirmed, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Backing:
     """What is held against what is owed, of one currency over all tenants, in minor units."""
 
@@ -417,6 +444,19 @@ class Backing:
     def surplus(self) -> int:
         """Trust + open returns - (reserve + customers + outgoing + suspense); below zero: owed, and not there."""
         return self.trust + self.open_returns - self.reserve - self.customers - self.outgoing - self.suspense
+
+
+def custody_findings(custody: Mapping[str, Custody]) -> list[Finding]:
+    """Breaks of our address's balances."""
+    found = []
+    for name, one in custody.items():
+        if one.unexplained:
+            detail = (
+                f"{one.balance} at our address, {one.booked} in custody, {one.minting} being minted, "
+                f"{one.burning} being burnt, {one.unconfirmed} lost, in minor units"
+            )
+            found.append(Finding(CUSTODY_DIFFERS, f"custody:{name}", one.unexplained, detail))
+    return found
 
 
 def supply_findings(tokens: Mapping[str, Token], backing: Mapping[str, Backing]) -> list[Finding]:

@@ -49,6 +49,17 @@ ActionCommand = DepositConfirm | DepositReject | HoldCapture | HoldRelease | Tra
 ChildCommand = DepositRetry | WithdrawalRetry | WithdrawalRemint
 PauseCommand = PauseSet | PauseLift
 
+MAKES: Final = {
+    "deposit.submit": "deposit",
+    "transfer.submit": "transfer",
+    "hold.place": "hold",
+    "withdrawal.submit": "withdrawal",
+    "deposit.retry": "deposit",
+    "withdrawal.retry": "withdrawal",
+    "withdrawal.remint": "deposit",
+}
+"""Commands that make a transaction, and its type. Its id follows from tenant, customer and idempotency key."""
+
 # In live mode a bank or an operator says that money came or will not come, not the customer.
 _NOT_BY_CUSTOMERS: Final = frozenset({"deposit.confirm", "deposit.reject"})
 

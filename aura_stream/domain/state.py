@@ -151,6 +151,13 @@ class Fee(msgspec.Struct, frozen=True, omit_defaults=True):
     basis_points: int = 0
 
 
+class DayLimit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How many payments, and how much in minor units, a customer may send of an asset per day of UTC; 0 = any."""
+
+    count: int = 0
+    amount: int = 0
+
+
 class SettlementRules(msgspec.Struct, frozen=True, omit_defaults=True):
     """Settings of deposits by bank and withdrawals. Amounts are minor units."""
 
@@ -164,6 +171,9 @@ class SettlementRules(msgspec.Struct, frozen=True, omit_defaults=True):
     review: tuple[str, ...] = ("Review",)  # names that a second person must look at
     denied: tuple[str, ...] = ("Denied",)  # names that are refused
     checker_lifts: bool = False  # whether lifting a pause needs another person than setting it
+    day_limits: dict[
+        str, dict[str, DayLimit]
+    ] = {}  # by tenant and asset: transfers, holds and withdrawals of a customer
 
 
 class Rules(msgspec.Struct, frozen=True, omit_defaults=True):

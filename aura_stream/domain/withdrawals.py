@@ -13,6 +13,7 @@
                        └─failed for good─▶ burn_failed                                              (failed)
     (start) fiat ─▶ payout_submitting ─accepted──▶ payout_submitted ──settled──▶ completed ──returned──▶ payout_returned
                        │ │ │ └─settled ─▶ completed     └─rejected, returned─▶ payout_rejected      (returned)
+                       │ │ │                            └─returned short─▶ payout_returned (from payout_submitting too)
                        │ │ └─rejected, returned─▶ payout_rejected                  (failed)
                        │ └───unknown─▶ same state: the lane inquires, nothing is sent again
                        └─cancel, while parked (fiat only)─▶ canceled
@@ -29,11 +30,13 @@
        ended before W2    held / available
        rejected           outgoing (without W3: held) / fiat available
        returned           trust / fiat available; on a closed account: trust / suspense
+       returned before W4, and less than was paid: the bank has paid, or there were nothing to keep. W4 and the return
+                          are booked in one unit, two movements at the bank as its statement has them
 
 Invariants
     WD1  fiat is owed to the payout only after its tokens are burnt for good
     WD2  a payout is instructed at most once per transaction; unknown is not failed, and money stays in outgoing
-    WD3  what comes back is the customer's at once, and is paid out or minted again at most once
+    WD3  what comes back is the customer's at once, and is paid out or minted again at most once: what came, no more
     WD4  while it is under way both accounts have an open item, so that what comes back always lands
 """
 
@@ -118,6 +121,8 @@ WAITS_MS: Final = {
 
 ON_CHAIN: Final = frozenset({"tokens_held", "burn_broadcast", "burn_confirming"})
 _PAYING: Final = ("payout_submitting", "payout_submitted")
+_SHORT: Final = "by its return"
+"""What has settled a payout of which less came back before its settlement was heard."""
 CAME_BACK: Final = frozenset({"payout_rejected", "payout_returned"})
 
 
@@ -210,7 +215,7 @@ def cancel(case: Case) -> Settled:
     if t.state == "canceled":
         raise Refused("already_processed", "the withdrawal is canceled")
     first = "tokens_held" if s.token else "payout_submitting"
-    if t.state != "requires_approval" and not (t.state == first and not s.is_asked):
+    if t.state != "requires_approval" and not (t.state == first and not s.is_asked and not s.booked):
         raise Refused("invalid_state_transition", f"the withdrawal is {t.state}")
     return _released(case, "withdrawal.canceled", CANCELED, "canceled")
 
@@ -371,6 +376,9 @@ def _settled(case: Case, fact: BankFact) -> Settled | None:
     fits = (fact.asset, fact.amount) == (s.fiat, s.amount - s.fee)
     if t.state in _PAYING and fits and not s.suspense:
         return _completed(case, fact.fact_id or "-", fact.effective_at, fact.bank_reference)
+    if t.state == "payout_returned" and s.settled_by == _SHORT and fits:
+        # It was booked with its return.
+        return same_state(case, "withdrawal.settled_late", settled_by=fact.fact_id or "-")
     if t.state == "payout_rejected" and s.returned_by and fits and not s.settled_by:
         # Its return has overtaken it: the money had gone out, and is back.
         return settled_late(case, "withdrawal.settled_late", fact, moved(suspense(s), trust(s), fact.amount))
@@ -410,7 +418,7 @@ def _completed(case: Case, fact_id: str, effective_at: int, bank_reference_: str
     )
 
 
-def _rejected(case: Case, code: str, **more: Any) -> Settled:
+def _rejected(case: Case, code: str, undone: tuple[Booking, ...] = (), **more: Any) -> Settled:
     """It is definite that nothing is paid: the fiat is the customer's, who says what becomes of it."""
     s = case.settlement
     back = moved(outgoing(s), s.account, s.amount) if s.booked else moved(s.account, s.account, s.amount, of=HELD)
@@ -418,11 +426,38 @@ def _rejected(case: Case, code: str, **more: Any) -> Settled:
         *(case, "withdrawal.payout_rejected", FAILED, "payout_rejected"),
         reason="bank_rejected",
         ends=True,
-        journals=journal(s.fiat, back),
+        journals=undone + journal(s.fiat, back),
         freezes=code_of(code).action == FREEZE,
         code=code,
         back=s.amount,
         **more,
+    )
+
+
+def _came_back_short(case: Case, fact: BankFact, noted: str) -> Settled:
+    """A return of less than was paid has overtaken its settlement: a bank on the way kept a part of the payout.
+
+    So the payout was paid. Both are booked, and it ends as if its settlement had been heard first, which adds nothing
+    when it comes.
+    """
+    s = case.settlement
+    journals = _sent(case) + journal(
+        s.fiat,
+        moved(outgoing(s), trust(s), s.amount - s.fee),
+        moved(outgoing(s), fees(s, "withdrawal"), s.fee),
+    )
+    return step(
+        *(case, "withdrawal.payout_returned", STATUS_RETURNED, "payout_returned"),
+        reason="bank_returned",
+        ends=True,
+        journals=journals + journal(s.fiat, moved(trust(s), s.account, fact.amount)),
+        effective_at=fact.effective_at,
+        freezes=code_of(fact.code).action == FREEZE,
+        code=fact.code,
+        booked=True,
+        settled_by=_SHORT,
+        returned_by=noted,
+        back=fact.amount,
     )
 
 
@@ -431,10 +466,17 @@ def _returned(case: Case, fact: BankFact) -> Settled | None:
     t, s = case.transaction, case.settlement
     if fact.fact_id and fact.fact_id == s.returned_by:
         return None
+    if t.state in _PAYING and fact.asset == s.fiat and s.suspense and fact.amount == s.suspense:
+        # It had paid another amount than asked, and has all of it back: nothing was paid.
+        undone = journal(s.fiat, moved(trust(s), suspense(s), s.suspense))
+        return _rejected(case, fact.code, undone, returned_by=fact.fact_id or "-", suspense=0)
     if s.returned_by or fact.asset != s.fiat or not 0 < fact.amount <= s.amount - s.fee:
         return same_state(case, "withdrawal.break_opened", code=fact.code)
     if t.state in _PAYING and not s.suspense:
-        return _rejected(case, fact.code, returned_by=fact.fact_id or "-")
+        noted = fact.fact_id or "-"
+        if fact.amount == s.amount - s.fee:
+            return _rejected(case, fact.code, returned_by=noted)
+        return _came_back_short(case, fact, noted)
     if t.state != "completed":
         return same_state(case, "withdrawal.break_opened", code=fact.code)
     # Banks on the way may have taken a fee: what came is what counts.

@@ -6,9 +6,11 @@ nothing, takes each unit's inputs from commands and signals, and compares what i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import NamedTuple
 
 import msgspec
 from aiokafka import TopicPartition
@@ -35,19 +37,32 @@ class ReplayDiffers(Exception):
 
 @dataclass
 class Replay:
-    """One partition's second life. `make_actor` gives the actor for recorded rules (their JSON)."""
+    """One partition's second life. `make_actor` gives the actor for recorded rules (their JSON).
+
+    A shard with an inbox reads it in place of signals. `asks` are topics to whose records others' inputs are compared.
+    """
 
     partition: int
     kafka: Kafka
     names: Names
     partitions: int
     make_actor: Callable[[str], Actor]
+    inbox: str = ""
+    first_source: int = 0
+    asks: Collection[str] = ()
     store: Store = field(default_factory=MemoryStore)
     end: int = 0  # of the journal, where the replay ended
     units: int = 0
     records: int = 0
     sent: dict[tuple[int, int, int], bytes] = field(default_factory=dict)  # (source, target, seq) -> hash of the value
     got: dict[tuple[int, int, int], bytes] = field(default_factory=dict)
+    asked: Counter[Asked] = field(default_factory=Counter)  # what it has sent to the topics of `asks`
+    took: Counter[Asked] = field(default_factory=Counter)  # the commands that it has read
+
+    @property
+    def source(self) -> int:
+        """By which number others know what it signals."""
+        return self.first_source + self.partition
 
     async def run(self) -> AsyncIterator[tuple[int, bytes]]:
         """Yields offset and value of each journal record as computed anew, up to the journal's end at the start.
@@ -59,7 +74,8 @@ class Replay:
         journal = TopicPartition(names.journal, number)
         self.end = end = await settled_end(self.kafka, journal)
         sources = {}
-        for kind, topic in (("commands", names.commands), ("signals", names.signals)):
+        also = ("inbox", self.inbox) if self.inbox else ("signals", names.signals)
+        for kind, topic in (("commands", names.commands), also):
             source = TopicPartition(topic, number)
             source_end = (await self.kafka.committed_ends([source]))[source]
             sources[kind] = _Inputs(source, self.kafka.read(source, 0, source_end))
@@ -95,6 +111,8 @@ class Replay:
                 partitioner=Partitioner(self.partitions),
                 rules=unit.rules.encode(),
                 rules_hash=rules_hash,
+                inbox=self.inbox,
+                first_source=self.first_source,
             )
         memory.actor, memory.rules, memory.rules_hash = self.make_actor(unit.rules), unit.rules.encode(), rules_hash
         return memory
@@ -122,16 +140,27 @@ class Replay:
         for output in finished.outputs:
             if output.topic == self.names.signals:
                 self._note(self.sent, output.partition, output.value)
+            elif output.topic in self.asks:
+                self.asked[Asked(output.topic, output.partition, output.key or b"", output.value or b"")] += 1
         for record in batch:
             if record.topic == self.names.signals:
                 self._note(self.got, self.partition, record.value)
+            elif self.inbox and record.topic == self.names.commands:
+                self.took[Asked(record.topic, record.partition, record.key or b"", record.value or b"")] += 1
         return [(part.offset, value) for part, value in zip(parts, values, strict=True)]
 
     def _note(self, book: dict[tuple[int, int, int], bytes], target: int, value: bytes | None) -> None:
         packed = _numbered(value or b"")
-        if packed.source >= self.partitions:
-            return  # of another engine's shard, which is not computed anew here
         book[packed.source, target, packed.seq] = blake2b(value or b"", digest_size=8).digest()
+
+
+class Asked(NamedTuple):
+    """A record of a topic of requests."""
+
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes
 
 
 class Numbered(msgspec.Struct, frozen=True):
@@ -145,9 +174,11 @@ def compare_signals(replays: Iterable[Replay], went_on: Collection[int] = ()) ->
     """How many signal records were sent in the replays of all partitions; those that arrived must be just these.
 
     Raises :class:`ReplayDiffers`. One that is still under way at the end of the log has been sent and has not arrived.
-    Of partitions that `went_on` behind the end of their replay, one that arrived may have been sent there.
+    Of sources that `went_on` behind the end of their replay, one that arrived may have been sent there. What comes from
+    sources that are not among the replays is like commands: what was told.
     """
     replays = list(replays)
+    computed = {replay.source for replay in replays}
     sent = {key: value for replay in replays for key, value in replay.sent.items()}
     last: dict[tuple[int, int], int] = {}
     for source, target, seq in sent:
@@ -155,9 +186,24 @@ def compare_signals(replays: Iterable[Replay], went_on: Collection[int] = ()) ->
     for replay in replays:
         for key, value in replay.got.items():
             source, target, seq = key
+            if source not in computed:
+                continue
             if sent.get(key) != value and not (source in went_on and seq > last.get((source, target), 0)):
                 raise ReplayDiffers(f"signal {seq} from partition {source} to {target} is not what {source} sends")
     return len(sent)
+
+
+def compare_requests(replays: Iterable[Replay]) -> int:
+    """How many requests were read in the replays of lanes; somebody of the replays must have asked for each of them.
+
+    Raises :class:`ReplayDiffers`. What was asked and not read yet is under way. Nothing may have gone on meanwhile.
+    """
+    replays = list(replays)
+    asked: Counter[Asked] = sum((replay.asked for replay in replays), Counter())
+    took: Counter[Asked] = sum((replay.took for replay in replays), Counter())
+    for one in took - asked:
+        raise ReplayDiffers(f"{one.topic}[{one.partition}] holds a request that nobody has made: {one.value[:200]!r}")
+    return took.total()
 
 
 _numbered = msgspec.json.Decoder(Numbered).decode

@@ -12,7 +12,7 @@ from aura_stream.domain.events import DECODE, Event
 
 _DECODE_EVENT: Final = msgspec.json.Decoder(Event).decode
 _ENCODE: Final = msgspec.json.Encoder().encode
-_AGGREGATES: Final = ("endpoint_id", "key_id", "user_id", "account_id")
+_AGGREGATES: Final = ("endpoint_id", "key_id", "user_id", "account_id", "break_id")
 
 
 class Entry(NamedTuple):

@@ -18,6 +18,7 @@ import asyncpg
 import orjson
 
 from aura_stream.domain.assets import SCALES
+from aura_stream.domain.requests import MAKES
 from aura_stream.ledger.connection import TENANT, pool_init
 from aura_stream.ledger.listing import Column, Listing, Page, filtered, select
 
@@ -37,9 +38,9 @@ _TRANSACTION = f"""
 SELECT s.*, t.history, {_TRANSACTION_COLUMNS}
 FROM ({_SINK}) s LEFT JOIN ledger.transactions t ON t.tenant_id = $1 AND t.transaction_id = $2
 """  # noqa: S608 - only constants of this module
-_PUT_OFF = """
-SELECT coalesce(detail, '') FROM ledger.refusals WHERE tenant_id = $1 AND transaction_id = $2 AND reason = 'paused'
-ORDER BY at DESC LIMIT 1
+_REFUSED = """
+SELECT type, customer_id, command_id, reason, coalesce(detail, '') AS detail FROM ledger.refusals
+WHERE tenant_id = $1 AND transaction_id = $2 AND type = ANY ($3) ORDER BY at DESC, journal_seq DESC, line DESC LIMIT 1
 """
 _ENTRIES = """
 SELECT e.journal_id, e.leg, e.transaction_id, j.kind, e.account_id, e.asset, e.layer, e.amount, e.posted_at,
@@ -167,6 +168,17 @@ NOTHING_STORED = Stored(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedCommand:
+    """A command that made no transaction although it could have."""
+
+    type: str
+    customer: str
+    command_id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Balances:
     """Balances of one account in minor units; `posted` = available + held."""
 
@@ -210,11 +222,11 @@ class LedgerReads:
         found["history"] = orjson.loads(row["history"])
         return _stored(row), found
 
-    async def put_off(self, tenant: str, transaction_id: str) -> str | None:
-        """Which pause a submit was refused for that would have had this id; None: there was none such."""
+    async def refused(self, tenant: str, transaction_id: str) -> RefusedCommand | None:
+        """The last command that would have made this transaction and made none; None: there was none such."""
         async with self._connection(tenant) as connection:
-            found = await connection.fetchval(_PUT_OFF, tenant, transaction_id)
-        return None if found is None else str(found)
+            row = await connection.fetchrow(_REFUSED, tenant, transaction_id, list(MAKES))
+        return None if row is None else RefusedCommand(*row)
 
     async def entries_of(self, tenant: str, journal_ids: Sequence[int]) -> list[dict[str, Any]]:
         """All entries of some journals, in order."""

@@ -221,6 +221,8 @@ class Batch:
                     self._refusal(line, seq, number)
                     counts[5] += 1
                 elif line.kind == "dead_letter":
+                    if line.transaction_id:  # an id that was given with a receipt, and stands for nothing now
+                        self._refusal(line, seq, number)
                     counts[6] += 1
             at = timestamp(record.at)
         except (ValueError, OverflowError) as error:

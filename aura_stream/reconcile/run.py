@@ -18,7 +18,7 @@ from aura_stream.chain.rpc import ChainError, ChainNode, final_block
 from aura_stream.domain import reconciliation as pure
 from aura_stream.domain.assets import format_amount
 from aura_stream.domain.reasons import Refused
-from aura_stream.domain.reconciliation import Finding, Token
+from aura_stream.domain.reconciliation import Custody, Finding, Token
 from aura_stream.domain.settlement import TOKENS, cents
 from aura_stream.ledger.connection import RECONCILER, connect
 from aura_stream.reconcile import camt053, store
@@ -56,6 +56,8 @@ class Wanted:
     confirmations: int = 3
     tokens: Mapping[str, str] = field(default_factory=dict)
     """Token -> address; a token without one is reported without its supply."""
+    custody: Mapping[str, str] = field(default_factory=dict)
+    """Token -> our address; of a token without one our balance is not compared."""
 
 
 @dataclass(slots=True)
@@ -86,9 +88,9 @@ async def reconcile(dsn: str, wanted: Wanted) -> Outcome:
             await _import_returns(connection, bank, hashlib.sha256(content).hexdigest()[:32], content, outcome)
         for login in wanted.logins:
             await _fetch(connection, login, wanted, outcome)
-        tokens, blocks = await _supplies(connection, wanted, outcome)
+        chain = await _chain(connection, wanted, outcome)
         async with store.run(connection):
-            await _book(connection, tokens, blocks, outcome)
+            await _book(connection, chain, outcome)
     finally:
         await connection.close(timeout=5)
     for break_id, finding in outcome.opened:
@@ -205,14 +207,20 @@ async def _fetch_returns(connection: Connection, bank: BankClient, name: str, ou
 # --- the chain -------------------------------------------------------------------------------------------------------
 
 
-async def _supplies(
-    connection: Connection, wanted: Wanted, outcome: Outcome
-) -> tuple[dict[str, Token], dict[str, int]]:
-    """Both books of each token whose address is known, and the block of the supply."""
-    tokens: dict[str, Token] = {}
-    blocks: dict[str, int] = {}
+@dataclass(slots=True)
+class OnChain:
+    """Both books of each token that could be asked for, and the block of it."""
+
+    tokens: dict[str, Token] = field(default_factory=dict)
+    custody: dict[str, Custody] = field(default_factory=dict)
+    blocks: dict[str, int] = field(default_factory=dict)
+
+
+async def _chain(connection: Connection, wanted: Wanted, outcome: Outcome) -> OnChain:
+    """Both books of each token whose address is known."""
+    found = OnChain()
     if not wanted.tokens:
-        return tokens, blocks
+        return found
     try:
         async with ChainNode(wanted.chain_rpc_url) as node:
             for name, address in wanted.tokens.items():
@@ -223,15 +231,28 @@ async def _supplies(
                     house = await store.house_balances(connection)
                     flying = await store.in_flight(connection, name)
                     block = max(final_block((await node.head()).number, wanted.confirmations), 0)
-                    supply = await node.total_supply(address, block)
-                    tokens[name], blocks[name] = token_of(house, name, flying, supply), block
-                    if not tokens[name].unexplained:
+                    token = token_of(house, name, flying, await node.total_supply(address, block))
+                    rest = 0
+                    if ours := wanted.custody.get(name):
+                        balance = await node.balance_of(address, ours, block)
+                        found.custody[name] = custody_of(house, name, flying, balance, token.unconfirmed)
+                        rest = found.custody[name].unexplained
+                    found.tokens[name], found.blocks[name] = token, block
+                    if not token.unexplained and not rest:
                         break
     except ChainError as error:
         outcome.problems.append(f"the chain at {wanted.chain_rpc_url.rsplit('@', 1)[-1]}: {error}")
-        for name in set(wanted.tokens) - set(tokens):
-            blocks.pop(name, None)
-    return tokens, blocks
+    return found
+
+
+def custody_of(house: Mapping[str, int], name: str, flying: store.InFlight, balance: int, unconfirmed: int) -> Custody:
+    """Both books of our address."""
+    booked = sum(
+        amount
+        for account, amount in house.items()
+        if account.startswith("@custody:chain:") and account.endswith(f":{name}") and ":unconfirmed:" not in account
+    )
+    return Custody(booked, balance, flying.to_custody, flying.burning, unconfirmed)
 
 
 def token_of(house: Mapping[str, int], name: str, flying: store.InFlight, supply: int) -> Token:
@@ -255,9 +276,7 @@ def token_of(house: Mapping[str, int], name: str, flying: store.InFlight, supply
 # --- out -------------------------------------------------------------------------------------------------------------
 
 
-async def _book(
-    connection: Connection, tokens: Mapping[str, Token], blocks: Mapping[str, int], outcome: Outcome
-) -> None:
+async def _book(connection: Connection, chain: OnChain, outcome: Outcome) -> None:
     """Matches, finds, opens and ends breaks, reports: all of it or nothing."""
     findings: list[tuple[Finding, str, Account | None]] = list(outcome.unreadable)
     house = await store.house_balances(connection)
@@ -275,11 +294,13 @@ async def _book(
         )
         findings.append((finding, account.currency, account))
     backing = {currency: store.backing_of(house, currency) for currency in _CURRENCIES}
-    findings += [(one, one.key.partition(":")[2], None) for one in pure.supply_findings(tokens, backing)]
+    findings += [(one, one.key.partition(":")[2], None) for one in pure.supply_findings(chain.tokens, backing)]
+    findings += [(one, one.key.partition(":")[2], None) for one in pure.custody_findings(chain.custody)]
     known = await store.known_breaks(connection)
     findings += await _still_unreadable(connection, known, {one.key for one, _, _ in findings})
     # What this run could not look at is neither better nor worse than it was.
-    seen = {key: one for key, one in known.items() if not key.startswith("supply:") or key[7:] in tokens}
+    asked = {f"supply:{name}" for name in chain.tokens} | {f"custody:{name}" for name in chain.custody}
+    seen = {key: one for key, one in known.items() if not key.startswith(("supply:", "custody:")) or key in asked}
     about = {one.key: (asset, account) for one, asset, account in findings}
     change = pure.changes([one for one, _, _ in findings], seen)
     await store.end_gone(connection, change.gone)
@@ -296,7 +317,7 @@ async def _book(
             for name, amount in sorted(house.items())
             if name.startswith("@bank:") and name not in {one.house for one in accounts}
         ],
-        "tokens": [await _token(connection, name, house, tokens, blocks) for name in TOKENS],
+        "tokens": [await _token(connection, name, house, chain) for name in TOKENS],
         "currencies": [await _currency(connection, name, backing[name], house) for name in backing],
         "sources": outcome.sources,
         "problems": [one[:300] for one in outcome.problems],
@@ -379,11 +400,9 @@ async def _still_unreadable(
     ]
 
 
-async def _token(
-    connection: Connection, name: str, house: Mapping[str, int], tokens: Mapping[str, Token], blocks: Mapping[str, int]
-) -> dict[str, Any]:
+async def _token(connection: Connection, name: str, house: Mapping[str, int], chain: OnChain) -> dict[str, Any]:
     flying = await store.in_flight(connection, name)
-    one = tokens.get(name)
+    one, ours = chain.tokens.get(name), chain.custody.get(name)
     books = one or token_of(house, name, flying, 0)
 
     def text(amount: int) -> str:
@@ -394,7 +413,7 @@ async def _token(
         "currency": TOKENS[name],
         "owed": text(books.owed),
         "supply": text(one.supply) if one else None,
-        "block": blocks[name] if one else None,
+        "block": chain.blocks[name] if one else None,
         "minting": text(books.minting),
         "burning": text(books.burning),
         "in_flight": flying.transactions,
@@ -402,6 +421,14 @@ async def _token(
         "never_landed": text(books.never_landed),
         "difference": text(one.difference) if one else None,
         "unexplained": text(one.unexplained) if one else None,
+        "custody": {
+            "booked": text(ours.booked),
+            "balance": text(ours.balance),
+            "difference": text(ours.difference),
+            "unexplained": text(ours.unexplained),
+        }
+        if ours
+        else None,
     }
 
 

@@ -47,6 +47,8 @@ class InFlight(NamedTuple):
     minting: int
     burning: int
     transactions: int
+    to_custody: int
+    """Of `minting`, what goes to our own address."""
 
 
 @contextlib.asynccontextmanager
@@ -353,9 +355,11 @@ async def in_flight(connection: Connection, token: str) -> InFlight:
     fiat = TOKENS[token]
     row = await connection.fetchrow(
         """SELECT count(*) AS count, coalesce(sum(w.fiat - w.fee) FILTER (WHERE w.fiat > 0), 0) AS minting,
-            coalesce(sum(w.token), 0) AS burning
+            coalesce(sum(w.token), 0) AS burning,
+            coalesce(sum(w.fiat - w.fee) FILTER (WHERE w.fiat > 0 AND w.mint_to NOT LIKE '0x%'), 0) AS to_custody
         FROM (
             SELECT coalesce((t.history -> -1 -> 'by_bank' ->> 'fee')::numeric, 0) AS fee,
+                coalesce(t.history -> -1 -> 'by_bank' ->> 'mint_to', '') AS mint_to,
                 coalesce(-sum(e.amount) FILTER (WHERE e.asset = $2 AND t.type = 'deposit'), 0) AS fiat,
                 coalesce(-sum(e.amount) FILTER (WHERE e.asset = $1), 0) AS token
             FROM ledger.transactions t
@@ -366,7 +370,8 @@ async def in_flight(connection: Connection, token: str) -> InFlight:
         *(token, fiat, list(_ON_CHAIN)),
     )
     assert row is not None
-    return InFlight(int(row["minting"]) * cents(token, fiat), int(row["burning"]), row["count"])
+    one = cents(token, fiat)
+    return InFlight(int(row["minting"]) * one, int(row["burning"]), row["count"], int(row["to_custody"]) * one)
 
 
 _ON_CHAIN: Final = (
@@ -413,6 +418,15 @@ async def open_breaks(connection: Connection) -> dict[str, Any]:
     assert row is not None
     oldest = row["oldest"] and row["oldest"].astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {"open_breaks": row["count"], "oldest_break_at": oldest}
+
+
+async def breaks_by_kind(connection: Connection) -> dict[str, tuple[int, datetime]]:
+    """How many breaks of each kind are open, and since when the oldest is."""
+    rows = await connection.fetch(
+        """SELECT kind, count(*) AS count, min(opened_at) AS oldest FROM reconciliation.break_states
+        WHERE status = 'open' GROUP BY kind"""
+    )
+    return {row["kind"]: (row["count"], row["oldest"]) for row in rows}
 
 
 async def open_break(

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from aura_stream.domain.assets import format_amount
 from aura_stream.domain.lane_requests import Burn, Expect, Inquire, Instruct, Mint, SetPause, Withdraw
 from aura_stream.domain.state import Fee, SettlementRules
 from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, Line, PauseLine, TransactionLine
@@ -33,6 +34,9 @@ class Player:
         self.seen_lines = 0
         self.seen: set[bytes] = set()
         self.told: set[tuple[int, int, int]] = set()
+        self.states: dict[str, str] = {}
+        self.edges: set[tuple[str, str, str]] = set()
+        """Every step of a transaction that was seen: where it was, the event, status and state after."""
 
     @property
     def now(self) -> str:
@@ -74,13 +78,26 @@ class Player:
             mint_hold_days={"default": int(hold)},
             checker_lifts=bool(checker),
         )
+        self.world.check()
+        self.world.check_rebuild()
         self.world = SettlementWorld(settlement=rules)
+        self.ids, self.seen, self.told = [], set(), set()
 
     def do_open(self, *accounts: str) -> None:
         """Opens accounts, without telling."""
         for account in accounts:
             if self.world.find(account) is None:
                 self.world.open(account)
+        self.news()
+
+    def do_fund(self, account: str, amount: str) -> None:
+        """Gives an account in fiat or tokens money, without telling."""
+        is_token = account.split(":")[1][0] == "A"
+        self.do_deposit("ach" if account.endswith("USD") else "sepa", amount, to=account if is_token else "")
+        self.world.driver.run()
+        self.do_bank("settled")
+        if is_token:
+            self.do_chain("confirmed")
         self.news()
 
     def do_deposit(self, rail: str, amount: str, to: str = "", name: str = "Alice", by: str = "") -> None:
@@ -148,9 +165,20 @@ class Player:
         what: dict[str, Any] = {"gas": int(gas)} if int(gas) else {}
         self.world.chain(self.now, kind, **what, **({"hash": tx} if tx else {}))
 
-    def do_wait(self, time: str) -> None:
-        """Time passes: 3h, 7d."""
-        self.world.wait(int(time[:-1]) * UNITS[time[-1]])
+    def do_wait(self, time: str = "") -> None:
+        """Time passes: 3h, 7d; else until the latest's deadline."""
+        if time:
+            self.world.wait(int(time[:-1]) * UNITS[time[-1]])
+        else:
+            self.world.wait(max(self.world.transaction(self.now).deadline - self.world.at, 0))
+
+    def do_spend(self) -> None:
+        """Alice sends all that she has to bob."""
+        for asset in ("USD", "AUSD", "EUR", "AEUR"):
+            account = self.world.find(f"alice:{asset}")
+            if account is not None and account.available:
+                self.do_open(f"bob:{asset}")
+                self.do_transfer(f"alice:{asset}", f"bob:{asset}", format_amount(account.available, asset))
 
     def do_pause(self, **scope: str) -> None:
         """`pause.set` by olga, applied by the lanes."""
@@ -206,6 +234,8 @@ class Player:
             return [f"  {line.event}"]
         out = []
         if isinstance(line, TransactionLine | ChangeLine):
+            self.edges.add((self.states.get(line.id, ""), line.event, f"{line.status}/{line.state}"))
+            self.states[line.id] = line.state
             said = [f"  {line.event}  {line.status}/{line.state}"]
             said += [f"reason={line.reason}"] if line.reason else []
             if line.by_bank is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from aura_stream.journal import ChangeLine, TransactionLine
@@ -170,8 +172,19 @@ def test_deposit_counts_from_when_the_confirmation_says_or_else_the_announcement
 @pytest.mark.parametrize("type_", ["deposit.confirm", "deposit.reject"])
 def test_customer_settles_no_deposit_in_live_mode(type_: str) -> None:
     world = with_account("live")
-    deposit = a_deposit(world)
+    data: dict[str, Any] = {"account_id": "alice:EUR", "amount": "10.00", "rail": "sepa"}
+    deposit = world.do("deposit.submit", "alice", **data)
 
     assert world.do(type_, "alice", transaction_id=deposit.id).reason == "forbidden"
     assert world.transaction(deposit.id).state == "awaiting_funds"
     assert isinstance(world.do("transaction.cancel", "alice", transaction_id=deposit.id), ChangeLine)
+
+
+@pytest.mark.parametrize("rail", [{}, {"rail": "manual"}])
+def test_a04_in_live_mode_a_deposit_that_nobody_can_confirm_is_refused(rail: dict[str, str]) -> None:
+    world = with_account("live")
+
+    line = world.do("deposit.submit", "alice", account_id="alice:EUR", amount="10.00", **rail)
+
+    assert (line.status, line.state, line.reason) == ("failed", "refused", "rail_required")
+    assert world.do("account.close", "alice", account_id="alice:EUR").status == "closed"  # nothing is open on it

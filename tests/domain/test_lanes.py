@@ -368,6 +368,41 @@ def test_n32_a_foreign_nonce_stops_the_lane() -> None:
     assert minter.checked(lane, 2).stopped == "foreign_nonce"
 
 
+def test_n32_a_release_goes_on_behind_the_foreign_nonces_and_what_is_still_so_stops_it_again() -> None:
+    one = sent()
+    stopped = minter.checked(minter.checked(one.lane, 3), 5)
+
+    assert minter.released(one.lane, "foreign_nonce") == (one.lane, "not_stopped")
+    assert minter.released(stopped, "another_chain") == (stopped, "stopped_otherwise")
+    lane, outcome = minter.released(stopped, "foreign_nonce")
+    assert (outcome, lane.stopped, lane.next_nonce) == ("released", "", 5)
+    assert minter.checked(lane, 5).stopped == ""
+    assert minter.checked(lane, 6).stopped == "foreign_nonce"
+    # What was signed under a nonce that somebody else has used up is dead at finality, and no nonce is given out twice.
+    dead = minter.observed(lane, one.job, minter.View(20, 16, 5), (), CHAIN)
+    assert (facts(dead), dead.job.state, dead.lane.in_flight) == (["failed"], "dead", 0)
+    made = minter.job_of(dead.lane, Mint("t2", "default", "bob", "m2", "AUSD", 1), None)
+    assert made is not None
+    assert minter.take_nonce(*made, minter.View(20, 16, 5)).job.nonce == 5
+
+
+def test_n32_after_any_stop_a_release_leaves_reserve_and_flights_as_they_are() -> None:
+    for why in minter.STOPS:
+        stopped = msgspec.structs.replace(sent().lane, stopped=why, mintable=7, open_returns=3, in_flight=11)
+
+        lane, outcome = minter.released(stopped, why)
+
+        assert outcome == "released"
+        assert (lane.mintable, lane.open_returns, lane.in_flight, lane.next_nonce) == (7, 3, 11, 1)
+    assert set(minter.WAITS) == {
+        "open_returns",
+        "statement_too_old",
+        "supply_too_old",
+        "reserve_insufficient",
+        "paused",
+    }
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32))
 def test_n32_i10_whatever_a_chain_does_nothing_is_minted_twice_nor_beyond_what_has_settled(seed: int) -> None:

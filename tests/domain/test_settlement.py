@@ -22,8 +22,9 @@ from aura_stream.domain.pauses import Pause, Scope, covers, in_force, stood_ms
 from aura_stream.domain.reasons import REASONS
 from aura_stream.domain.settlement import RAILS
 from aura_stream.domain.signals import BankFact, Paused, Unmatched
-from aura_stream.domain.state import SettlementRules
+from aura_stream.domain.state import Fee, SettlementRules
 from aura_stream.journal import TransactionLine
+from tests.domain.edges import MACHINES, edges_of, explore
 from tests.domain.golden import FOLDER, played
 from tests.domain.settlement_world import SettlementWorld
 from tests.domain.world import DAY, NAMES
@@ -65,6 +66,19 @@ def test_a08_golden_scenarios_reach_every_state_and_no_other(type_: str, waits: 
     }
 
     assert reached == set(waits) | ENDS[type_]
+
+
+@pytest.mark.parametrize("type_", ["deposit", "withdrawal"])
+def test_a08_every_edge_of_a_machine_has_a_golden_scenario(type_: str) -> None:
+    """The edges are those of the code, found by trying all; the states are those that its head draws."""
+    edges = explore(type_)
+    seen = {edge for name in SCENARIOS for edge in edges_of((FOLDER / name).read_text(encoding="utf-8"))}
+
+    assert sorted(set(edges) - seen) == [], "python -m tests.domain.edges, and read what it adds"
+    assert len(edges) > 80
+    head = MACHINES[type_].__doc__ or ""
+    states = {edge.before for edge in edges} | {edge.after.partition("/")[2] for edge in edges}
+    assert {state for state in states if state not in head} == set()
 
 
 def test_a10_l49_reasons_of_the_machines_are_in_the_catalogue() -> None:
@@ -476,3 +490,44 @@ def test_a02_a_repeated_deposit_is_one_debit_and_one_mint() -> None:
 def test_golden_scenarios_lie_where_they_are_looked_for() -> None:
     assert len(SCENARIOS) >= 15
     assert Path(__file__).parent == FOLDER.parent
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_n20_a_payout_of_which_less_comes_back_ends_alike_whichever_news_comes_first(accepted: bool) -> None:
+    def ended(order: Sequence[str]) -> tuple[str, str, dict[tuple[str, str], int]]:
+        fees = {"default": {"withdrawal:sepa": Fee(basis_points=100)}}
+        world = SettlementWorld(settlement=SettlementRules(fees=fees))
+        world.open("alice:EUR")
+        funds = world.send("deposit.submit", "alice", account_id="alice:EUR", amount="100", rail="sepa")
+        world.driver.run()
+        world.bank(funds.transaction_id, "settled")
+        party = {"name": "Alice", "account": "DE89370400440532013000"}
+        data: dict[str, Any] = {"account_id": "alice:EUR", "amount": "50.00", "rail": "sepa", "beneficiary": party}
+        sent = world.send("withdrawal.submit", "alice", **data)
+        world.driver.run()
+        news: dict[str, dict[str, Any]] = {
+            "accepted": {},
+            "settled": {"fact_id": "s"},
+            "returned": {"fact_id": "r", "code": "AC04", "amount": 4_321},
+        }
+        for kind in order:
+            for _ in range(2):  # each is heard twice
+                world.bank(sent.transaction_id, kind, **news[kind])
+        world.check()
+        world.check_rebuild()
+        sums = Counter[tuple[str, str]]()
+        for _, line in world.lines():
+            for journal in getattr(line, "journals", []):
+                for entry in journal.entries:
+                    sums[entry.account_id, entry.layer] += int(entry.amount)
+        t = world.transaction(sent.transaction_id)
+        return t.status, t.state, {place: amount for place, amount in sums.items() if amount}
+
+    first = ("accepted",) if accepted else ()
+    in_order = ended((*first, "settled", "returned"))
+
+    assert in_order[:2] == ("returned", "payout_returned")
+    assert in_order[2]["@bank:bank-b:trust:EUR", "available"] == 10_000 - 4_950 + 4_321
+    assert in_order[2]["alice:EUR", "available"] == -(5_000 + 4_321)
+    assert ended((*first, "returned", "settled")) == in_order
+    assert ended(("returned", *first, "settled")) == in_order

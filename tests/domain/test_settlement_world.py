@@ -170,6 +170,8 @@ class Settling(RuleBasedStateMachine):
         what: dict[str, Any] = {"code": code}
         if odd == 0 and kind in ("settled", "returned"):
             what["amount"] = 1 + self.world.settlement(id_).amount
+        if odd in (2, 3) and kind == "returned":
+            what["amount"] = 1  # what banks on the way have left of it
         if odd == 1:
             what["fact_id"] = "again"
         self.world.bank(id_, kind, **what)

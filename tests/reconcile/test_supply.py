@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import asyncpg
+import orjson
 import pytest
 
 from aura_stream.chain import token
 from aura_stream.chain.rpc import ChainNode
 from aura_stream.domain.events import ByBank
+from aura_stream.domain.reconciliation import Custody
 from aura_stream.embedded.anvil import AnvilServer
 from aura_stream.reconcile import run as runs
 from aura_stream.reconcile.run import Outcome
@@ -121,3 +126,58 @@ async def test_b3_money_that_is_owed_and_not_held_is_a_break(desk: Desk) -> None
     await desk.books.moved("more", -1, currency="USD", against="@expense:losses:USD")
     await desk.run(logins=[])
     assert [(one["kind"], one["amount"]) for one in await desk.breaks()] == [("not_backed", -51)]
+
+
+async def test_b5_custody_is_what_our_address_holds_at_finality_or_a_break(
+    desk: Desk,
+    anvil: AnvilServer,  # noqa: F811 - the fixture
+    world: World,  # noqa: F811 - the fixture
+    owner: asyncpg.Connection[asyncpg.Record],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs, "LOOKS", 1)
+    named = {"tokens": {"AUSD": world.token}, "custody": {"AUSD": world.key.address}}
+
+    async def compared(**more: Any) -> Any:
+        asked = {"logins": [], "chain_rpc_url": anvil.rpc_url, "confirmations": CONFIRMATIONS}
+        return ausd(await desk.run(**(asked | named | more)))["custody"]
+
+    await desk.books.moved("d1", 1000, currency="USD")
+    await desk.books.owed("AUSD", "USD", 1000, 10_000_000)
+    await world.mined(world.sign(token.mint(world.key.address, 10_000_000, b"\1" * 32)))
+    await world.chaos.mine(CONFIRMATIONS)
+    found = await compared()
+    assert (found["booked"], found["balance"], found["unexplained"]) == ("10.000000", "10.000000", "0.000000")
+    assert await desk.breaks() == []
+
+    # Who has the key sends tokens away: the supply is what it was, and the address holds less.
+    stranger = "0x" + "5d" * 20
+    await world.mined(world.sign(token.call_data("transfer", stranger, 3)))
+    await world.chaos.mine(CONFIRMATIONS)
+    found = await compared()
+    assert (found["balance"], found["difference"], found["unexplained"]) == ("9.999997", "-0.000003", "-0.000003")
+    (one,) = await desk.breaks()
+    assert (one["kind"], one["amount"], one["asset"]) == ("custody_differs", -3, "AUSD")
+
+    # A run that does not compare it has not seen it mended, nor has one that finds no chain.
+    assert await compared(custody={}) is None
+    await desk.run(logins=[], chain_rpc_url="http://127.0.0.1:9", **named)
+    assert await desk.kinds() == ["custody_differs"]
+
+    # What is told of it, once.
+    told = await owner.fetch("SELECT tenant_id, type, data FROM events.outbox ORDER BY outbox_id")
+    assert [(row["tenant_id"], row["type"]) for row in told] == [
+        ("@platform", "reconciliation.break_opened"),
+        ("@platform", "reserve.breached"),
+    ]
+    assert orjson.loads(told[0]["data"])["amount"] == "-3"
+
+
+def test_b5_what_is_in_flight_explains_custody_and_no_more_than_its_own() -> None:
+    def rest(balance: int, **flying: int) -> int:
+        return Custody(100, balance, **flying).unexplained
+
+    assert rest(100) == 0
+    assert (rest(130, minting=30), rest(131, minting=30), rest(129, minting=30)) == (0, 1, 0)
+    assert (rest(80, burning=20), rest(79, burning=20)) == (0, -1)
+    assert (rest(107, unconfirmed=7), rest(108, unconfirmed=7), rest(99, unconfirmed=7)) == (0, 1, -1)

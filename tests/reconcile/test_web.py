@@ -223,3 +223,24 @@ async def test_a13_a17_the_command_line_watches_a_real_bank_and_an_operator_reso
     assert code == 2 and "--bank" in err
     code, _, err = await aura("reconcile", **env | {"AURA_HOME": str(tmp_path / "empty")})
     assert code == 3 and "aura mock-bank" in err
+
+
+async def test_metrics_tell_of_breaks_runs_statements_and_reserves(
+    node: Node,  # noqa: F811 - the fixture
+    a_break: int,
+) -> None:
+    async with node.client.get("/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if line and line[0] != "#")
+    text = {name: float(value) for name, value in pairs}
+
+    assert text["aura_reconcile_seen"] == 1
+    assert text['aura_reconcile_open_breaks{kind="missing_in_ledger"}'] >= 1
+    assert text['aura_reconcile_open_breaks{kind="custody_differs"}'] == 0
+    assert text['aura_reconcile_oldest_break_age_seconds{kind="missing_in_ledger"}'] > 0
+    assert 0 <= text["aura_reconcile_last_run_age_seconds"] < 600
+    assert any(name.startswith("aura_reconcile_statement_age_seconds{account=") for name in text)
+    assert 'aura_reserve_coverage_ratio{currency="EUR"}' in text
+    assert text["aura_reconcile_problems"] == 0
+    # No amount of what is held or owed: whoever reads metrics has no login.
+    assert not [name for name in text if "trust" in name.partition("{")[0] or "surplus" in name]

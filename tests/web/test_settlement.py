@@ -266,6 +266,34 @@ async def test_a_debit_returned_for_want_of_money_is_collected_again(api: Api, l
     assert (status, problem["code"]) == (422, "retry_not_allowed")
 
 
+@pytest.mark.row("A02")
+async def test_a02_an_id_that_was_given_for_a_refused_retry_is_never_404(api: Api, lanes: Lanes, customer: str) -> None:
+    """However it is refused, whatever node is asked, and when the tail has forgotten it."""
+    deposit = await by_ach(api, customer, "10.00")
+    freeze = f"/v1/accounts/{customer}:USD/freeze"
+    used, unfreeze = str(uuid.uuid4()), freeze.replace("/freeze", "/unfreeze")
+    assert (await api.post(freeze, key=used))[0] == 200
+    assert (await api.post(unfreeze))[0] == 200
+    transfer = {"from_account_id": f"{customer}:USD", "to_account_id": f"{customer}:AUSD", "amount": "1.00"}
+    retry = f"/v1/withdrawals/{deposit['id']}/retry"
+    for path, body, key, reason, type_ in (
+        (f"/v1/deposits/{deposit['id']}/retry", {}, "", "invalid_state_transition", "deposit"),
+        (f"/v1/withdrawals/{deposit['id']}/remint", {}, "", "invalid_state_transition", "deposit"),
+        (retry, {"beneficiary": PAYER}, "", "invalid_state_transition", "withdrawal"),
+        (f"/v1/deposits/{uuid.uuid4()}/retry", {"customer": customer}, "", "transaction_not_found", "deposit"),
+        ("/v1/transfers", transfer, used, "idempotency_key_reused", "transfer"),
+    ):
+        status, receipt, headers = await api.post(path, body, key=key or str(uuid.uuid4()), Prefer="wait=0")
+        assert (status, headers["Location"]) == (202, f"/v1/transactions/{receipt['id']}"), receipt
+
+        for _ in ("from the journal's tail", "from Postgres"):
+            refused = await shown(api, receipt["id"], "refused")
+            assert (refused["status"], refused["reason"], refused["type"]) == ("failed", reason, type_), path
+            assert refused["customer"] == customer and refused["command_id"] == receipt["command_id"]
+            api.services.tail.recent.refused.clear()
+    assert (await api.get(f"/v1/transactions/{uuid.uuid4()}"))[0] == 404
+
+
 async def test_u26_whole_cents_only_leave(api: Api, customer: str) -> None:
     body = {"account_id": f"{customer}:AUSD", "amount": "1.005", "rail": "ach", "beneficiary": PAYER}
     status, problem, _ = await api.post("/v1/withdrawals", body)

@@ -29,13 +29,26 @@ class AttemptLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="li
 
 
 class LaneLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="lane"):
-    """A lane's breaker has changed, or it was stopped or released."""
+    """A lane's breaker has changed, it was stopped or released, or what is queued waits for another reason."""
 
     lane: str
     breaker: str
     at: int
     failures: int = 0
     stopped: str = ""
+    held_back: str = ""
+    figures: dict[str, int] = {}  # of a minter: nonces, and amounts in minor units of its token
+
+
+class ReleaseLine(msgspec.Struct, frozen=True, tag_field="line", tag="release"):
+    """What became of an operator's release."""
+
+    id: str
+    lane: str
+    operator: str
+    stopped: str
+    outcome: str
+    at: int
 
 
 class NoteLine(msgspec.Struct, frozen=True, tag_field="line", tag="note"):
@@ -47,7 +60,7 @@ class NoteLine(msgspec.Struct, frozen=True, tag_field="line", tag="note"):
     at: int
 
 
-Line = AttemptLine | LaneLine | NoteLine
+Line = AttemptLine | LaneLine | ReleaseLine | NoteLine
 
 
 class LaneRecord(msgspec.Struct, frozen=True):

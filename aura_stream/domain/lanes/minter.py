@@ -17,10 +17,14 @@ Invariants
     M2  nonces have no gap and no second owner; all hashes of a nonce are watched, any of them may land
     M3  a mint is dead only when its nonce is used up at finality; until then the same nonce goes on
     M4  what is signed is stored before it is sent, and is sent again, in nonce order, until it is final
-    M5  nothing is signed while the lane is stopped: a foreign nonce, too many open returns, statement or supply too old
+    M5  nothing is signed while the lane is stopped (a foreign nonce, another chain, a reference that somebody else has
+        used), until a person releases it; nor while too many returns are open, or statement or supply are too old
+    M6  a release takes back no doubt: what stopped the lane stops it again with the next look, if it is still so
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import msgspec
 
@@ -36,6 +40,38 @@ from aura_stream.domain.signals import (
     WITHDRAWN,
     ChainFact,
 )
+
+FOREIGN_NONCE: Final = "foreign_nonce"
+ANOTHER_CHAIN: Final = "another_chain"
+REFERENCE_USED: Final = "reference_used_elsewhere"
+
+STOPS: Final = {
+    FOREIGN_NONCE: (
+        "The chain has a transaction of this key that the lane has not made: somebody else has the key.",
+        "It goes on behind the nonces that are used up; what it had signed under one of them is dead at finality.",
+    ),
+    ANOTHER_CHAIN: (
+        "The node shows another chain than the one that the lane began with.",
+        "It looks again, and stops again unless the node shows its chain: set AURA_CHAIN_RPC_URL right first.",
+    ),
+    REFERENCE_USED: (
+        "Somebody else has minted or burnt under a reference of this lane: somebody else has the key.",
+        "It looks again, and stops again as long as that job is watched: what was minted so must be explained first.",
+    ),
+}
+"""Why a lane stops until a person releases it: what that means, and what a release does."""
+
+WAITS: Final = {
+    "open_returns": "Open returns are above the limit. It ends when claw-backs are burnt, or with a higher limit.",
+    "statement_too_old": "The bank's books were not read to their end for too long. It ends when its connector has.",
+    "supply_too_old": "The chain was not seen for too long. It ends with the next look.",
+    "reserve_insufficient": "What may be minted does not cover it. It ends when fiat has settled.",
+    "paused": "A pause holds it back.",
+}
+"""Why what is queued waits although its lane is not stopped. It ends by itself: there is nothing to release."""
+
+RELEASED, NOT_STOPPED, STOPPED_OTHERWISE = "released", "not_stopped", "stopped_otherwise"
+"""Outcomes of a release."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -61,6 +97,8 @@ class Minter(msgspec.Struct, frozen=True, array_like=True):
     statement_at: int = 0  # of the last bank statement
     supply_at: int = 0  # when totalSupply was last read
     stopped: str = ""
+    seen_nonce: int = 0  # used up on the chain when the lane stopped for a foreign nonce: a release goes on from there
+    waits: str = ""  # why what is queued waits, as it was told last
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
@@ -235,7 +273,22 @@ def _ended(lane: Minter, job: Job) -> Minter:
 
 def checked(lane: Minter, pending_nonce: int) -> Minter:
     """A nonce on the chain that this lane has not given out: somebody else has the key. The lane stops."""
-    return _with(lane, stopped="foreign_nonce") if pending_nonce > lane.next_nonce else lane
+    if pending_nonce <= lane.next_nonce:
+        return lane
+    return _with(lane, stopped=FOREIGN_NONCE, seen_nonce=max(pending_nonce, lane.seen_nonce))
+
+
+def released(lane: Minter, stopped: str) -> tuple[Minter, str]:
+    """A person lets the lane go on who has read why it is stopped; and the outcome.
+
+    After a foreign nonce it goes on behind what the chain has used up. Bytes of ours under such a nonce are dead at
+    finality (M3), and the ledger is told so. Whoever has the key still has it: the next foreign nonce stops it again.
+    """
+    if not lane.stopped:
+        return lane, NOT_STOPPED
+    if lane.stopped != stopped:
+        return lane, STOPPED_OTHERWISE
+    return _with(lane, stopped="", next_nonce=max(lane.next_nonce, lane.seen_nonce), seen_nonce=0), RELEASED
 
 
 def to_send(jobs: list[Job]) -> list[Job]:
