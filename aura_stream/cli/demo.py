@@ -9,12 +9,14 @@ import sys
 from types import FrameType
 from typing import Annotated
 
+import aiohttp
 import asyncpg
 import typer
 import uvloop
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
+from aura_stream.chain.rpc import ChainError
 from aura_stream.cli import CHECK_FAILED, emit, paint, say
 from aura_stream.demo.runner import Addresses, Options, Runner
 from aura_stream.demo.stage import Stage
@@ -114,7 +116,10 @@ async def _play(options: Options, stage: Stage, console: Console) -> tuple[Runne
         return runner, await playing
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
-    except (OSError, TimeoutError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (
+        *(OSError, TimeoutError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError),
+        *(aiohttp.ClientError, ChainError),
+    ) as error:
         raise SetupError(
             "The demo could not go on.",
             where=runner.phase,

@@ -82,6 +82,8 @@ class Seen:
     bank_time: datetime | None = None
     profiles: dict[str, str] = field(default_factory=dict)
     reserves: dict[str, Any] = field(default_factory=dict)
+    cash: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(bank, fiat) -> cents of our customers, by the bank's own books."""
     problem: str = ""
 
 
@@ -151,6 +153,9 @@ class Outside:
         self.seen.height = (await self._node.head()).number
         clock = await self._bank("GET", "/clock")
         self.seen.bank_time = datetime.fromisoformat(clock["now"])
+        for (bank, fiat), account in ACCOUNTS.items():
+            books = await self._bank("GET", f"/banks/{bank}/books")
+            self.seen.cash[bank, fiat] = parse_amount(books["balances"][account], fiat)
         rows = await (await self._postgres()).fetch(_LANES)
         self.seen.lanes = [Lane(*row) for row in rows]
         self.seen.reserves = await self._reserves() or self.seen.reserves

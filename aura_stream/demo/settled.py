@@ -297,12 +297,13 @@ class Settled:
         found = list(evidence.problems)
         if report.get("open_breaks"):
             found.append(f"{report['open_breaks']} open breaks")
-        for one in report.get("tokens", ()):
-            if one["unexplained"] is None or not _is_zero(one["unexplained"]):
-                found.append(f"{one['token']}: {one['unexplained']} between supply and what is owed is not explained")
-        for one in report.get("accounts", ()):
-            if not _is_zero(one["unexplained"]):
-                found.append(f"{one['account']}: {one['unexplained']} between statement and ledger is not explained")
+        apart = [(one["token"], "supply and what is owed", one["unexplained"]) for one in report.get("tokens", ())]
+        apart += [(one["account"], "statement and ledger", one["unexplained"]) for one in report.get("accounts", ())]
+        found += [
+            f"{name}: {amount} between {books} is not explained"
+            for name, books, amount in apart
+            if amount is None or not _is_zero(amount)
+        ]
         if not report:
             found.append("nothing was reconciled")
         return found

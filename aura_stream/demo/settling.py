@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from aura_stream.demo.outside import Outside
@@ -145,7 +146,7 @@ class Settling:
         while not self._settled.is_in(transaction, states):
             if self._settled.is_ended(goal):
                 return False
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(_TICK_S)  # without end: `finish` says what does not move
         return True
 
     async def _do(self, act: Act) -> None:
@@ -159,8 +160,7 @@ class Settling:
         if act.goal is not None:
             self._settled.expect(act.goal)
         await self._send(act.step)
-        while not self._decided(act.step):
-            await asyncio.sleep(_TICK_S)
+        await _until(partial(self._decided, act.step))
 
     # --- scenes ---
 
@@ -199,8 +199,7 @@ class Settling:
         assert self._send is not None
         self._rails_open.clear()
         try:
-            while self._by_rail.get(PAUSED_RAIL):
-                await asyncio.sleep(_TICK_S)
+            await _until(lambda: not self._by_rail.get(PAUSED_RAIL))
             pause = self._stories.pause(PAUSED_RAIL)
             pause_id = transaction_id(pause.tenant, pause.customer, pause.key)
             await self._send(pause)
@@ -214,8 +213,7 @@ class Settling:
             self._rails_open.set()
 
     async def _reaches(self, pause: str, state: str) -> None:
-        while self._settled.pauses.get(pause) != state:
-            await asyncio.sleep(_TICK_S)
+        await _until(lambda: self._settled.pauses.get(pause) == state)
 
     async def _lost_blocks(self) -> None:
         await self._outside.reorganise(REORG_DEPTH)
@@ -244,3 +242,12 @@ class Settling:
         self.nights += 1
         # What no webhook has told is found by the lanes' next look at the bank's list.
         await asyncio.sleep(self._outside.address.settings.bank_poll_s * 2)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    """Waits for it. Raises :class:`TimeoutError` when it does not come: a story that says so ends there."""
+    async with asyncio.timeout(STILL_MAX_S):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(_TICK_S)

@@ -30,8 +30,8 @@ class Expect:
 
     `events` is what the series of its transaction gains, or the event of an account command; `received` the event in
     the series of `receiver`; `moves` what accounts gain and lose in the end (minor units). `late` holds instead if the
-    command was decided at or after the deadline of its hold: no sender can promise to be in time. `settles`: it is about
-    what banks and the chain have a part in, so that the book of settlements says what becomes of the transaction.
+    command was decided at or after the deadline of its hold: no sender can promise to be in time. `settles`: banks and
+    the chain have a part in it, so that the book of settlements says what becomes of the transaction.
     """
 
     outcome: Outcome

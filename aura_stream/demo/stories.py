@@ -118,7 +118,7 @@ class Stories:
     """Tells stories: at first one of each kind, then at random."""
 
     def __init__(self, seed: int) -> None:
-        self._random = random.Random(f"stories {seed}")  # noqa: S311 - a repeatable load, not a secret
+        self._random = random.Random(f"stories {seed}")  # a repeatable load, not a secret
         self._numbers = FIRST_NUMBER
         self._customers = 0
         self._kinds: tuple[Callable[[], Story], ...] = (
