@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -95,6 +96,7 @@ class Outside:
         self.seen = Seen()
         self._session: aiohttp.ClientSession | None = None
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._open = AsyncExitStack()
         self._node = ChainNode(address.settings.chain_rpc_url)
         known = json.loads(address.credentials.read_text(encoding="utf-8"))
         self._url = f"{known['url']}/v1/simulate"
@@ -103,13 +105,13 @@ class Outside:
     async def start(self) -> None:
         """Connects."""
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
-        await self._node.__aenter__()
+        await self._open.enter_async_context(self._node)
 
     async def stop(self) -> None:
         """Disconnects."""
         if self._session is not None:
             await self._session.close()
-            await self._node.__aexit__(None, None, None)
+        await self._open.aclose()
         if self._connection is not None:
             await self._connection.close(timeout=2)
 

@@ -90,7 +90,7 @@ def ended(settled: Settled) -> Table:
 
 def final_reserves(report: dict[str, Any]) -> Table:
     """The reserves at the end, to the last statement."""
-    table = section("Reserves, reconciled", "owed", "on chain", "statement")
+    table = section("Reserves", "owed", "on chain", "at the bank")
     closing = {one["account"]: one["closing_balance"] for one in report.get("accounts", ())}
     for one in report.get("tokens", ()):
         name = f"@bank:{BANK_OF[one['token']]}:trust:{one['currency']}"

@@ -135,12 +135,13 @@ class Settled:
         self.mints = 0
         self.pauses: dict[str, str] = {}
         """Pause -> its state: set, applied, lifted, cleared."""
+        self._open: dict[str, Goal] = {}
 
     # --- while it plays ---
 
     def expect(self, goal: Goal) -> None:
         """A transaction is about to be asked for."""
-        self.goals[goal.transaction] = goal
+        self.goals[goal.transaction] = self._open[goal.transaction] = goal
 
     def pay(self, transaction: str) -> None:
         """The bank has taken the payer's money."""
@@ -163,8 +164,12 @@ class Settled:
         )
         if (label := self._label(goal)) is not None:
             self.under_way[label] += 1
-        elif is_new_end and self.is_ended(goal):
+        elif is_new_end:
             self.ended[line["status"]] += 1
+        if self.is_ended(goal):
+            self._open.pop(line["id"], None)
+        else:
+            self._open[line["id"]] = goal
         if line["event"] == "deposit.completed" and goal.token:
             self.mints += 1
             self.last_mint = Mint(_tokens(goal, goal.amount), goal.token, by_bank.get("hash", ""))
@@ -193,7 +198,7 @@ class Settled:
     @property
     def open(self) -> list[Goal]:
         """What has not ended."""
-        return [goal for goal in self.goals.values() if not self.is_ended(goal)]
+        return list(self._open.values())
 
     def _label(self, goal: Goal) -> str | None:
         """What is shown of it while it is under way; None when it is not told of, or has ended."""

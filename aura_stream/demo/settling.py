@@ -1,6 +1,6 @@
 """Plays the stories, and what befalls everybody: a pause, a bank that is away, blocks that are lost, days that pass.
 
-Bank days pass only at night: nothing new begins, and every order has its answer from the bank. For a bank forgets
+Days pass at the banks only in quiet moments, when nothing new begins and every order has its answer. For a bank forgets
 references after a day, and an inquiry after one that it has forgotten would find nothing.
 """
 
@@ -35,6 +35,7 @@ PROFILE: Final = "flaky"
 SLOW_TO_FIND_OUT: Final = ("late", "timeout_before")
 """Faults that are known for what they are only after the bank's longest delay, a minute."""
 _TICK_S: Final = 0.05
+_LOOK_S: Final = 0.1
 
 Send = Callable[[Step], Awaitable[None]]
 """Sends a step; returns when it is accepted."""
@@ -146,7 +147,7 @@ class Settling:
         while not self._settled.is_in(transaction, states):
             if self._settled.is_ended(goal):
                 return False
-            await asyncio.sleep(_TICK_S)  # without end: `finish` says what does not move
+            await asyncio.sleep(_LOOK_S)  # without end: `finish` says what does not move
         return True
 
     async def _do(self, act: Act) -> None:

@@ -48,8 +48,9 @@ LIMITS: Final = {
     "inquiries": 100,
 }
 """What lanes go by: less patience than a real bank deserves, so that breakers and inquiries are seen in seconds."""
-DAYS_BACK: Final = 56
-"""The banks' calendar begins so long ago: days can pass there without overtaking the ledger's clock."""
+DAYS_BACK: Final = 364
+"""The banks' calendar begins so long ago: for hours of play days can pass there without overtaking the ledger's clock,
+which would book what a bank has on a later day, and wait for a statement that has it."""
 
 
 class Stage:

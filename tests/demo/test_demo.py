@@ -82,7 +82,7 @@ def test_a_demo_of_eight_seconds_proves_that_nothing_was_lost(demo: Demo) -> Non
     assert settlement["ended"]["completed"] > 10 and settlement["ended"]["returned"] >= 3
     assert sum(one["failed"] for one in settlement["calls"].values()) > 3  # the banks did misbehave
     assert summary["refused"]["paused"] == 1 and summary["refused"]["four_eyes"] == 1
-    assert settlement["reserves"]["open_breaks"] == 0 and len(settlement["reserves"]["accounts"]) == 2
+    assert settlement["reserves"]["open_breaks"] == 0 and len(settlement["reserves"]["accounts"]) >= 2
     for name in (
         *("kafka", "postgres", "schema", "mock bank", "chain", "topics"),
         *("ledger-0", "sink-0", "bank-0", "chain-0", "api", "reconcile"),
