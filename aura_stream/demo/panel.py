@@ -7,7 +7,7 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
-from aura_stream.demo.drawing import BAD, DIM, TITLE, counts, line, section
+from aura_stream.demo.drawing import BAD, TITLE, counts, line, section
 from aura_stream.demo.outside import Lane, Seen
 from aura_stream.demo.settled import Settled
 from aura_stream.demo.stories import BANKS
@@ -58,9 +58,7 @@ def chain(settled: Settled, seen: Seen) -> Text:
 
 def reserves(seen: Seen) -> Table:
     """What is owed to holders of tokens, what is on the chain, what is at the bank; and what does not agree."""
-    count = int(seen.reserves.get("open_breaks", 0))
-    title = Text(f"Reserves, {count:,} open breaks" if count else "Reserves, no open breaks", BAD if count else TITLE)
-    table = section(title, "owed", "on chain", "in flight", "at the bank")
+    table = section(_reserves(seen.reserves), "owed", "on chain", "in flight", "at the bank")
     report: dict[str, dict[str, Any]] = {one["token"]: one for one in seen.reserves.get("tokens", ())}
     for token, fiat in sorted(TOKENS.items()):
         one = report.get(token, {})
@@ -90,10 +88,15 @@ def ended(settled: Settled) -> Table:
 
 def final_reserves(report: dict[str, Any]) -> Table:
     """The reserves at the end, to the last statement."""
-    table = section("Reserves", "owed", "on chain", "at the bank")
+    table = section(_reserves(report), "owed", "on chain", "at the bank")
     closing = {one["account"]: one["closing_balance"] for one in report.get("accounts", ())}
     for one in report.get("tokens", ()):
         name = f"@bank:{BANK_OF[one['token']]}:trust:{one['currency']}"
-        table.add_row(one["token"], _money(one["owed"]), _money(one["supply"]), _money(closing.get(name)))
-    table.add_row(Text("open breaks", DIM), "", "", f"{report.get('open_breaks', 0):,}")
+        cash = f"{_money(closing.get(name))} {one['currency']}"
+        table.add_row(one["token"], _money(one["owed"]), _money(one["supply"]), cash)
     return table
+
+
+def _reserves(report: dict[str, Any]) -> Text:
+    count = int(report.get("open_breaks", 0))
+    return Text(f"Reserves, {count or 'no'} open breaks", BAD if count else TITLE)

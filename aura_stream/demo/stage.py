@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from aura_stream.demo.stories import BANKS
 from aura_stream.domain.settlement import TOKENS
 from aura_stream.embedded.anvil import cached_program, ensure_anvil
 from aura_stream.embedded.jars import cache_dir, ensure_jars, read_lock
-from aura_stream.embedded.local import ROLE_TIMEOUT_S, LocalStack, external_services
+from aura_stream.embedded.local import ROLE_GRACE_S, ROLE_TIMEOUT_S, LocalStack, external_services
 from aura_stream.embedded.processes import Process, free_port
 from aura_stream.ledger.connection import connect
 from aura_stream.settings import SetupError, load_settings
@@ -167,6 +168,9 @@ class Stage:
         """Ends everything and removes the data, unless it is to be kept; it never raises for what is gone."""
         began = time.monotonic()
         if gently:
+            # Nothing is under way any more, so that no role has to wait for another.
+            with ThreadPoolExecutor(max_workers=len(self.processes)) as side_by_side:
+                list(side_by_side.map(lambda process: process.stop(ROLE_GRACE_S), self.stack.roles.processes))
             self.stack.stop()
         for process in reversed(self.processes):
             process.kill()

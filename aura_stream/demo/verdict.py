@@ -130,21 +130,21 @@ def _settlement(book: Book, stored: Stored, evidence: Evidence) -> list[Finding]
     return [
         Finding(
             "banks",
-            "each settlement is what the banks' own books say, to the cent",
+            "each settlement is as in the banks' own books",
             len(settled.goals),
             "settlements",
             tuple(settled.bank_differences(evidence)),
         ),
         Finding(
             "chain",
-            "each mint and burn is on the chain once; supply and balances agree",
+            "mints, burns, supply and balances are the chain's",
             mints + burns,
             "mints and burns",
             tuple(settled.chain_differences(evidence, ours)),
         ),
         Finding(
             "reserves",
-            "reconciled with the banks' statements and the chain: nothing open",
+            "reconciled with statements and chain: nothing open",
             len(evidence.report.get("accounts", ())) + len(evidence.report.get("tokens", ())),
             "accounts and tokens",
             tuple(settled.reserve_differences(evidence)),
@@ -200,7 +200,7 @@ def _sums(stored: Stored) -> Finding:
         for asset, amount in stored.clearing.items()
         if amount
     ]
-    holds = f"sum 0 in {', '.join(sorted(stored.sums))}; nothing under way"
+    holds = f"sum 0 in {len(stored.sums)} assets; nothing under way"
     return Finding("sums", holds, stored.entries, "entries", tuple(differences))
 
 

@@ -106,7 +106,7 @@ class View:
         figures = self._runner.book.figures
         statuses = self._statuses()
         room = rows - statuses.row_count - 1 - 2  # the heads of both tables, a line between them
-        if room < 1:
+        if room < 3:
             return [statuses]
         if room < 8:
             return [statuses, *([""] if room > 3 else []), counts("Refused", figures.reasons, room)]
@@ -153,9 +153,8 @@ class View:
         if runner.phase == "playing":
             hint = "Ctrl-C ends the load" if not seconds else f"{clock(max(0.0, seconds - runner.elapsed_s))} left"
         elif runner.phase == "coming to rest":
-            days = f", {runner.settling.nights} bank days passed" if runner.settling is not None else ""
             settling = f"{runner.settling.open:,} settlements, " if runner.settling is not None else ""
-            hint = f"{settling}{runner.open:,} commands open{days}"
+            hint = f"{settling}{runner.open:,} commands open"
         else:
             hint = ""
         head.add_row(title, Text.assemble(f"{clock(runner.elapsed_s)}  ", (hint, DIM)))
@@ -260,12 +259,13 @@ def summary(runner: Runner, verdict: Verdict) -> RenderableType:
     top.add_column(ratio=11)
     top.add_column(ratio=9)
     answers = counts("HTTP answers", figures.answers, 100)
-    settlement: list[RenderableType] = []
+    ended: list[RenderableType] = []
+    reserves: list[RenderableType] = []
     if runner.evidence is not None:
-        settled = runner.book.settled
-        settlement = ["", panel.ended(settled), "", panel.final_reserves(runner.evidence.report)]
-    top.add_row(Group(commands, "", statuses, "", latency, "", answers), Group(reasons, "", dead, *settlement))
-    return Group("", top, "", _findings(verdict))
+        ended = ["", panel.ended(runner.book.settled)]
+        reserves = ["", panel.final_reserves(runner.evidence.report)]
+    top.add_row(Group(commands, "", statuses, "", latency, "", answers), Group(reasons, "", dead, *ended))
+    return Group("", top, *reserves, "", _findings(verdict))
 
 
 def _findings(verdict: Verdict) -> RenderableType:
