@@ -38,8 +38,8 @@ from topics import COMMANDS
 Say = Callable[[str, str], None]
 """Prints a text and what ends it."""
 
-BLOCK_S: Final = 0.5
-BANK_POLL_S: Final = 1.0
+BLOCK_S: Final = 0.25
+BANK_POLL_S: Final = 0.5
 RECONCILE_EVERY_S: Final = 5.0
 LIMITS: Final = {
     "answer_ms": 4_000,

@@ -33,6 +33,8 @@ NEWS_FAULTS: Final = (13, 14, 15, 66, 77, 99)
 """Cents: news with a wrong signature, too old, cut, twice, out of order, never."""
 PLAIN: Final = (0, 5, 10, 20, 25, 30, 40, 50, 60, 75, 80, 90)
 
+_DOORS: Final[tuple[Door, ...]] = ("kafka", "kafka", "http")
+
 WAITS_FOR_MONEY: Final = frozenset({"awaiting_funds"})
 WAITS_FOR_APPROVAL: Final = frozenset({"requires_approval"})
 WAITS_FOR_PERSON: Final = frozenset({"requires_attention"})
@@ -212,7 +214,7 @@ class Stories:
         return Step(
             number=self._numbers,
             at=0.0,
-            door=door or self._random.choice(("kafka", "kafka", "http")),
+            door=self._random.choice(_DOORS) if door is None else door,
             tenant=story.tenant,
             customer=story.customer,
             key=key,

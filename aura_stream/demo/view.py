@@ -68,8 +68,8 @@ class View:
             return self._three_columns(min(width, WIDTH_OF_THREE_MAX), height)
         width = min(width, WIDTH_MAX)
         invariants = self._invariants()
-        below = [Rule(style=DIM), *self._settlement(width, height), invariants]
-        top = height - _HEAD_ROWS - 1 - invariants.row_count - (self._settlement_rows(height) if below[1:-1] else 0)
+        settlement = self._settlement(width, height)
+        top = height - _HEAD_ROWS - 1 - invariants.row_count - (self._settlement_rows(height) if settlement else 0)
         body = Table.grid(padding=(0, 3), expand=True)
         body.width = width
         body.add_column(ratio=11)
@@ -79,7 +79,7 @@ class View:
             body.add_row(Group(*left), Group(*right))
         else:
             body.add_row(Group(*left, *right))
-        return Group(self._head(width), body, *below)
+        return Group(self._head(width), body, Rule(style=DIM), *settlement, invariants)
 
     def _three_columns(self, width: int, height: int) -> RenderableType:
         assert self._runner.outside is not None
@@ -88,12 +88,13 @@ class View:
         top = height - _HEAD_ROWS - 1 - invariants.row_count
         # The middle column beside its states: lanes, the chain and the reserves.
         states = max(3, top - 13)
-        middle = [panel.under_way(settled, states), "", panel.lanes(seen), panel.chain(settled, seen), ""]
+        middle: list[RenderableType] = [panel.under_way(settled, states), "", panel.lanes(seen)]
+        middle += [panel.chain(settled, seen), "", panel.reserves(seen)]
         body = Table.grid(padding=(0, 4), expand=True)
         body.width = width
         for ratio in (9, 11, 8):
             body.add_column(ratio=ratio)
-        body.add_row(Group(*self._left(top)), Group(*middle, panel.reserves(seen)), Group(*self._right(top)))
+        body.add_row(Group(*self._left(top)), Group(*middle), Group(*self._right(top)))
         return Group(self._head(width), body, Rule(style=DIM), invariants)
 
     def _left(self, rows: int) -> list[RenderableType]:
