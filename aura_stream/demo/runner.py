@@ -28,8 +28,6 @@ STILL_MAX_S: Final = 30.0
 """How long nothing may move before what is open is taken for lost."""
 REST_MAX_S: Final = 300.0
 """How long coming to rest may take at all."""
-PATIENCE_S: Final = 120.0
-"""A load of this length, or without end, has time for faults that are found out after a minute."""
 _TICK_S: Final = 0.1
 
 
@@ -76,10 +74,7 @@ class Runner:
         self._processes = processes
         self._plan = Plan(options.seed, options.rate, options.http_rate)
         self.outside = Outside(addresses.outside) if addresses.outside is not None else None
-        patient = not options.seconds or options.seconds >= PATIENCE_S
-        self.settling = (
-            Settling(options.seed, self.book.settled, self.outside, patient=patient) if self.outside else None
-        )
+        self.settling = Settling(options.seed, self.book.settled, self.outside) if self.outside is not None else None
         self.evidence: Evidence | None = None
         """What banks and chain have said at the end."""
         self._kafka = KafkaDoor(addresses.kafka, addresses.partitions, self.book, self._sending, self._accepted)

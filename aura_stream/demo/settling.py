@@ -21,19 +21,19 @@ STORY_EVERY_S: Final = 0.5
 PAUSED_RAIL: Final = "sepa_instant"
 PAUSE_S: Final = 2.0
 AWAY_BANK: Final = "bank-a"
-AWAY_S: Final = 2.5
+AWAY_S: Final = 4.0
 SCENE_EVERY_S: Final = 12.0
 FIRST_SCENE_S: Final = 2.0
 NIGHT_EVERY_S: Final = 30.0
 NIGHTS_MAX: Final = 30
 """In the end: more days than any story needs."""
 QUIET_S: Final = 0.7
-STILL_MAX_S: Final = 150.0
-"""How long nothing may move before what is open is taken for lost: a bank may take its minute, twice."""
+STILL_MAX_S: Final = 120.0
+"""How long nothing may move before what is open is taken for lost: a lane's longest wait is a minute."""
 REORG_DEPTH: Final = 2
 PROFILE: Final = "flaky"
 SLOW_TO_FIND_OUT: Final = ("late", "timeout_before")
-"""Faults that are known for what they are only after the bank's longest delay, a minute."""
+"""Faults that are left out: what they are is known only after the bank's longest delay, a minute."""
 _TICK_S: Final = 0.05
 _LOOK_S: Final = 0.1
 
@@ -44,14 +44,13 @@ Decided = Callable[[Step], bool]
 
 
 class Settling:
-    """See the module. `patient`: whether there is time for faults that take a minute to be found out."""
+    """See the module. Stories and misbehaviour follow from the seed."""
 
-    def __init__(self, seed: int, settled: Settled, outside: Outside, *, patient: bool) -> None:
+    def __init__(self, seed: int, settled: Settled, outside: Outside) -> None:
         self._stories = Stories(seed)
         self._settled = settled
         self._outside = outside
         self._seed = seed
-        self._patient = patient
         self._send: Send | None = None
         self._decided: Decided | None = None
         self._telling: set[asyncio.Task[None]] = set()
@@ -167,12 +166,12 @@ class Settling:
 
     async def _misbehave(self) -> None:
         """Both banks misbehave by the demo's seed."""
-        rates = {} if self._patient else dict.fromkeys(SLOW_TO_FIND_OUT, 0)
+        rates = dict.fromkeys(SLOW_TO_FIND_OUT, 0)
         for bank in sorted(set(BANKS.values())):
             await self._outside.behave(bank, PROFILE, seed=self._seed, rates=rates)
 
     async def _scenes(self, stopped: Callable[[], bool]) -> None:
-        scenes = (self._bank_away, self._pause, self._lost_blocks)
+        scenes = (self._pause, self._bank_away, self._lost_blocks)
         number, night_at = 0, time.monotonic() + NIGHT_EVERY_S
         next_at = time.monotonic() + FIRST_SCENE_S
         while not stopped():
