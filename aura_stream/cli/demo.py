@@ -9,12 +9,14 @@ import sys
 from types import FrameType
 from typing import Annotated
 
+import aiohttp
 import asyncpg
 import typer
 import uvloop
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
+from aura_stream.chain.rpc import ChainError
 from aura_stream.cli import CHECK_FAILED, emit, paint, say
 from aura_stream.demo.runner import Addresses, Options, Runner
 from aura_stream.demo.stage import Stage
@@ -42,14 +44,18 @@ def demo(
     ] = 200,
     workers: Annotated[int, typer.Option(min=1, max=8, help="Ledger processes.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the load; the same seed, the same commands.")] = None,
+    settlement: Annotated[
+        bool, typer.Option(help="Whether banks and the chain are played too (a chain needs Linux on x86-64).")
+    ] = True,
     keep: Annotated[bool, typer.Option("--keep", help="Keep data and logs, and say where.")] = False,
     as_data: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Show the whole product working, on ports and data of its own, and prove that no money was lost.
 
-    Starts Kafka and Postgres (or uses empty ones that AURA_KAFKA_BOOTSTRAP and AURA_POSTGRES_DSN name), the workers and
-    the API, plays a mixed load over Kafka and HTTP, then compares everything with a book of its own. Ctrl-C ends the
-    load and goes on to the proof; a second one stops everything at once.
+    Starts Kafka and Postgres (or uses empty ones that AURA_KAFKA_BOOTSTRAP and AURA_POSTGRES_DSN name), a mock bank, a
+    chain, the workers and the API, plays a mixed load over Kafka and HTTP, with banks that misbehave, then compares
+    everything with a book of its own, with the banks' books and with the chain. Ctrl-C ends the load and goes on to the
+    proof; a second one stops everything at once.
 
     Exit codes: 0 all of it holds, 1 something differs, 3 it could not run.
     """
@@ -60,7 +66,9 @@ def demo(
         seed = random.SystemRandom().randrange(1_000_000)
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
-    stage = Stage(workers, keep=keep, say=say, terminal=console.is_terminal, good=paint("ok", "green"))
+    stage = Stage(
+        workers, keep=keep, say=say, terminal=console.is_terminal, good=paint("ok", "green"), settlement=settlement
+    )
     gently = False
     try:
         say(f"Aura Stream demo, seed {seed}, in {stage.home}")
@@ -86,6 +94,7 @@ async def _play(options: Options, stage: Stage, console: Console) -> tuple[Runne
         api=environment["AURA_API_URL"],
         api_key=environment["AURA_API_KEY"],
         partitions=stage.stack.settings.partitions,
+        outside=stage.address,
     )
     runner = Runner(options, addresses, stage.ended, len(stage.processes))
     playing = asyncio.create_task(runner.run())
@@ -107,7 +116,10 @@ async def _play(options: Options, stage: Stage, console: Console) -> tuple[Runne
         return runner, await playing
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
-    except (OSError, TimeoutError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (
+        *(OSError, TimeoutError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError),
+        *(aiohttp.ClientError, ChainError),
+    ) as error:
         raise SetupError(
             "The demo could not go on.",
             where=runner.phase,

@@ -29,7 +29,7 @@ def mock_bank(
     clock: Annotated[
         Literal["wall", "manual"], typer.Option(help="wall: runs with the machine; manual: moves only when advanced.")
     ] = "wall",
-    start: Annotated[str, typer.Option(help="Where a manual clock begins, such as 2026-11-20T09:00:00-05:00.")] = "",
+    start: Annotated[str, typer.Option(help="Where the clock begins, such as 2026-11-20T09:00:00-05:00.")] = "",
     webhook_time: Annotated[
         Literal["machine", "virtual"], typer.Option(help="Which clock webhook-timestamp shows.")
     ] = "machine",

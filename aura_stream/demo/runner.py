@@ -11,7 +11,10 @@ from typing import Final, Literal
 from aura_stream.demo.book import Book
 from aura_stream.demo.doors import HttpDoor, KafkaDoor
 from aura_stream.demo.figures import Latencies
+from aura_stream.demo.outside import Address, Outside
 from aura_stream.demo.plan import Plan
+from aura_stream.demo.settled import Evidence
+from aura_stream.demo.settling import Settling
 from aura_stream.demo.steps import Step
 from aura_stream.demo.verdict import Verdict, judge, read_stored
 from aura_stream.demo.watch import Database, Topics
@@ -47,6 +50,8 @@ class Addresses:
     api: str
     api_key: str
     partitions: int
+    outside: Address | None = None
+    """The banks and the chain; None: settlement is not played."""
 
 
 class Runner:
@@ -68,6 +73,10 @@ class Runner:
         self._ended = ended
         self._processes = processes
         self._plan = Plan(options.seed, options.rate, options.http_rate)
+        self.outside = Outside(addresses.outside) if addresses.outside is not None else None
+        self.settling = Settling(options.seed, self.book.settled, self.outside) if self.outside is not None else None
+        self.evidence: Evidence | None = None
+        """What banks and chain have said at the end."""
         self._kafka = KafkaDoor(addresses.kafka, addresses.partitions, self.book, self._sending, self._accepted)
         self._http = HttpDoor(addresses.api, addresses.api_key, self.book, self.answered)
         self._stop = asyncio.Event()
@@ -98,7 +107,11 @@ class Runner:
             await self._kafka.start()
             await self._http.start()
             await self.topics.start()
-            watchers = [asyncio.create_task(work) for work in (self.topics.run(), self.database.run(), self._guard())]
+            works = [self.topics.run(), self.database.run(), self._guard()]
+            if self.outside is not None:
+                await self.outside.start()
+                works.append(self.outside.run())
+            watchers = [asyncio.create_task(work) for work in works]
             for watcher in watchers:
                 watcher.add_done_callback(self._failed)
             await self._open_accounts()
@@ -109,6 +122,9 @@ class Runner:
             return await self._judge()
         finally:
             await self._end([*watchers, *self._tasks])
+            if self.settling is not None and self.outside is not None:
+                await self.settling.stop()
+                await self.outside.stop()
             await self._http.stop()
             await self._kafka.stop()
             await self.topics.stop()
@@ -144,11 +160,31 @@ class Runner:
     async def _play(self) -> None:
         self._enter("playing")
         until = self.phase_at + self.options.seconds if self.options.seconds else float("inf")
+        stories = self._tell_stories(until)
         while not self._stop.is_set() and time.monotonic() < until:
             await self._keep_time(self._plan.next(), until)
         # What must still be asked comes at the same rate.
         for step in self._plan.closing():
             await self._keep_time(step, float("inf"))
+        await asyncio.wait(stories)
+
+    def _tell_stories(self, until: float) -> list[asyncio.Task[None]]:
+        if self.settling is None:
+            return [asyncio.create_task(asyncio.sleep(0))]
+        playing = self.settling.play(
+            self._send, self.book.is_decided, lambda: self._stop.is_set() or time.monotonic() >= until
+        )
+        task = asyncio.create_task(playing)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._failed)
+        return [task]
+
+    async def _send(self, step: Step) -> None:
+        """Sends a step of a story; it is accepted when this returns."""
+        await self._dispatch(step)
+        if (done := self._done.get(step.number)) is not None:
+            await asyncio.wait([done])
 
     async def _keep_time(self, step: Step, until: float) -> None:
         wait = self.phase_at + step.at - time.monotonic()
@@ -158,6 +194,8 @@ class Runner:
 
     async def _come_to_rest(self) -> None:
         self._enter("coming to rest")
+        if self.settling is not None:
+            self.problems += await self.settling.finish()
         figures, rows = self.book.figures, self.database.rows
         seen, moved_at, began = (-1, -1, -1), time.monotonic(), time.monotonic()
         while True:
@@ -177,6 +215,8 @@ class Runner:
 
     async def _judge(self) -> Verdict:
         self.book.settle()
+        if self.outside is not None:
+            self.evidence = await self.outside.evidence(self.book.settled)
         connection = await connect(self._addresses.postgres, READER, command_timeout_s=None)
         try:
             checks = await verify(connection)
@@ -184,7 +224,7 @@ class Runner:
         finally:
             await connection.close(timeout=2)
         self._enter("done")
-        return judge(self.book, stored, checks, self._processes, self.problems)
+        return judge(self.book, stored, checks, self._processes, self.problems, self.evidence)
 
     async def _guard(self) -> None:
         """Looks after the processes: one that ends by itself is told once."""

@@ -15,7 +15,12 @@ Door = Literal["kafka", "http"]
 Outcome = Literal["done", "refused", "returned", "repeat", "reused", "dead_letter", "bad_request"]
 Move = tuple[str, int]
 
-MAKES: Final = {"deposit.submit": "deposit", "transfer.submit": "transfer", "hold.place": "hold"}
+MAKES: Final = {
+    "deposit.submit": "deposit",
+    "transfer.submit": "transfer",
+    "hold.place": "hold",
+    "withdrawal.submit": "withdrawal",
+}
 """Commands that make a transaction, and its type."""
 
 
@@ -25,7 +30,8 @@ class Expect:
 
     `events` is what the series of its transaction gains, or the event of an account command; `received` the event in
     the series of `receiver`; `moves` what accounts gain and lose in the end (minor units). `late` holds instead if the
-    command was decided at or after the deadline of its hold: no sender can promise to be in time.
+    command was decided at or after the deadline of its hold: no sender can promise to be in time. `settles`: banks and
+    the chain have a part in it, so that the book of settlements says what becomes of the transaction.
     """
 
     outcome: Outcome
@@ -35,6 +41,7 @@ class Expect:
     received: str = ""
     moves: tuple[Move, ...] = ()
     late: Expect | None = None
+    settles: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from aura_stream.demo.book import Book, Difference
+from aura_stream.demo.settled import Evidence
 from aura_stream.domain.assets import format_amount
+from aura_stream.domain.settlement import TOKENS
 from aura_stream.ledger.verify import Check
 
 if TYPE_CHECKING:
@@ -75,10 +77,20 @@ class Verdict:
 
 
 def judge(
-    book: Book, stored: Stored, checks: Sequence[Check], processes: int = 0, problems: Sequence[str] = ()
+    book: Book,
+    stored: Stored,
+    checks: Sequence[Check],
+    processes: int = 0,
+    problems: Sequence[str] = (),
+    evidence: Evidence | None = None,
 ) -> Verdict:
-    """Compares everything. `problems` are what the runner saw: processes that ended, waits that ran out."""
+    """Compares everything. `problems` are what the runner saw: processes that ended, waits that ran out. `evidence` is
+    what banks and chain say; without it there is nothing of settlement."""
     differences = book.final_differences()
+    settled = book.settled
+    rows = settled.rows(evidence) if evidence is not None else {}
+    moves = settled.moves(evidence) if evidence is not None else {}
+    balances = {place: amount + moves.get(place, 0) for place, amount in book.expected_balances().items()}
     figures = book.figures
     commands = sum(asked.records for asked in book.asked.values()) + sum(figures.dead_letters.values())
     bad_requests = sum(figures.bad_requests.values())
@@ -94,9 +106,10 @@ def judge(
             differences,
         ),
         _of("http", f"HTTP answered as it must ({bad_requests:,} bad requests too)", answers, "answers", differences),
-        _transactions(book.expected_rows(), stored.transactions),
-        _balances(book.expected_balances(), stored.balances),
+        _transactions(book.expected_rows() | rows, stored.transactions),
+        _balances(balances, stored.balances),
         _sums(stored),
+        *(_settlement(book, stored, evidence) if evidence is not None else ()),
         Finding("processes", "every process did its work to the end", processes, "processes", tuple(problems)),
         *(
             Finding(check.name, check.holds, check.checked, check.things, () if check.good else (_row(check),), True)
@@ -104,6 +117,39 @@ def judge(
         ),
     ]
     return Verdict(tuple(findings), commands, stored.entries)
+
+
+def _settlement(book: Book, stored: Stored, evidence: Evidence) -> list[Finding]:
+    """What banks, chain and reconciliation say, against the demo's own book."""
+    settled = book.settled
+    ours = {
+        token: sum(posted for (_, account), (_, posted, _) in stored.balances.items() if account.split(":")[1] == token)
+        for token in TOKENS
+    }
+    mints, burns = (sum(map(len, seen.values())) for seen in (evidence.minted, evidence.burned))
+    return [
+        Finding(
+            "banks",
+            "each settlement is as in the banks' own books",
+            len(settled.goals),
+            "settlements",
+            tuple(settled.bank_differences(evidence)),
+        ),
+        Finding(
+            "chain",
+            "mints, burns, supply and balances are the chain's",
+            mints + burns,
+            "mints and burns",
+            tuple(settled.chain_differences(evidence, ours)),
+        ),
+        Finding(
+            "reserves",
+            "reconciled with statements and chain: nothing open",
+            len(evidence.report.get("accounts", ())) + len(evidence.report.get("tokens", ())),
+            "accounts and tokens",
+            tuple(settled.reserve_differences(evidence)),
+        ),
+    ]
 
 
 def _of(kind: str, holds: str, checked: int, things: str, differences: Sequence[Difference]) -> Finding:
@@ -154,7 +200,7 @@ def _sums(stored: Stored) -> Finding:
         for asset, amount in stored.clearing.items()
         if amount
     ]
-    holds = f"sum 0 in {', '.join(sorted(stored.sums))}; nothing under way"
+    holds = f"sum 0 in {len(stored.sums)} assets; nothing under way"
     return Finding("sums", holds, stored.entries, "entries", tuple(differences))
 
 

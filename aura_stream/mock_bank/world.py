@@ -42,7 +42,7 @@ class Config:
     """Profile of all banks at start; empty: each keeps the one it has (at first calm)."""
     clock: Kind = "wall"
     start_ms: int | None = None
-    """Where a manual clock begins when the data directory is new."""
+    """Where the clock begins when the data directory is new; without it a wall clock begins now."""
     secret: str = ""
     """From which all secrets are derived; empty: made once and kept in the data directory."""
     webhook_time: webhooks.TimeOf = "machine"
@@ -179,6 +179,8 @@ class World:
         start = self.config.start_ms
         if self.config.clock == "manual" and start is None:
             raise CannotStart("--start: a manual clock needs a time to begin with")
+        if self.config.clock == "wall" and start is not None:
+            start -= VirtualClock("wall", 0).now()  # kept as how far it is from the machine's
         clock = VirtualClock(self.config.clock, start or 0)
         _write(path, json.dumps({"kind": clock.kind, "value": clock.value}))
         return clock

@@ -60,6 +60,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 
 @row("A05", "A08", "A09", "A10", "A11", "A20", "A21", "S03", "S11", "S19", "S20", "X20", "X22")
+@row("A02", "A04", "A06", "A07", "A13", "A14", "A15", "A17", "A25")
 def test_a_demo_of_eight_seconds_proves_that_nothing_was_lost(demo: Demo) -> None:
     running = demo.start("--rate", "30", "--seed", "5", "--json", AURA_DEMO_SECONDS="8")
     out, err = running.communicate()
@@ -67,7 +68,7 @@ def test_a_demo_of_eight_seconds_proves_that_nothing_was_lost(demo: Demo) -> Non
     summary = json.loads(out)
     bad = [finding for finding in summary["findings"] if not finding["good"]]
     assert summary["good"] and bad == []
-    assert 8 <= summary["seconds"] < 40
+    assert 8 <= summary["seconds"] < 60
     assert summary["sent"]["kafka"] > 300 and summary["sent"]["http"] > 40
     assert summary["commands"] == summary["sent"]["kafka"] + summary["sent"]["http"] - _sum(summary["bad_requests"])
     assert summary["entries"] > 300 and summary["journals"] > 150
@@ -75,7 +76,17 @@ def test_a_demo_of_eight_seconds_proves_that_nothing_was_lost(demo: Demo) -> Non
     assert summary["refused"] and summary["dead_letters"]
     assert summary["latency_ms"]["committed"]["count"] > 300
     assert re.search(r"^[\d,]+ commands, [\d,]+ entries, sum 0 in every asset: not a cent lost$", err, re.MULTILINE)
-    for name in ("kafka", "postgres", "schema", "topics", "ledger-0", "sink-0", "api"):
+    settlement = summary["settlement"]
+    assert settlement["stories"] >= 24 and settlement["settlements"] > settlement["stories"]
+    assert settlement["mints"] > 10 and settlement["burns"] > 4 and settlement["bank_days"] > 3
+    assert settlement["ended"]["completed"] > 10 and settlement["ended"]["returned"] >= 3
+    assert sum(one["failed"] for one in settlement["calls"].values()) >= 1  # the banks did misbehave
+    assert summary["refused"]["paused"] == 1 and summary["refused"]["four_eyes"] == 1
+    assert settlement["reserves"]["open_breaks"] == 0 and len(settlement["reserves"]["accounts"]) >= 2
+    for name in (
+        *("kafka", "postgres", "schema", "mock bank", "chain", "topics"),
+        *("ledger-0", "sink-0", "bank-0", "chain-0", "api", "reconcile"),
+    ):
         assert re.search(rf"^  {name} +ok +[\d.]+ s$", err, re.MULTILINE), name
 
 
@@ -85,7 +96,9 @@ def _sum(counts: dict[str, int]) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_load_ends_it_in_order(demo: Demo, number: signal.Signals) -> None:
-    running = demo.start("--rate", "30", "--seconds", "200", "--workers", "2")
+    # Banks and chain are started once more, to be cut off in the middle; the run above has played them to the end.
+    settlement = "--settlement" if number == signal.SIGTERM else "--no-settlement"
+    running = demo.start("--rate", "30", "--seconds", "200", "--workers", "2", settlement)
     assert running.stderr is not None
     for line in running.stderr:
         if "playing:" in line:
@@ -108,7 +121,7 @@ def test_services_of_ones_own_are_used_if_they_are_empty(demo: Demo, tmp_path: P
         KafkaServer(tmp_path / "kafka", tied=True) as kafka,
     ):
         yours = {"AURA_KAFKA_BOOTSTRAP": kafka.bootstrap, "AURA_POSTGRES_DSN": postgres.dsn()}
-        first = demo.start("--rate", "30", "--seconds", "3", "--json", **yours)
+        first = demo.start("--rate", "30", "--seconds", "3", "--json", "--no-settlement", **yours)
         out, err = first.communicate()
         assert first.returncode == 0, err
         units = int(postgres.execute("SELECT count(*) FROM ledger.units"))

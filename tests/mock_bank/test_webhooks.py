@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from datetime import datetime
 
 import pytest
 
 from aura_stream.mock_bank.webhooks import sign
-from tests.mock_bank.conftest import Client, Receiver, Running, Start
+from tests.mock_bank.conftest import FRIDAY, Client, Receiver, Running, Start
 
 
 @pytest.fixture
@@ -174,6 +175,17 @@ async def test_wall_clock_runs_by_itself_and_can_be_pushed(start: Start) -> None
     await client.ach("REF-2", "1.00")
     await client.pass_time(days=6)
     assert (await client.status_by_id("REF-2"))["status"] == "settled"
+
+
+async def test_a_wall_clock_may_begin_at_any_time_and_runs_on_from_there(start: Start) -> None:
+    client = await (await start(clock="wall", start_ms=FRIDAY, webhook_time="machine")).client()
+
+    now = datetime.fromisoformat((await client.books())["now"]).timestamp() * 1000
+    await client.pass_time(days=1)
+    later = datetime.fromisoformat((await client.books())["now"]).timestamp() * 1000
+
+    assert 0 <= now - FRIDAY < 60_000
+    assert 0 <= later - now - 86_400_000 < 60_000
 
 
 async def test_webhooks_wait_while_the_bank_is_down(client: Client, receiver: Receiver) -> None:
