@@ -17,6 +17,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
+from aura_stream.brokers import Brokers, client_options
 from aura_stream.domain.lanes.lines import AttemptLine, LaneLine, LaneRecord, NoteLine
 from aura_stream.ledger.connection import WRITER, connect
 
@@ -51,7 +52,7 @@ _decode = msgspec.json.Decoder(LaneRecord).decode
 class AttemptsSink:
     """Writes one kind of lanes' journal; any number of processes may try."""
 
-    def __init__(self, bootstrap: str, dsn: str, topic: str, partitions: int) -> None:
+    def __init__(self, bootstrap: Brokers | str, dsn: str, topic: str, partitions: int) -> None:
         self._bootstrap = bootstrap
         self._dsn = dsn
         self._topic = topic
@@ -72,7 +73,7 @@ class AttemptsSink:
     async def _write_on(self) -> None:
         connection = await connect(self._dsn, WRITER, application_name=f"aura attempts {self._topic}")
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
+            **client_options(self._bootstrap),
             enable_auto_commit=False,
             isolation_level="read_committed",
             auto_offset_reset="none",

@@ -160,7 +160,6 @@ HANDLERS: dict[str, Handler] = {
     "getDetailedHealth": system.get_detailed_health,
     "getReadiness": system.get_readiness,
     "getLiveness": system.get_liveness,
-    "getMetrics": system.get_metrics,
     "getContract": system.get_contract,
     "getDocs": documentation.get_page,
     "getSwagger": documentation.get_page,
@@ -250,8 +249,11 @@ async def serve(
     watch = Watch(runner.server, settings.header_timeout_s, settings.stall_timeout_s)
     watch.start()
     logging.getLogger("aiohttp.server").addFilter(_NotHttp())
+    metrics = web.AppRunner(metrics_app(app[SERVICES]), access_log=None, handle_signals=False)
+    await metrics.setup()
     try:
         await web.TCPSite(runner, settings.api_host, settings.api_port, backlog=1024).start()
+        await _open_metrics(metrics, settings)
         ready()
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -260,7 +262,30 @@ async def serve(
         await stopped.wait()
     finally:
         await watch.stop()
+        await metrics.cleanup()
         await runner.cleanup()
+
+
+def metrics_app(services: Services) -> web.Application:
+    """`GET /metrics`, for a port that the public does not reach (SEC41)."""
+
+    async def show(_: web.Request) -> web.Response:
+        return web.Response(
+            body=services.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    app = web.Application()
+    app.router.add_get("/metrics", show)
+    return app
+
+
+async def _open_metrics(runner: web.AppRunner, settings: Settings) -> None:
+    """Who cannot be measured serves all the same."""
+    try:
+        await web.TCPSite(runner, settings.metrics_host, settings.metrics_port).start()
+    except OSError as error:
+        where = f"http://{settings.metrics_host}:{settings.metrics_port}/metrics"
+        log.error("no metrics at %s (%s): choose another AURA_METRICS_PORT", where, error)
 
 
 async def _run_services(app: web.Application) -> AsyncIterator[None]:

@@ -15,6 +15,7 @@ import orjson
 from aiohttp import web
 
 from aura_stream.domain.reasons import Refused
+from aura_stream.domain.strict_json import refuse_twice
 from aura_stream.identity.audit import Origin
 from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.feed import Unconfirmed
@@ -281,21 +282,13 @@ async def _json_body(request: web.Request, operation: Operation, numbers: frozen
         raise Problem("invalid_json", "The body is empty.")
     try:
         value = orjson.loads(raw)
-        json.loads(raw, object_pairs_hook=_once)
+        refuse_twice(raw)
         if numbers and isinstance(value, dict):
             value |= _exact(raw, numbers)
     except (ValueError, RecursionError) as error:
         raise Problem("invalid_json", str(error)) from None
     operation.body.check(value)
     return dict(value)
-
-
-def _once(members: list[tuple[str, Any]]) -> None:
-    """Refuses a name that is given twice: who reads the first and who reads the last would see different requests."""
-    names = {name for name, _ in members}
-    if len(names) != len(members):
-        twice = next(name for number, (name, _) in enumerate(members) if name in dict(members[:number]))
-        raise ValueError(f"{twice[:80]!r} is given more than once")
 
 
 def _exact(raw: bytes, names: frozenset[str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from aura_stream.brokers import Brokers, client_options
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.engine.producer import METADATA_MAX_AGE_MS
 from web.problems import Problem
@@ -33,7 +34,7 @@ _RESTART_BACKOFF_S = 0.5
 class CommandLog:
     """The producer of commands. `acknowledge_s` bounds every request; the producer itself never gives up."""
 
-    def __init__(self, bootstrap: str, topic: str, partitions: int, *, acknowledge_s: float = 5.0) -> None:
+    def __init__(self, bootstrap: Brokers | str, topic: str, partitions: int, *, acknowledge_s: float = 5.0) -> None:
         self.partition_of = Partitioner(partitions)
         self._bootstrap = bootstrap
         self._topic = topic
@@ -166,7 +167,7 @@ class CommandLog:
         known = ""
         while True:
             producer = AIOKafkaProducer(
-                bootstrap_servers=self._bootstrap,
+                **client_options(self._bootstrap),
                 client_id="aura-api",
                 acks="all",
                 enable_idempotence=True,

@@ -27,7 +27,7 @@ from web.services import Networks, Services
 
 UNLIMITED: Final = frozenset(
     {
-        *("getHealth", "getDetailedHealth", "getReadiness", "getLiveness", "getMetrics", "getContract", "getJwks"),
+        *("getHealth", "getDetailedHealth", "getReadiness", "getLiveness", "getContract", "getJwks"),
         *("getDocs", "getSwagger", "getDocsFile", "listProblems", "getProblem"),
     }
 )

@@ -14,6 +14,7 @@ from topics.bank_inbox import BANK_INBOX
 from topics.commands import COMMANDS
 from topics.journal import JOURNAL
 from web.accepted import Accepted
+from web.cached import Answers
 from web.command_log import CommandLog
 from web.erasures import Erasures
 from web.events_parts import EventParts
@@ -44,6 +45,8 @@ class Services:
     events: EventParts
     bank_inbox: CommandLog
     """Where banks' webhooks go."""
+    answers: Answers
+    """Answers of reads that are kept."""
     proxies: Networks
     """Whose X-Forwarded-For is believed."""
 
@@ -77,13 +80,14 @@ SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
 def make_services(settings: Settings) -> Services:
     """The services of one API process."""
     reads = LedgerReads(settings.postgres_read_dsn)
-    tail = Tail(settings.kafka_bootstrap, settings.partitions, reads, journal=JOURNAL.name, commands=COMMANDS.name)
-    commands = CommandLog(settings.kafka_bootstrap, COMMANDS.name, settings.partitions)
+    tail = Tail(settings.kafka, settings.partitions, reads, journal=JOURNAL.name, commands=COMMANDS.name)
+    commands = CommandLog(settings.kafka, COMMANDS.name, settings.partitions)
     accepted = Accepted(tail.recent)
     identity = Identity(settings)
     openings = Openings(settings, identity, commands, tail.recent)
     lookup = Lookup(tail, reads, accepted)
     events = EventParts(settings, identity)
+    answers = Answers(settings.read_cache_mib, settings.read_cache_s)
     return Services(
         settings,
         commands,
@@ -91,12 +95,13 @@ def make_services(settings: Settings) -> Services:
         reads,
         accepted,
         lookup,
-        Metrics(tail, commands, identity, events),
+        Metrics(tail, commands, identity, events, answers),
         identity,
         Wallets(settings, identity, commands, tail.recent, openings),
         openings,
         Erasures(identity, commands, lookup, reads),
         events,
-        CommandLog(settings.kafka_bootstrap, BANK_INBOX.name, settings.partitions),
+        CommandLog(settings.kafka, BANK_INBOX.name, settings.partitions),
+        answers,
         tuple(ip_network(one) for one in settings.trusted_proxies),
     )

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "account": ("aura_stream.cli.account", "Look at accounts and balances."),
     "ledger": ("aura_stream.cli.ledger", "Verify and export the ledger."),
     "audit": ("aura_stream.cli.audit", "Verify the audit log and print the heads of its chains."),
+    "keys": ("aura_stream.cli.keys", "Change the secret that wraps the keys of what is sealed."),
     "topics": ("aura_stream.cli.topics", "Create and check the Kafka topics."),
     "db": ("aura_stream.cli.db", "Create and migrate the database schema."),
     "worker": ("aura_stream.cli.worker", "Run one worker process: ledger, sink, events or webhooks."),

@@ -437,9 +437,7 @@ def _check_topics(settings: Settings) -> Finding:
         return Finding("topics", "unknown", "Kafka does not answer", "aura up")
     try:
         asyncio.run(
-            check_topics(
-                settings.kafka_bootstrap, topics.every(bare=settings.bare_event_topics), partitions=settings.partitions
-            )
+            check_topics(settings.kafka, topics.every(bare=settings.bare_event_topics), partitions=settings.partitions)
         )
     except TopicMismatch as error:
         return Finding("topics", "fail", str(error), "aura topics apply")

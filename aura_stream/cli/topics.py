@@ -25,7 +25,7 @@ def apply() -> None:
     with kafka_errors(settings):
         created = asyncio.run(
             apply_topics(
-                settings.kafka_bootstrap,
+                settings.kafka,
                 topics.every(bare=settings.bare_event_topics),
                 partitions=settings.partitions,
                 replication=settings.replication_factor,

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstrai
 from aura_stream.domain import ids
 from aura_stream.domain.assets import AMOUNT_PATTERN, SCALES
 from aura_stream.domain.reasons import Invalid
+from aura_stream.domain.strict_json import refuse_twice
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -521,9 +522,26 @@ ADAPTER: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Discrimina
 def parse_command(value: bytes | None) -> Command:
     """The command in a record's value. Raises :class:`Invalid` with reason, detail and pointer."""
     try:
-        return ADAPTER.validate_json(value or b"")
+        command = ADAPTER.validate_json(value or b"")
     except ValidationError as error:
         raise as_invalid(error) from None
+    if value and value.count(b'"') != _quotes(command):
+        # Something beside plain members stands there: a name twice, or an escape, a null, an object in the data.
+        try:
+            refuse_twice(value)
+        except ValueError as error:
+            raise Invalid("invalid_json", str(error)) from None
+    return command
+
+
+def _quotes(command: Command) -> int:
+    """The quotes that a command's JSON has at least, and if each name is there once and each value is plain text.
+
+    Two around each name and each text: seven names and six texts of the envelope, and those of the data. Whatever else
+    a JSON text may have adds quotes, so equal numbers rule out that a name is given twice.
+    """
+    texts = sum(type(one) is str for one in command.data.__dict__.values())
+    return 26 + 2 * (len(command.data.model_fields_set) + texts)
 
 
 def as_invalid(error: ValidationError) -> Invalid:

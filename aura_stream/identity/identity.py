@@ -16,6 +16,7 @@ from aura_stream.identity.authentication import Authentication
 from aura_stream.identity.cleanup import Cleanup
 from aura_stream.identity.database import Database, IdentityUnavailable
 from aura_stream.identity.feed import Feed, Revocation
+from aura_stream.identity.keychain import Keychain
 from aura_stream.identity.limits import Limits
 from aura_stream.identity.logins import Logins
 from aura_stream.identity.passwords import Busy, Passwords
@@ -39,7 +40,8 @@ class Identity:
         self.database = Database(settings.postgres_identity_dsn)
         self.ring = KeyRing()
         self.passwords = Passwords(settings.password_threads, settings.password_queue)
-        sealer = Sealer(settings.identity_secret.get_secret_value())
+        sealer = Sealer()
+        self.keychain = Keychain(settings, self.database, sealer)
         tokens = Tokens(
             self.ring, settings.token_issuer, access_s=settings.access_token_s, refresh_s=settings.refresh_token_s
         )
@@ -103,6 +105,7 @@ class Identity:
 
     async def _forget(self, revocation: Revocation) -> None:
         if revocation.kind == "signing_keys":
+            await self.keychain.load()
             await self.signing_keys.load(time.time())
         # Last, and without a pause before the feed moves on: nothing verified before can be remembered after.
         self.authentication.forget(revocation)
@@ -115,6 +118,7 @@ class Identity:
                 for tenant in self._settings.tenants:
                     async with self.database.platform() as connection:
                         await repository.ensure_tenant(connection, tenant, is_of_settings=True)
+                await self.keychain.load()
                 await self.signing_keys.load(time.time())
                 await samples.ensure(self._settings, self.database, self.logins, self.passwords, self.audit)
                 wait_s = _LOOK_AT_KEYS_S

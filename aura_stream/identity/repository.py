@@ -120,15 +120,16 @@ async def set_tenant_limits(connection: Connection, tenant_id: str, changes: Map
 
 async def insert_user(connection: Connection, values: Mapping[str, Any]) -> Row:
     """A new user from `user_id, tenant_id, customer_id, email_hash, email_sealed, full_name_sealed, key_sealed,
-    password_hash, roles`.
+    generation, password_hash, roles`.
 
     Raises :class:`Refused` ``email_already_exists``.
     """
     await connection.execute(
-        "INSERT INTO identity.subject_keys (user_id, tenant_id, key_sealed) VALUES ($1, $2, $3)",
+        "INSERT INTO identity.subject_keys (user_id, tenant_id, key_sealed, generation) VALUES ($1, $2, $3, $4)",
         values["user_id"],
         values["tenant_id"],
         values["key_sealed"],
+        values["generation"],
     )
     row = await connection.fetchrow(
         f"""INSERT INTO identity.users
@@ -454,6 +455,38 @@ async def mails_of(connection: Connection, user_id: str) -> Sequence[Row]:
         WHERE user_id = $1 AND kind = 'mail' ORDER BY outbox_id DESC LIMIT 50""",
         uuid.UUID(user_id),
     )
+
+
+async def take_mail(connection: Connection) -> Row | None:
+    """A mail that is due, of any tenant, locked until the transaction ends."""
+    return await connection.fetchrow("SELECT * FROM identity.take_mail()")
+
+
+async def mail_tried(connection: Connection, outbox_id: int, again_s: float | None, failure: str | None) -> None:
+    """Notes a try: the next one is in `again_s` seconds, None: there is none."""
+    await connection.execute("SELECT identity.mail_tried($1, $2, $3)", outbox_id, again_s, failure)
+
+
+async def mails(connection: Connection, count_max: int) -> Sequence[Row]:
+    """The newest mails of the transaction's tenant."""
+    return await connection.fetch(
+        """SELECT outbox_id, user_id, payload_sealed, created_at, done_at FROM identity.outbox
+        WHERE kind = 'mail' ORDER BY outbox_id DESC LIMIT $1""",
+        count_max,
+    )
+
+
+# --- the platform's keys ------------------------------------------------------------------------------------------
+
+
+async def platform_keys(connection: Connection) -> Row | None:
+    """Generation and wrapped keys; None: there are none yet."""
+    return await connection.fetchrow("SELECT generation, keys_sealed FROM identity.platform_keys()")
+
+
+async def put_platform_keys(connection: Connection, fresh: bytes, before: bytes) -> None:
+    """Makes the first keys: `fresh` ones, or those of `before` where something is sealed already."""
+    await connection.execute("SELECT identity.put_platform_keys($1, $2)", fresh, before)
 
 
 # --- API keys -----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from tests.web.conftest import client_of
 from web.app import HANDLERS, create_app
 from web.contract import CONTRACT_FILE, ContractMismatch, Part, load_contract
 from web.problems import Problem
+from web.services import SERVICES
 
 NOWHERE = {"kafka_bootstrap": "127.0.0.1:1", "postgres_dsn": "postgresql://nobody@127.0.0.1:1/none"}
 KEY = "8d2f3c1e-5a0b-4b7e-9f43-2d6f0f0c9a11"
@@ -220,8 +221,8 @@ async def test_a20_x48_health_says_what_is_away(client: Client) -> None:
         assert (answer.status, (await answer.json())["checks"]["journal"]["ok"]) == (503, False)
     async with client.get("/health") as answer:
         assert (answer.status, (await answer.json())["checks"]["kafka"]["ok"]) == (503, False)
-    async with client.get("/metrics") as answer:
-        assert 'aura_http_requests_total{method="GET",operation="getHealth",status="503"} 1.0' in await answer.text()
+    metrics = client.app[SERVICES].metrics.text()
+    assert b'aura_http_requests_total{method="GET",operation="getHealth",status="503"} 1.0' in metrics
     async with client.get("/openapi.json") as answer:
         assert (await answer.json())["openapi"] == "3.1.0"
 
