@@ -15,7 +15,8 @@ from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.keychain import keys_of, rotate, wrappings
 from aura_stream.identity.sealing import Cipher, Keys, Unsealable, Wrapping, subject_place
 from aura_stream.settings import SettingsError, load_settings
-from tests.identity.conftest import OPERATOR, Backend, StartNode, address, login, register, with_settings
+from tests.identity.conftest import OPERATOR, StartNode, address, login, register, with_settings
+from tests.web.conftest import Backend
 
 if TYPE_CHECKING:
     Owner = asyncpg.Connection[asyncpg.Record]
