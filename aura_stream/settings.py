@@ -256,6 +256,22 @@ class Settings(BaseSettings):
         le=10**12,
         description="What a new wallet starts with in the sandbox, in cents; nothing in live mode.",
     )
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="Mail server: `smtp://user:password@host:587` (STARTTLS is demanded) or `smtps://...:465`; in the "
+        "sandbox also `smtp+plain://`. Default: in the sandbox a mailbox to look into, else mails wait.",
+    )
+    mail_from: str = Field(
+        "Aura Stream <no-reply@localhost>",
+        pattern=r"^[^\r\n]{1,200}$",
+        description="Sender of mails, as in `Example Bank <no-reply@bank.example>`.",
+    )
+    mail_link: str = Field(
+        "",
+        max_length=1024,
+        description="Page that takes what is in a mail, with `{template}` (verify_email, reset_password) and `{token}` "
+        "in it; default: the mail shows the token.",
+    )
     webhook_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Hosts, or host:port, that webhooks may reach although they are not public, comma separated; "
@@ -448,6 +464,22 @@ class Settings(BaseSettings):
             raise ValueError("the address of a node must begin with http:// or https://")
         return value
 
+    @field_validator("smtp_url")
+    @classmethod
+    def _is_mail_server(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parts = urlsplit(value.get_secret_value())
+            if parts.scheme not in ("smtp", "smtps", "smtp+plain") or not parts.hostname:
+                raise ValueError("a mail server is smtp://, smtps:// or (sandbox) smtp+plain://, then user, host, port")
+        return value
+
+    @field_validator("mail_link")
+    @classmethod
+    def _takes_a_token(cls, value: str) -> str:
+        if value and "{token}" not in value:
+            raise ValueError("a link must have {token} in it")
+        return value
+
     @field_validator("settlement_rules", "bank_limits", "chain_limits")
     @classmethod
     def _is_struct(cls, value: str, info: ValidationInfo) -> str:
@@ -506,6 +538,9 @@ class Settings(BaseSettings):
             raise ValueError("webhook_allow: outside the sandbox webhooks reach public addresses only")
         if self.mode != "sandbox" and (self.api_key is None or len(self.api_key.get_secret_value()) < 24):
             raise ValueError("api_key: an API key of 24 characters or more must be set outside the sandbox")
+        plain = self.smtp_url is not None and self.smtp_url.get_secret_value().startswith("smtp+plain:")
+        if self.mode != "sandbox" and plain:
+            raise ValueError("smtp_url: outside the sandbox mails travel by TLS, smtp:// or smtps://")
         least = _IDENTITY_SECRET_MIN[self.mode]
         for name, secret in self._identity_secrets():
             if len(secret) < least:

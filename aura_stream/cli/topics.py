@@ -45,7 +45,7 @@ def allow(
     ] = "User:aura-{role}",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be allowed.")] = False,
 ) -> None:
-    """Let a principal of the brokers read and write the topics of a role, and no others (brokers with an authorizer)."""
+    """Let a principal read and write the topics of a role, and no others; the brokers need an authorizer."""
     settings = load_settings()
     known = {one.name: one for one in access.roles(bare=settings.bare_event_topics)}
     if role not in (*known, "all"):

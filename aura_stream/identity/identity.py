@@ -19,6 +19,7 @@ from aura_stream.identity.feed import Feed, Revocation
 from aura_stream.identity.keychain import Keychain
 from aura_stream.identity.limits import Limits
 from aura_stream.identity.logins import Logins
+from aura_stream.identity.mails import Mails
 from aura_stream.identity.passwords import Busy, Passwords
 from aura_stream.identity.privacy import Privacy
 from aura_stream.identity.sealing import Sealer
@@ -82,6 +83,7 @@ class Identity:
             ended_s=settings.ended_keep_s,
             interval_s=settings.cleanup_interval_s,
         )
+        self.mails = Mails(settings, self.database, sealer)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -89,6 +91,7 @@ class Identity:
         self.feed.start()
         self.audit.start()
         self.cleanup.start()
+        self.mails.start()
         self._task = asyncio.create_task(self._keep(), name="identity keeper")
 
     async def stop(self) -> None:
@@ -97,6 +100,8 @@ class Identity:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        await self.logins.stop()
+        await self.mails.stop()
         await self.cleanup.stop()
         await self.audit.stop()
         await self.feed.stop()

@@ -389,18 +389,67 @@ async def used_refresh_token(connection: Connection, jti: str) -> Row | None:
 
 
 async def insert_email_token(
-    connection: Connection, token_hash: bytes, tenant: str, user_id: uuid.UUID, email_hash: bytes, life_s: int
+    connection: Connection,
+    token_hash: bytes,
+    tenant: str,
+    user_id: uuid.UUID,
+    email_hash: bytes,
+    life_s: int,
+    purpose: str,
 ) -> None:
-    """Notes that a verification token was made for an address."""
+    """Notes that a token was mailed to an address: to `verify` it, or to `reset` the password."""
     await connection.execute(
-        """INSERT INTO identity.email_tokens (token_hash, tenant_id, user_id, email_hash, expires_at)
-        VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5))""",
+        """INSERT INTO identity.email_tokens (token_hash, tenant_id, user_id, email_hash, expires_at, purpose)
+        VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5), $6)""",
         token_hash,
         tenant,
         user_id,
         email_hash,
         life_s,
+        purpose,
     )
+
+
+async def reset_roles(connection: Connection, token_hash: bytes) -> Sequence[str] | None:
+    """The roles of who may set a new password by a token; None when nobody may."""
+    found: Sequence[str] | None = await connection.fetchval(
+        """SELECT u.roles FROM identity.email_tokens e JOIN identity.users u USING (user_id)
+        WHERE e.token_hash = $1 AND e.purpose = 'reset' AND e.used_at IS NULL AND e.expires_at > clock_timestamp()
+            AND u.email_hash = e.email_hash AND u.status = 'ACTIVE'""",
+        token_hash,
+    )
+    return found
+
+
+async def use_reset_token(connection: Connection, token_hash: bytes, password_hash: str) -> str | None:
+    """Uses a token for a new password once, and all others of its user with it; whose it was.
+
+    Who has the mail has the address: it is verified by this.
+    """
+    used = await connection.fetchrow(
+        """UPDATE identity.email_tokens SET used_at = clock_timestamp()
+        WHERE token_hash = $1 AND purpose = 'reset' AND used_at IS NULL AND expires_at > clock_timestamp()
+        RETURNING user_id, email_hash""",
+        token_hash,
+    )
+    if used is None:
+        return None
+    user_id: uuid.UUID | None = await connection.fetchval(
+        """UPDATE identity.users SET password_hash = $3, password_changed_at = clock_timestamp(),
+            verified_at = coalesce(verified_at, clock_timestamp()), updated_at = clock_timestamp()
+        WHERE user_id = $1 AND email_hash = $2 AND status = 'ACTIVE' RETURNING user_id""",
+        used["user_id"],
+        used["email_hash"],
+        password_hash,
+    )
+    if user_id is None:
+        return None
+    await connection.execute(
+        """UPDATE identity.email_tokens SET used_at = clock_timestamp()
+        WHERE user_id = $1 AND purpose = 'reset' AND used_at IS NULL""",
+        user_id,
+    )
+    return str(user_id)
 
 
 async def email_token_tenant(connection: Connection, token_hash: bytes) -> str | None:
@@ -413,7 +462,8 @@ async def use_email_token(connection: Connection, token_hash: bytes) -> Row | No
     """Uses a verification token once and verifies its user, if the address is still the user's."""
     used = await connection.fetchrow(
         """UPDATE identity.email_tokens SET used_at = clock_timestamp()
-        WHERE token_hash = $1 AND used_at IS NULL AND expires_at > clock_timestamp() RETURNING user_id, email_hash""",
+        WHERE token_hash = $1 AND purpose = 'verify' AND used_at IS NULL AND expires_at > clock_timestamp()
+        RETURNING user_id, email_hash""",
         token_hash,
     )
     if used is None:
