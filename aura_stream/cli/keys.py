@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
 
 import asyncpg
 import typer
 
 from aura_stream.cli import emit, say
-from aura_stream.cli.db import DsnOption, JsonOption, run
+from aura_stream.cli.db import DsnOption, JsonOption, YesOption, run
 from aura_stream.identity.keychain import rotate as rotate_keys
 from aura_stream.identity.sealing import Unsealable
 from aura_stream.ledger.connection import CONNECT_TIMEOUT_S
@@ -18,7 +17,6 @@ from aura_stream.settings import Settings, SetupError, load_settings
 app = typer.Typer(no_args_is_help=True)
 
 _HEARD_S = 10.0
-YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 @app.command()
