@@ -166,7 +166,7 @@ class Ledger:
                 # "Not now" is no outcome: the same key may be used again.
                 tell_refused(unit, command, refusal, asked.transaction_id)
                 return
-            decision = refused(asked, refusal.reason, at)
+            decision = refused(asked, refusal.reason, at, refusal.available)
         begin(unit, command, key, asked.transaction_id, decision)
 
     def _act(self, unit: Unit, command: ActionCommand, key: bytes, content: str, asked: Action) -> None:

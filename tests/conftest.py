@@ -36,6 +36,34 @@ class ExternalPostgres:
         return urlunsplit(parts._replace(path=f"/{database}")) if database else self.owner_dsn
 
 
+_SERVICES = frozenset({"kafka", "postgres"})
+_WITH_PROCESSES = frozenset(
+    {
+        "bench",
+        "chain",
+        "connectors",
+        "demo",
+        "docs",
+        "e2e",
+        "invariants",
+        "mock_bank",
+        "reconcile",
+        "services",
+        "torture",
+    }
+)
+"""Folders whose tests start processes of their own."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs a service: by its fixtures, or by the folder where it lies."""
+    tests = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
+        if folder in _WITH_PROCESSES or _SERVICES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("integration")
+
+
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer | ExternalKafka]:
     """A broker for the whole run (``.bootstrap``). Tests share it, so they name their own topics and groups."""

@@ -16,6 +16,7 @@ from aura_stream.logs import ACCESS
 from aura_stream.settings import Settings
 from web import (
     accounts,
+    assets,
     bank_webhooks,
     batch,
     dead_letters,
@@ -37,6 +38,7 @@ from web.call import (
     BATCH_BODY_MAX,
     COMMAND_ID,
     PRINCIPAL,
+    REFUSED_BY,
     REQUEST_ID,
     Handler,
     dispatch,
@@ -61,6 +63,8 @@ HANDLERS: dict[str, Handler] = {
     "openAccount": accounts.open_account,
     "listAccounts": accounts.list_accounts,
     "getAccount": accounts.get_account,
+    "listAssets": assets.list_assets,
+    "getAsset": assets.get_asset,
     "getAccountBalances": accounts.get_account_balances,
     "listAccountEntries": accounts.list_account_entries,
     "freezeAccount": accounts.freeze_account,
@@ -348,8 +352,9 @@ def _access_line(request: web.Request, operation: str, status: int, seconds: flo
     principal = request.get(PRINCIPAL)
     if principal is not None:
         line |= {"tenant": principal.tenant, "actor": principal.actor}
-    if COMMAND_ID in request:
-        line["command_id"] = request[COMMAND_ID]
+    for key, name in ((COMMAND_ID, "command_id"), (REFUSED_BY, "refused_by")):
+        if key in request:
+            line[name] = request[key]
     return line
 
 

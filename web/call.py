@@ -46,6 +46,8 @@ WAIT_MAX_S = 30.0
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 COMMAND_ID: web.RequestKey[str] = web.RequestKey("command_id", str)
 """The command that a request has sent: the id that the journal, the tables and dead letters have."""
+REFUSED_BY: web.RequestKey[str] = web.RequestKey("refused_by", str)
+"""The service whose rule refused a request."""
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 """Who asks, once that is known."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -228,6 +230,8 @@ async def _run(call: Call, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(call)
     except Refused as refused:
+        if refused.context:
+            call.request[REFUSED_BY] = refused.context
         raise refused_problem(refused) from None
     except IdentityUnavailable as error:
         raise identity_away(error) from None

@@ -79,17 +79,13 @@ async def rotate(connection: asyncpg.Connection[asyncpg.Record], settings: Setti
     ways = wrappings(settings)
     async with connection.transaction():
         await connection.execute("SELECT set_config('role', $1, true)", OWNER)
-        row = await connection.fetchrow("SELECT generation, keys_sealed FROM identity.platform_keys FOR UPDATE")
+        row = await repository.lock_platform_keys(connection)
         if row is None:
             raise LookupError("there are no keys yet: start the API once")
         old = opened(ways, row["generation"], row["keys_sealed"])
         new = old._replace(generation=old.generation + 1, subjects=os.urandom(32))
         persons = await _reseal(connection, new.generation, Cipher(old.subjects), Cipher(new.subjects))
-        await connection.execute(
-            """UPDATE identity.platform_keys SET generation = $1, keys_sealed = $2, made_at = clock_timestamp()""",
-            new.generation,
-            ways[-1].wrapped(new),
-        )
+        await repository.replace_platform_keys(connection, new.generation, ways[-1].wrapped(new))
         # Processes that live open the new keys when they hear this, as when they start.
         await repository.revoke(connection, "signing_keys", "", None)
     return new.generation, persons
@@ -99,20 +95,10 @@ async def _reseal(connection: Connection, generation: int, old: Cipher, new: Cip
     """Seals the keys of all persons again, in batches; how many. What an erasure has destroyed stays destroyed."""
     count = 0
     while True:
-        rows = await connection.fetch(
-            """SELECT user_id, key_sealed FROM identity.subject_keys
-            WHERE key_sealed IS NOT NULL AND generation < $1 LIMIT $2 FOR UPDATE""",
-            generation,
-            _BATCH,
-        )
+        rows = await repository.subject_keys_before(connection, generation, _BATCH)
         if not rows:
             return count
         places = [subject_place(str(row["user_id"])) for row in rows]
-        await connection.execute(
-            """UPDATE identity.subject_keys k SET key_sealed = n.key_sealed, generation = $3
-            FROM unnest($1::uuid[], $2::bytea[]) AS n (user_id, key_sealed) WHERE k.user_id = n.user_id""",
-            [row["user_id"] for row in rows],
-            [new.seal(old.open(row["key_sealed"], place), place) for row, place in zip(rows, places, strict=True)],
-            generation,
-        )
+        sealed = [new.seal(old.open(row["key_sealed"], place), place) for row, place in zip(rows, places, strict=True)]
+        await repository.replace_subject_keys(connection, generation, [row["user_id"] for row in rows], sealed)
         count += len(rows)

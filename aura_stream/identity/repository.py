@@ -539,6 +539,43 @@ async def put_platform_keys(connection: Connection, fresh: bytes, before: bytes)
     await connection.execute("SELECT identity.put_platform_keys($1, $2)", fresh, before)
 
 
+async def lock_platform_keys(connection: Connection) -> Row | None:
+    """The same, until the transaction ends for nobody else: no person is made meanwhile. As the owner."""
+    return await connection.fetchrow("SELECT generation, keys_sealed FROM identity.platform_keys FOR UPDATE")
+
+
+async def replace_platform_keys(connection: Connection, generation: int, keys_sealed: bytes) -> None:
+    """Another generation of keys. As the owner."""
+    await connection.execute(
+        "UPDATE identity.platform_keys SET generation = $1, keys_sealed = $2, made_at = clock_timestamp()",
+        generation,
+        keys_sealed,
+    )
+
+
+async def subject_keys_before(connection: Connection, generation: int, count_max: int) -> Sequence[Row]:
+    """Persons' keys that an earlier generation seals, locked. As the owner."""
+    return await connection.fetch(
+        """SELECT user_id, key_sealed FROM identity.subject_keys
+        WHERE key_sealed IS NOT NULL AND generation < $1 LIMIT $2 FOR UPDATE""",
+        generation,
+        count_max,
+    )
+
+
+async def replace_subject_keys(
+    connection: Connection, generation: int, user_ids: Sequence[uuid.UUID], keys_sealed: Sequence[bytes]
+) -> None:
+    """Persons' keys, sealed by a later generation. As the owner."""
+    await connection.execute(
+        """UPDATE identity.subject_keys k SET key_sealed = n.key_sealed, generation = $1
+        FROM unnest($2::uuid[], $3::bytea[]) AS n (user_id, key_sealed) WHERE k.user_id = n.user_id""",
+        generation,
+        list(user_ids),
+        list(keys_sealed),
+    )
+
+
 # --- API keys -----------------------------------------------------------------------------------------------------
 
 

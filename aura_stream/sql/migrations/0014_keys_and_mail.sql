@@ -14,6 +14,10 @@ CREATE TABLE identity.platform_keys (
     made_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- Nobody but the owner's functions below: not even the API sees them by itself.
+ALTER TABLE identity.platform_keys ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_the_owner ON identity.platform_keys TO aura_owner USING (true) WITH CHECK (true);
+
 ALTER TABLE identity.subject_keys ADD COLUMN generation integer NOT NULL DEFAULT 1;
 COMMENT ON COLUMN identity.subject_keys.generation IS 'of the platform keys that seal it';
 
