@@ -74,7 +74,7 @@ def give_order(body: Json, given: Given) -> Json:
 
     Of what is neither there is no order: it is not found.
     """
-    settlement, asset, is_out = body.get("settlement") or {}, body["asset"], body["type"] == "withdrawal"
+    settlement, asset, is_out = body.get("settlement") or {}, str(body["asset"]), body["type"] == "withdrawal"
     if body["type"] not in ("deposit", "withdrawal"):
         raise Problem("transaction_not_found", f"There is no order {body['id']}.")
     fiat = TOKENS.get(asset, asset)
