@@ -6,7 +6,8 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format up down faults sim torture settlements bench lock clean
+.PHONY: help setup demo test unit integration coverage check audit format up down reset migrate rollback migration \
+	routes faults sim torture settlements bench lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,6 +38,15 @@ demo: setup ## Show the whole product working, on ports and data of its own
 test: check ## Check the code, then run all tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
 
+unit: setup ## Run the tests that need no service (ARGS="tests/domain -k holds")
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration and not long" $(ARGS)
+
+integration: setup ## Run the tests on a real Kafka and a real Postgres
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "integration and not long" $(ARGS)
+
+coverage: setup ## Run tests and say which lines they do not reach (ARGS="tests/domain")
+	@$(BIN)/python -m pytest -m "not long" --cov --cov-report=term-missing:skip-covered $(ARGS)
+
 faults: setup ## Run each fault of the matrix by itself, on three brokers (about ten minutes)
 	@$(BIN)/python -m pytest -m long tests/torture $(ARGS)
 
@@ -45,6 +55,10 @@ check: setup ## Formatting, lint, types, direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+# Of all that is locked, apart from our own environment. A package that cannot be looked up is a failure.
+audit: setup ## Look up every locked package among known vulnerabilities (needs a network)
+	@$(BIN)/uv tool run pip-audit@2.10.1 --strict --require-hashes --disable-pip -r requirements.lock $(ARGS)
 
 format: setup ## Format the code and mend what can be mended
 	@$(BIN)/ruff check --fix .
@@ -55,6 +69,21 @@ up: setup ## Start everything on this machine
 
 down: setup ## Stop it; the data stays (ARGS=--wipe removes it)
 	@$(BIN)/aura down $(ARGS)
+
+reset: setup ## Start from nothing: remove all data, start, migrate, seed (sandbox only)
+	@$(BIN)/aura reset --yes $(ARGS)
+
+migrate: setup ## Bring the database schema up to date
+	@$(BIN)/aura db migrate $(ARGS)
+
+rollback: setup ## Take back the newest migration
+	@$(BIN)/aura db rollback $(ARGS)
+
+migration: setup ## Write an empty migration (WORDS="notes on transfers")
+	@$(BIN)/aura db new "$(WORDS)"
+
+routes: setup ## List the routes of the HTTP API (ARGS=pauses)
+	@$(BIN)/aura routes $(ARGS)
 
 sim: setup ## Run simulated worlds (ARGS="--seeds 0:1000", --forever, --seed N --trace)
 	@$(BIN)/python -m tests.simulation $(ARGS)

@@ -18,6 +18,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
+from aura_stream.brokers import Brokers, client_options
 from aura_stream.domain.lanes.lines import AttemptLine, LaneLine, LaneRecord, NoteLine, ReleaseLine
 from aura_stream.ledger.connection import WRITER, connect
 
@@ -62,7 +63,7 @@ class AttemptsSink:
 
     def __init__(
         self,
-        bootstrap: str,
+        bootstrap: Brokers | str,
         dsn: str,
         topic: str,
         partitions: int,
@@ -90,7 +91,7 @@ class AttemptsSink:
     async def _write_on(self) -> None:
         connection = await connect(self._dsn, WRITER, application_name=f"aura attempts {self._topic}")
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
+            **client_options(self._bootstrap),
             enable_auto_commit=False,
             isolation_level="read_committed",
             auto_offset_reset="none",

@@ -82,7 +82,7 @@ async def deep(settings: Settings, settle_s: float = 10.0) -> list[Check]:
     """Runs the checks; see the module. Raises :class:`Behind` when a sink does not catch up within `settle_s`."""
     from agents.lanes_again import deep_lanes
 
-    kafka = RealKafka(settings.kafka_bootstrap)
+    kafka = RealKafka(settings.kafka)
     connection = await connect(settings.postgres_read_dsn, READER, command_timeout_s=None)
     try:
         await kafka.start()

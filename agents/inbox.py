@@ -11,6 +11,7 @@ from typing import Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from aura_stream.brokers import Brokers, client_options
 from aura_stream.engine.partitioner import Partitioner
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ _AGAIN_S: Final = 2.0
 class Inbox:
     """One producer per process."""
 
-    def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
+    def __init__(self, bootstrap: Brokers | str, topic: str, partitions: int) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
         self.partition_of = Partitioner(partitions)
@@ -55,7 +56,7 @@ class Inbox:
     async def _started(self) -> AIOKafkaProducer:
         async with self._starting:
             if self._producer is None:
-                producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, acks="all", enable_idempotence=True)
+                producer = AIOKafkaProducer(**client_options(self._bootstrap), acks="all", enable_idempotence=True)
                 await producer.start()
                 self._producer = producer
             return self._producer

@@ -203,7 +203,7 @@ class Ledger:
                 # "Not now" is no outcome: the same key may be used again.
                 tell_refused(unit, command, refusal, asked.transaction_id)
                 return
-            decision, sent = refused(asked, refusal.reason, at), None
+            decision, sent = refused(asked, refusal.reason, at, refusal.available), None
         if sent is not None:
             SENT.set(sent_key(asked.tenant, asked.customer, asked.asset), sent)
         begin(unit, command, key, asked.transaction_id, decision)

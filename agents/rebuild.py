@@ -44,6 +44,7 @@ from agents.deep import (
 from agents.lanes_again import ASKS, Again, replay_lanes
 from agents.ledger import Ledger
 from agents.worker import NAMES
+from aura_stream.brokers import client_options
 from aura_stream.domain.state import Rules
 from aura_stream.engine.kafka import Kafka, RealKafka
 from aura_stream.engine.producer import Message
@@ -177,7 +178,7 @@ async def rebuild_tables(settings: Settings, worker: str, partitions: Sequence[i
         for path in stores_of(settings, partition):
             if path.parent == directory:
                 _must_be_closed(path)
-    kafka = RealKafka(settings.kafka_bootstrap)
+    kafka = RealKafka(settings.kafka)
     done: list[Restored] = []
     try:
         await kafka.start()
@@ -229,12 +230,12 @@ async def rebuild_changelog(settings: Settings, settle_s: float = SINK_WAIT_S) -
         for path in stores_of(settings, partition):
             _must_be_closed(path)
     await apply_topics(
-        settings.kafka_bootstrap,
+        settings.kafka,
         [topics.CHANGELOG],
         partitions=settings.partitions,
         replication=settings.replication_factor,
     )
-    kafka = RealKafka(settings.kafka_bootstrap)
+    kafka = RealKafka(settings.kafka)
     connection = await connect(settings.postgres_read_dsn, READER, command_timeout_s=None)
     try:
         await kafka.start()
@@ -316,7 +317,7 @@ async def _write_changelog(settings: Settings, kafka: Kafka, partition: int, sta
 
 async def _must_have_no_members(settings: Settings, role: str) -> None:
     group = f"{settings.app_id}-{role}"
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
     await admin.start()
     try:
         for answer in await admin.describe_consumer_groups([group]):
@@ -367,7 +368,7 @@ async def rebuild_postgres(settings: Settings, into: str) -> Rewritten:
         await _must_be_empty(into)
     except ValueError as error:
         raise NotNow(str(error), "name an empty one: --into DSN") from None
-    kafka = RealKafka(settings.kafka_bootstrap)
+    kafka = RealKafka(settings.kafka)
     units = 0
     try:
         await kafka.start()
@@ -432,7 +433,7 @@ def _place(dsn: str) -> tuple[str | None, int | None, str]:
 
 async def _replay(settings: Settings, into: str) -> tuple[list[Replay], dict[int, int], Again, set[int]]:
     """The replays, where in the journal each partition's ended, those of lanes, and the sources that went on since."""
-    kafka = RealKafka(settings.kafka_bootstrap)
+    kafka = RealKafka(settings.kafka)
     await kafka.start()
     writer = await LedgerWriter.connect(into)
     replays: list[Replay] = []

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 import topics
+from aura_stream.brokers import Brokers, client_options
 from aura_stream.engine.errors import DataLost
 from aura_stream.engine.kafka import RETRIABLE, Kafka
 from aura_stream.engine.partition import Fetch, Gone, Partition
@@ -38,7 +39,7 @@ class Heads:
     on it. One that cannot be sent is tried again with the next.
     """
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: Brokers | str) -> None:
         self._bootstrap = bootstrap
         self._waiting: dict[int, Head] = {}
         self._producer: AIOKafkaProducer | None = None
@@ -63,7 +64,7 @@ class Heads:
         try:
             async with asyncio.timeout(HEADS_TIMEOUT_S):
                 if self._producer is None:
-                    producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, acks="all", client_id="aura-heads")
+                    producer = AIOKafkaProducer(**client_options(self._bootstrap), acks="all", client_id="aura-heads")
                     await producer.start()
                     self._producer = producer
                 for head in waiting.values():

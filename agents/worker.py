@@ -121,7 +121,7 @@ def _add_metrics_page(app: App, metrics: LaneMetrics) -> None:
 def _app(role: str, settings: Settings) -> App:
     return make_app(
         f"{settings.app_id}-{role}",
-        bootstrap=settings.kafka_bootstrap,
+        bootstrap=settings.kafka,
         datadir=str(_state_dir(settings) / "faust"),
         web_port=settings.faust_web_port,
         session_timeout_s=settings.session_timeout_s,
@@ -149,7 +149,7 @@ def ledger_app(settings: Settings) -> tuple[App, Feed]:
     app = _app("ledger", settings)
     rules = rules_of(settings)
     encoded, rules_hash = encode_rules(rules)
-    kafka = RealKafka(settings.kafka_bootstrap)
+    kafka = RealKafka(settings.kafka)
     setup = Setup(
         app_id=f"{settings.app_id}-ledger",
         kafka=kafka,
@@ -192,7 +192,7 @@ def sink_app(settings: Settings) -> tuple[App, Feed]:
     async def connect_writer() -> LedgerWriter:
         return await LedgerWriter.connect(settings.postgres_write_dsn, connections_max=CONNECTIONS_MAX)
 
-    sink = Sink(RealKafka(settings.kafka_bootstrap), connect_writer, Heads(settings.kafka_bootstrap))
+    sink = Sink(RealKafka(settings.kafka), connect_writer, Heads(settings.kafka))
     feed = Feed(app, (NAMES.journal,), sink.partition, on_ready=_ready(settings), on_closed=sink.close)
     return app, feed
 
@@ -205,11 +205,11 @@ def events_app(settings: Settings) -> tuple[App, Feed]:
 
     app = _app("events", settings)
     sources = tuple(topic.name for topic in topics.events(bare=settings.bare_event_topics))
-    event_log = EventLog(RealKafka(settings.kafka_bootstrap), EventWriter(settings.postgres_write_dsn), sources)
+    event_log = EventLog(RealKafka(settings.kafka), EventWriter(settings.postgres_write_dsn), sources)
     feed = Feed(app, sources, event_log.partition, on_ready=_ready(settings), on_closed=event_log.close)
     relay = Relay(
         settings.postgres_write_dsn,
-        settings.kafka_bootstrap,
+        settings.kafka,
         settings.partitions,
         {"account": sources[1], "auth": sources[2]},
     )
@@ -246,7 +246,7 @@ def bank_app(settings: Settings) -> tuple[App, Feed]:
         name: BankClient(name, known[name], connections=(rules.banks.get(name) or bank.Limits()).calls_at_once + 1)
         for name in names
     }
-    inbox = Inbox(settings.kafka_bootstrap, topics.BANK_INBOX.name, settings.partitions)
+    inbox = Inbox(settings.kafka, topics.BANK_INBOX.name, settings.partitions)
     calls = BankCalls(clients, inbox, settings.bank_webhook_url)
     return _lane_app("bank", settings, topics.BANK, BankLanes(rules), rules, BANK_SOURCE, calls)
 
@@ -262,7 +262,7 @@ def chain_app(settings: Settings) -> tuple[App, Feed]:
     rules = lane_rules_of(settings)
     key = load_key(settings)
     keys = {token: derived(key, token) for token in sorted(TOKENS)}
-    inbox = Inbox(settings.kafka_bootstrap, topics.CHAIN_INBOX.name, settings.partitions)
+    inbox = Inbox(settings.kafka, topics.CHAIN_INBOX.name, settings.partitions)
     calls = ChainCalls(ChainNode(settings.chain_rpc_url), keys, rules, inbox, settings)
     return _lane_app("chain", settings, topics.CHAIN, ChainLanes(rules, keys), rules, CHAIN_SOURCE, calls)
 
@@ -292,7 +292,7 @@ def _lane_app(
     requests, inbox, journal, changelog = (topic.name for topic in own)
     app = _app(role, settings)
     encoded, rules_hash = encode_rules(rules)
-    kafka = RealKafka(settings.kafka_bootstrap)
+    kafka = RealKafka(settings.kafka)
     setup = Setup(
         app_id=f"{settings.app_id}-{role}",
         kafka=kafka,
@@ -320,7 +320,7 @@ def _lane_app(
     app.task(outside.run)
     metrics = LaneMetrics(feed)
     attempts = AttemptsSink(
-        *(settings.kafka_bootstrap, settings.postgres_write_dsn, journal, settings.partitions),
+        *(settings.kafka, settings.postgres_write_dsn, journal, settings.partitions),
         on_ended=metrics.ended,
     )
     app.task(attempts.run)

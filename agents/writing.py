@@ -164,6 +164,7 @@ def begin(
             after.deadline if after.state in EXPIRING else 0,
             journals,
             None if settlement is None else by_bank(settlement, after.deadline),
+            decision.available,
         )
     )
     if settlement is not None:

@@ -60,6 +60,7 @@ class TransactionLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field
     expires_at: int = 0
     journals: list[Journal] = []
     by_bank: ByBank | None = None
+    available: str = ""  # what there was, in major units, when it was refused for too little
 
 
 class ChangeLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="change"):

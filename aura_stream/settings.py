@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from pydantic import (
@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aura_stream import SettingsError, SetupError
+from aura_stream.brokers import Brokers, Mechanism, Security
 from aura_stream.domain.lanes import bank, minter
 from aura_stream.domain.state import SettlementRules
 
@@ -41,7 +42,8 @@ _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\
 _SANDBOX_SECRET = "known-to-everybody-and-good-for-play-money-only"  # noqa: S105 - refused outside the sandbox
 _IDENTITY_SECRET_MIN = {"sandbox": 32, "live": 64}
 _DSN_PASSWORD_MIN = 12
-_TELLTALE = re.compile(r"change-?me|secret|password|example|sandbox|(.)\1{7}", re.IGNORECASE)
+_DSNS = ("postgres_dsn", "postgres_write_dsn", "postgres_read_dsn", "postgres_identity_dsn")
+_TELLTALE = re.compile(r"change-?me|known-to|secret|password|example|sandbox|(.)\1{7}", re.IGNORECASE)
 """What no random secret contains, and every placeholder does."""
 
 
@@ -132,6 +134,28 @@ class Settings(BaseSettings):
     kafka_bootstrap: str = Field(
         "", description="Kafka brokers, `host:port[,host:port...]`; default: 127.0.0.1:<kafka_port>."
     )
+    kafka_security: Security = Field(
+        "plaintext",
+        description="How brokers are spoken to: `plaintext`, `ssl` (TLS), `sasl_plaintext`, `sasl_ssl` (with a "
+        "name and password).",
+    )
+    kafka_ca_file: Path | None = Field(
+        None, description="File with who has signed the brokers' certificates; default: whom this machine trusts."
+    )
+    kafka_cert_file: Path | None = Field(
+        None, description="File with this client's certificate, where brokers ask for one."
+    )
+    kafka_key_file: Path | None = Field(None, description="File with its key; default: in the same file.")
+    kafka_username: str = Field("", description="Name of this process at the brokers, with `sasl_...`.")
+    kafka_password: SecretStr = Field(SecretStr(""), description="Its password.")
+    kafka_mechanism: Mechanism = Field(
+        "SCRAM-SHA-512", description="How the password is proven: `SCRAM-SHA-512`, `SCRAM-SHA-256`, `PLAIN`."
+    )
+    private_network: bool = Field(
+        False,
+        description="Says that Kafka and Postgres are reached over a network of their own, as in docker-compose.yml: "
+        "else what is not on this machine needs TLS outside the sandbox.",
+    )
     kafka_port: int = Field(9092, ge=1, le=65535, description="Port of the embedded Kafka that `aura up` starts.")
     postgres_dsn: str = Field(
         "",
@@ -146,6 +170,10 @@ class Settings(BaseSettings):
     postgres_port: int = Field(5432, ge=1, le=65535, description="Port of the embedded Postgres.")
     api_host: str = Field("127.0.0.1", description="Address the HTTP API listens on.")
     api_port: int = Field(8080, ge=1, le=65535, description="Port the HTTP API listens on.")
+    metrics_host: str = Field("127.0.0.1", description="Address of `/metrics`, which is not on the API's port.")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port of `/metrics`; default: AURA_API_PORT + 1000, or - 1000 beyond 65535."
+    )
     api_url: str = Field("", description="Where clients reach the API; default: http://<api_host>:<api_port>.")
     api_key: SecretStr | None = Field(
         None,
@@ -156,6 +184,10 @@ class Settings(BaseSettings):
         SecretStr(_SANDBOX_SECRET),
         description="Seals signing keys and mails in Postgres, the same on all API nodes; "
         "random, 64 characters or more outside the sandbox.",
+    )
+    identity_secret_next: SecretStr | None = Field(
+        None,
+        description="The next AURA_IDENTITY_SECRET, while it is being changed (`aura keys rotate`); of the same form.",
     )
     token_issuer: str = Field("aura", description="`iss` of the tokens made here; the same on all API nodes.")
     access_token_s: int = Field(900, ge=10, le=3600, description="Life of an access token, in seconds.")
@@ -224,6 +256,22 @@ class Settings(BaseSettings):
         le=10**12,
         description="What a new wallet starts with in the sandbox, in cents; nothing in live mode.",
     )
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="Mail server: `smtp://user:password@host:587` (STARTTLS is demanded) or `smtps://...:465`; in the "
+        "sandbox also `smtp+plain://`. Default: in the sandbox a mailbox to look into, else mails wait.",
+    )
+    mail_from: str = Field(
+        "Aura Stream <no-reply@localhost>",
+        pattern=r"^[^\r\n]{1,200}$",
+        description="Sender of mails, as in `Example Bank <no-reply@bank.example>`.",
+    )
+    mail_link: str = Field(
+        "",
+        max_length=1024,
+        description="Page that takes what is in a mail, with `{template}` (verify_email, reset_password) and `{token}` "
+        "in it; default: the mail shows the token.",
+    )
     webhook_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Hosts, or host:port, that webhooks may reach although they are not public, comma separated; "
@@ -233,6 +281,10 @@ class Settings(BaseSettings):
         1000, ge=1, le=100_000, description="Event streams that one API process serves at the same time."
     )
     api_wait_s: float = Field(2.0, ge=0, le=30, description="How long a request waits for its outcome, in seconds.")
+    read_cache_mib: int = Field(
+        16, ge=0, le=65_536, description="Memory of one API process for answers of reads, in MiB; 0: none are kept."
+    )
+    read_cache_s: float = Field(30.0, ge=0, le=3600, description="Longest life of such an answer, in seconds.")
     mock_bank_port: int = Field(8090, ge=1, le=65535, description="Loopback port of the mock bank (sandbox only).")
     mock_bank_secret: SecretStr | None = Field(
         None, description="From which the mock bank derives its secrets; default: made once and kept with its data."
@@ -324,6 +376,20 @@ class Settings(BaseSettings):
     access_log: bool = Field(True, description="Whether the API logs one line per request.")
 
     @property
+    def kafka(self) -> Brokers:
+        """Where Kafka is, and how it is spoken to."""
+        return Brokers(
+            self.kafka_bootstrap,
+            self.kafka_security,
+            str(self.kafka_ca_file or ""),
+            str(self.kafka_cert_file or ""),
+            str(self.kafka_key_file or ""),
+            self.kafka_username,
+            self.kafka_password.get_secret_value(),
+            self.kafka_mechanism,
+        )
+
+    @property
     def ready_file(self) -> Path:
         """The file that a worker writes when it does its work, and removes when it stops."""
         return self.home / "run" / f"{self.worker_id}.ready"
@@ -385,7 +451,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{part!r} is not host:port")
         return value
 
-    @field_validator("postgres_dsn", "postgres_write_dsn", "postgres_read_dsn", "postgres_identity_dsn")
+    @field_validator(*_DSNS)
     @classmethod
     def _is_dsn(cls, value: str) -> str:
         if value and not value.startswith(("postgresql://", "postgres://")):
@@ -397,6 +463,22 @@ class Settings(BaseSettings):
     def _is_http(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")):
             raise ValueError("the address of a node must begin with http:// or https://")
+        return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _is_mail_server(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parts = urlsplit(value.get_secret_value())
+            if parts.scheme not in ("smtp", "smtps", "smtp+plain") or not parts.hostname:
+                raise ValueError("a mail server is smtp://, smtps:// or (sandbox) smtp+plain://, then user, host, port")
+        return value
+
+    @field_validator("mail_link")
+    @classmethod
+    def _takes_a_token(cls, value: str) -> str:
+        if value and "{token}" not in value:
+            raise ValueError("a link must have {token} in it")
         return value
 
     @field_validator("settlement_rules", "bank_limits", "chain_limits")
@@ -417,9 +499,11 @@ class Settings(BaseSettings):
         filled = dict(values)
         filled["kafka_bootstrap"] = have["kafka_bootstrap"] or f"127.0.0.1:{have['kafka_port']}"
         filled["postgres_dsn"] = have["postgres_dsn"] or f"postgresql://aura@127.0.0.1:{have['postgres_port']}/aura"
-        for name in ("postgres_write_dsn", "postgres_read_dsn", "postgres_identity_dsn"):
+        for name in _DSNS[1:]:
             filled[name] = have[name] or filled["postgres_dsn"]
         filled["api_url"] = (have["api_url"] or f"http://{have['api_host']}:{have['api_port']}").rstrip("/")
+        api_port = int(have["api_port"])
+        filled["metrics_port"] = int(have["metrics_port"]) or api_port + (1000 if api_port <= 64_535 else -1000)
         filled["settlement"] = have["mode"] == "sandbox" if have["settlement"] is None else have["settlement"]
         filled["bank_webhook_url"] = have["bank_webhook_url"] or f"{filled['api_url']}/v1/bank-webhooks/{{bank}}"
         filled["chain_rpc_url"] = have["chain_rpc_url"] or f"http://127.0.0.1:{have['chain_port']}"
@@ -428,28 +512,52 @@ class Settings(BaseSettings):
         return filled
 
     @model_validator(mode="after")
+    def _let_in_by_kafka(self) -> Self:
+        if self.kafka_security.startswith("sasl") and not (self.kafka_username and self.kafka_password):
+            raise ValueError("kafka_username: with AURA_KAFKA_SECURITY=sasl_... a name and a password are needed")
+        if self.mode == "sandbox" or self.private_network:
+            return self
+        hosts = [one.strip().rpartition(":")[0].strip("[]") for one in self.kafka_bootstrap.split(",")]
+        if not self.kafka.uses_tls and not all(_is_here(host) for host in hosts):
+            raise ValueError(
+                "kafka_security: outside the sandbox brokers that are not on this machine need TLS (`ssl` or "
+                "`sasl_ssl`), or AURA_PRIVATE_NETWORK=true"
+            )
+        for name in _DSNS:
+            parts = urlsplit(getattr(self, name))
+            modes = parse_qs(parts.query).get("sslmode", [""])
+            if not _is_here(parts.hostname or "") and modes[-1] not in ("verify-ca", "verify-full"):
+                raise ValueError(
+                    f"{name}: outside the sandbox a database that is not on this machine needs `?sslmode=verify-full` "
+                    "(with sslrootcert), or AURA_PRIVATE_NETWORK=true"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _safe_in_live(self) -> Self:
         if self.mode != "sandbox" and self.webhook_allow:
             raise ValueError("webhook_allow: outside the sandbox webhooks reach public addresses only")
         if self.mode != "sandbox" and (self.api_key is None or len(self.api_key.get_secret_value()) < 24):
             raise ValueError("api_key: an API key of 24 characters or more must be set outside the sandbox")
-        secret, least = self.identity_secret.get_secret_value(), _IDENTITY_SECRET_MIN[self.mode]
-        if len(secret) < least:
-            raise ValueError(f"identity_secret: {least} characters or more are needed in mode {self.mode}")
+        plain = self.smtp_url is not None and self.smtp_url.get_secret_value().startswith("smtp+plain:")
+        if self.mode != "sandbox" and plain:
+            raise ValueError("smtp_url: outside the sandbox mails travel by TLS, smtp:// or smtps://")
+        least = _IDENTITY_SECRET_MIN[self.mode]
+        for name, secret in self._identity_secrets():
+            if len(secret) < least:
+                raise ValueError(f"{name}: {least} characters or more are needed in mode {self.mode}")
+            if self.mode != "sandbox" and _is_weak(secret):
+                raise ValueError(f"{name}: outside the sandbox it must be random, as from `openssl rand -hex 32`")
         if self.mode != "sandbox":
             if self.api_key is not None and _is_weak(self.api_key.get_secret_value()):
                 raise ValueError("api_key: outside the sandbox it must be random, as from `openssl rand -hex 32`")
-            for name in ("postgres_dsn", "postgres_write_dsn", "postgres_read_dsn", "postgres_identity_dsn"):
+            for name in _DSNS:
                 password = urlsplit(getattr(self, name)).password
                 if password is not None and (len(password) < _DSN_PASSWORD_MIN or _TELLTALE.search(password)):
                     raise ValueError(
                         f"{name}: outside the sandbox its password must be random and have "
                         f"{_DSN_PASSWORD_MIN} characters or more"
                     )
-            if _is_weak(secret):
-                raise ValueError(
-                    "identity_secret: outside the sandbox it must be random, as from `openssl rand -hex 32`"
-                )
             if any(one.jwks_url.startswith("http:") for one in self.oidc_issuers):
                 raise ValueError("oidc_issuers: outside the sandbox a jwks_url must begin with https://")
         for one in self.oidc_issuers:
@@ -458,6 +566,18 @@ class Settings(BaseSettings):
         if len({one.issuer for one in self.oidc_issuers}) < len(self.oidc_issuers):
             raise ValueError("oidc_issuers: each issuer belongs to one tenant, and stands once")
         return self
+
+    def _identity_secrets(self) -> list[tuple[str, str]]:
+        named = {"identity_secret": self.identity_secret, "identity_secret_next": self.identity_secret_next}
+        return [(name, one.get_secret_value()) for name, one in named.items() if one is not None]
+
+
+def _is_here(host: str) -> bool:
+    """Whether it names this machine; nothing at all is a socket on it."""
+    try:
+        return host in ("", "localhost") or host.startswith("/") or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_weak(secret: str) -> bool:

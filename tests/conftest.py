@@ -43,6 +43,36 @@ class ExternalPostgres:
         return urlunsplit(parts._replace(path=f"/{database}")) if database else self.owner_dsn
 
 
+_SERVICES = frozenset({"kafka", "postgres"})
+_WITH_PROCESSES = frozenset(
+    {
+        "bench",
+        "chain",
+        "connectors",
+        "demo",
+        "docs",
+        "e2e",
+        "invariants",
+        "mock_bank",
+        "reconcile",
+        "services",
+        "torture",
+    }
+)
+"""Folders whose tests start processes of their own."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs a service: by its fixtures, or by the folder where it lies. Orders the files, so that several
+    processes end together (`tests/order.py`)."""
+    tests = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
+        if folder in _WITH_PROCESSES or _SERVICES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("integration")
+    in_order(items)
+
+
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer | ExternalKafka]:
     """A broker for the whole run (``.bootstrap``). Tests share it, so they name their own topics and groups."""
@@ -102,11 +132,6 @@ def unique() -> str:
 def _no_stray_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep a developer's own `.aura/env` out of the tests."""
     monkeypatch.setenv("AURA_HOME", str(tmp_path / ".aura"))
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the test files in an order in which several processes end together (`tests/order.py`)."""
-    in_order(items)
 
 
 def _database(postgres: PostgresServer | ExternalPostgres, template: str) -> Iterator[str]:

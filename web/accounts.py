@@ -15,6 +15,7 @@ from web.commands import no_account, owner_of
 from web.pages import asked, empty, time_of, times_of
 from web.problems import FieldError, Problem
 from web.submit import submit
+from web.tail import Ends
 from web.views import account_of_row, balances_of, entry_of_row
 
 
@@ -47,39 +48,51 @@ async def close_account(call: Call) -> web.Response:
 
 async def get_account(call: Call) -> web.Response:
     """GET /v1/accounts/{account_id}."""
-    return json_response(account_of_row(await _account(call)))
+
+    async def make(ends: Ends) -> dict[str, Any]:
+        return account_of_row(await _account(call, ends))
+
+    return await call.services.answers.answer(call, [_partition(call)], make)
 
 
 async def get_account_balances(call: Call) -> web.Response:
     """GET /v1/accounts/{account_id}/balances, now or as of `effective_at` and `known_at`."""
     account_id = call.path["account_id"]
     times = {name: time_of(name, call.query[name]) for name in ("effective_at", "known_at") if name in call.query}
-    await _account(call)
-    try:
-        balances: Balances | None
-        if times:
-            balances = await call.services.reads.balances_as_of(
-                call.tenant, account_id, times.get("effective_at"), times.get("known_at")
-            )
-        else:
-            balances = await call.services.reads.balances(call.tenant, account_id)
-    except ReadsUnavailable as error:
-        raise postgres_away(error) from None
-    as_of = {name: call.query[name] for name in times}
-    return json_response(balances_of(account_id, balances or Balances(0, 0, 0)) | as_of)
+
+    async def make(ends: Ends) -> dict[str, Any]:
+        await _account(call, ends)
+        try:
+            balances: Balances | None
+            if times:
+                balances = await call.services.reads.balances_as_of(
+                    call.tenant, account_id, times.get("effective_at"), times.get("known_at")
+                )
+            else:
+                balances = await call.services.reads.balances(call.tenant, account_id)
+        except ReadsUnavailable as error:
+            raise postgres_away(error) from None
+        as_of = {name: call.query[name] for name in times}
+        return balances_of(account_id, balances or Balances(0, 0, 0)) | as_of
+
+    return await call.services.answers.answer(call, [_partition(call)], make)
 
 
 async def list_account_entries(call: Call) -> web.Response:
     """GET /v1/accounts/{account_id}/entries, newest first."""
     wanted = asked(call.query, ENTRIES, times_of(call.query))
-    await _account(call)
-    try:
-        rows, total = await call.services.reads.entries_of_account(
-            call.tenant, call.path["account_id"], wanted.page, counted=wanted.is_numbered
-        )
-    except ReadsUnavailable as error:
-        raise postgres_away(error) from None
-    return json_response(wanted.answer(rows, total, entry_of_row))
+
+    async def make(ends: Ends) -> dict[str, Any]:
+        await _account(call, ends)
+        try:
+            rows, total = await call.services.reads.entries_of_account(
+                call.tenant, call.path["account_id"], wanted.page, counted=wanted.is_numbered
+            )
+        except ReadsUnavailable as error:
+            raise postgres_away(error) from None
+        return wanted.answer(rows, total, entry_of_row)
+
+    return await call.services.answers.answer(call, [_partition(call)], make)
 
 
 async def list_accounts(call: Call) -> web.Response:
@@ -91,13 +104,15 @@ async def list_accounts(call: Call) -> web.Response:
     if not is_within_reach:
         # Somebody else's list is as empty as that of a customer without accounts.
         return json_response(empty(wanted))
-    services = call.services
-    await services.lookup.fresh(partitions_of(call, filters.get("customer")))
-    try:
-        rows, total = await services.reads.accounts(call.tenant, wanted.page, counted=wanted.is_numbered)
-    except ReadsUnavailable as error:
-        raise postgres_away(error) from None
-    return json_response(wanted.answer(rows, total, account_of_row))
+
+    async def make(ends: Ends) -> dict[str, Any]:
+        try:
+            rows, total = await call.services.reads.accounts(call.tenant, wanted.page, counted=wanted.is_numbered)
+        except ReadsUnavailable as error:
+            raise postgres_away(error) from None
+        return wanted.answer(rows, total, account_of_row)
+
+    return await call.services.answers.answer(call, partitions_of(call, filters.get("customer")), make)
 
 
 def partitions_of(call: Call, customer: str | None) -> Sequence[int]:
@@ -114,18 +129,21 @@ async def _change(call: Call, type_: str) -> web.Response:
     return await submit(call, type_, customer, {"account_id": account_id})
 
 
-async def _account(call: Call) -> dict[str, Any]:
-    """The account's row after everything decided before this request. Raises Problem, 404 only when it is proven."""
+def _partition(call: Call) -> int:
+    """The partition of the path's account. Raises Problem when it is not the caller's to see."""
+    customer = owner_of(call, call.path["account_id"], "account_id")
+    return call.services.commands.partition_of(record_key(call.tenant, customer))
+
+
+async def _account(call: Call, ends: Ends) -> dict[str, Any]:
+    """The account's row after everything decided below `ends`. Raises Problem, 404 only when it is proven."""
     account_id = call.path["account_id"]
-    customer = owner_of(call, account_id, "account_id")
     services = call.services
-    partition = services.commands.partition_of(record_key(call.tenant, customer))
-    ends = await services.lookup.fresh([partition])
     try:
         row = await services.reads.account(call.tenant, account_id)
         if row is None:
             # Its opening may be accepted and not decided: an accepted id never answers 404.
-            await services.lookup.decided(partition, ends)
+            await services.lookup.decided(_partition(call), ends)
             row = await services.reads.account(call.tenant, account_id)
     except ReadsUnavailable as error:
         raise postgres_away(error) from None

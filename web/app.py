@@ -17,6 +17,7 @@ from aura_stream.logs import ACCESS
 from aura_stream.settings import Settings
 from web import (
     accounts,
+    assets,
     bank_webhooks,
     batch,
     dead_letters,
@@ -39,6 +40,7 @@ from web.call import (
     BATCH_BODY_MAX,
     COMMAND_ID,
     PRINCIPAL,
+    REFUSED_BY,
     REQUEST_ID,
     Handler,
     dispatch,
@@ -63,6 +65,8 @@ HANDLERS: dict[str, Handler] = {
     "openAccount": accounts.open_account,
     "listAccounts": accounts.list_accounts,
     "getAccount": accounts.get_account,
+    "listAssets": assets.list_assets,
+    "getAsset": assets.get_asset,
     "getAccountBalances": accounts.get_account_balances,
     "listAccountEntries": accounts.list_account_entries,
     "freezeAccount": accounts.freeze_account,
@@ -97,12 +101,15 @@ HANDLERS: dict[str, Handler] = {
     "changePassword": auth.change_password,
     "verifyEmail": auth.verify_email,
     "resendVerification": auth.resend_verification,
+    "forgotPassword": auth.forgot_password,
+    "resetPassword": auth.reset_password,
     "getAuthMe": auth.get_me,
     "getMe": auth.get_me,
     "updateMe": auth.update_me,
     "listMySessions": auth.list_my_sessions,
     "endMySession": auth.end_my_session,
     "getMyMailbox": auth.get_my_mailbox,
+    "listMailbox": auth.list_mailbox,
     "getJwks": auth.get_jwks,
     "listUserSessions": lists.list_user_sessions,
     "endUserSession": lists.end_user_session,
@@ -165,7 +172,6 @@ HANDLERS: dict[str, Handler] = {
     "getDetailedHealth": system.get_detailed_health,
     "getReadiness": system.get_readiness,
     "getLiveness": system.get_liveness,
-    "getMetrics": system.get_metrics,
     "getContract": system.get_contract,
     "getDocs": documentation.get_page,
     "getSwagger": documentation.get_page,
@@ -258,8 +264,11 @@ async def serve(
     watch = Watch(runner.server, settings.header_timeout_s, settings.stall_timeout_s)
     watch.start()
     logging.getLogger("aiohttp.server").addFilter(_NotHttp())
+    metrics = web.AppRunner(metrics_app(app[SERVICES]), access_log=None, handle_signals=False)
+    await metrics.setup()
     try:
         await web.TCPSite(runner, settings.api_host, settings.api_port, backlog=1024).start()
+        await _open_metrics(metrics, settings)
         ready()
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -268,7 +277,30 @@ async def serve(
         await stopped.wait()
     finally:
         await watch.stop()
+        await metrics.cleanup()
         await runner.cleanup()
+
+
+def metrics_app(services: Services) -> web.Application:
+    """`GET /metrics`, for a port that the public does not reach (SEC41)."""
+
+    async def show(_: web.Request) -> web.Response:
+        return web.Response(
+            body=services.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    app = web.Application()
+    app.router.add_get("/metrics", show)
+    return app
+
+
+async def _open_metrics(runner: web.AppRunner, settings: Settings) -> None:
+    """Who cannot be measured serves all the same."""
+    try:
+        await web.TCPSite(runner, settings.metrics_host, settings.metrics_port).start()
+    except OSError as error:
+        where = f"http://{settings.metrics_host}:{settings.metrics_port}/metrics"
+        log.error("no metrics at %s (%s): choose another AURA_METRICS_PORT", where, error)
 
 
 async def _run_services(app: web.Application) -> AsyncIterator[None]:
@@ -332,8 +364,9 @@ def _access_line(request: web.Request, operation: str, status: int, seconds: flo
     principal = request.get(PRINCIPAL)
     if principal is not None:
         line |= {"tenant": principal.tenant, "actor": principal.actor}
-    if COMMAND_ID in request:
-        line["command_id"] = request[COMMAND_ID]
+    for key, name in ((COMMAND_ID, "command_id"), (REFUSED_BY, "refused_by")):
+        if key in request:
+            line[name] = request[key]
     return line
 
 

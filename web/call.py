@@ -17,6 +17,7 @@ from aiohttp import web
 
 from aura_stream.domain.ids import id_text
 from aura_stream.domain.reasons import Refused
+from aura_stream.domain.strict_json import refuse_twice
 from aura_stream.identity.audit import Origin
 from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.feed import Unconfirmed
@@ -47,6 +48,8 @@ WAIT_MAX_S = 30.0
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 COMMAND_ID: web.RequestKey[str] = web.RequestKey("command_id", str)
 """The command that a request has sent: the id that the journal, the tables and dead letters have."""
+REFUSED_BY: web.RequestKey[str] = web.RequestKey("refused_by", str)
+"""The service whose rule refused a request."""
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 """Who asks, once that is known."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -241,6 +244,8 @@ async def _run(call: Call, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(call)
     except Refused as refused:
+        if refused.context:
+            call.request[REFUSED_BY] = refused.context
         raise refused_problem(refused) from None
     except IdentityUnavailable as error:
         raise identity_away(error) from None
@@ -295,24 +300,13 @@ async def _json_body(request: web.Request, operation: Operation, numbers: frozen
         raise Problem("invalid_json", "The body is empty.")
     try:
         value = orjson.loads(raw)
-        _read_once(raw.decode())
+        refuse_twice(raw)
         if numbers and isinstance(value, dict):
             value |= _exact(raw, numbers)
     except (ValueError, RecursionError) as error:
         raise Problem("invalid_json", str(error)) from None
     operation.body.check(value)
     return dict(value)
-
-
-def _once(members: list[tuple[str, Any]]) -> None:
-    """Refuses a name that is given twice: who reads the first and who reads the last would see different requests."""
-    names = {name for name, _ in members}
-    if len(names) != len(members):
-        twice = next(name for number, (name, _) in enumerate(members) if name in dict(members[:number]))
-        raise ValueError(f"{twice[:80]!r} is given more than once")
-
-
-_read_once = json.JSONDecoder(object_pairs_hook=_once).decode
 
 
 def _exact(raw: bytes, names: frozenset[str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from aura_stream.brokers import Brokers, client_options
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.engine.producer import METADATA_MAX_AGE_MS
 from web.problems import Problem
@@ -77,7 +78,7 @@ class _Batch:
 class CommandLog:
     """The producer of commands. `acknowledge_s` bounds every request; the producer itself never gives up."""
 
-    def __init__(self, bootstrap: str, topic: str, partitions: int, *, acknowledge_s: float = 5.0) -> None:
+    def __init__(self, bootstrap: Brokers | str, topic: str, partitions: int, *, acknowledge_s: float = 5.0) -> None:
         self.partition_of = Partitioner(partitions)
         self._bootstrap = bootstrap
         self._topic = topic
@@ -247,7 +248,7 @@ class CommandLog:
         known = ""
         while True:
             producer = AIOKafkaProducer(
-                bootstrap_servers=self._bootstrap,
+                **client_options(self._bootstrap),
                 client_id="aura-api",
                 acks="all",
                 enable_idempotence=True,

@@ -15,6 +15,7 @@ from aiohttp import web
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from aura_stream.brokers import client_options
 from aura_stream.domain.reasons import Refused
 from aura_stream.identity import repository
 from aura_stream.identity.audit import NO_TENANT
@@ -197,7 +198,7 @@ async def _reading(call: Call) -> AsyncIterator[_Log]:
     """The topic for one request. Raises :class:`Problem` ``service_unavailable`` while Kafka does not answer."""
     settings = call.services.settings
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_bootstrap,
+        **client_options(settings.kafka),
         client_id="aura-api-dead-letters",
         group_id=None,
         enable_auto_commit=False,

@@ -27,7 +27,7 @@ from web.services import Networks, Services
 
 UNLIMITED: Final = frozenset(
     {
-        *("getHealth", "getDetailedHealth", "getReadiness", "getLiveness", "getMetrics", "getContract", "getJwks"),
+        *("getHealth", "getDetailedHealth", "getReadiness", "getLiveness", "getContract", "getJwks"),
         *("getDocs", "getSwagger", "getDocsFile", "listProblems", "getProblem"),
     }
 )
@@ -129,6 +129,13 @@ async def guessing(request: web.Request, services: Services, email: str, origin:
     _give_back(request, services, spent)
     async with identity.database.nobody() as connection:
         await repository.remember_login_place(connection, target, place)
+
+
+async def spend_mail(request: web.Request, services: Services, email: str, origin: Origin) -> None:
+    """Spends of an address that a mail is asked for. Raises :class:`Problem` ``rate_limited``."""
+    settings, target = services.settings, services.identity.sealer.pseudonym(email)
+    bucket = Bucket("mails", target, "", settings.login_limit, settings.login_window_s)
+    await _spend(request, services, bucket, 1, None, origin, subject=target)
 
 
 def _give_back(request: web.Request, services: Services, spent: list[Bucket]) -> None:

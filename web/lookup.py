@@ -79,14 +79,18 @@ class Lookup:
 
         Returns the ends at that moment. Raises :class:`Problem` ``ledger_behind`` or ``service_unavailable``.
         """
+        ends = await self.ends()
+        await self.settled(partitions, ends)
+        return ends
+
+    async def settled(self, partitions: Iterable[int], ends: Ends) -> None:
+        """Waits until Postgres has what lies below `ends` of these partitions' journals. Raises as `fresh` does."""
         deadline = self._deadline()
-        ends = await self._ends()
         wanted = list(partitions)
         limits = [end if one in wanted else 0 for one, end in enumerate(ends.journal)]
         if not await self._tail.caught_up(limits, deadline):
             raise _behind("the journal is not read to its end yet")
         await self._until_stored(wanted, deadline)
-        return ends
 
     async def decided(self, partition: int, ends: Ends) -> None:
         """Waits until every command of a partition below `ends` is decided, and stored. Raises ``ledger_behind``."""
@@ -97,7 +101,7 @@ class Lookup:
 
     async def _newest(self, tenant: str, transaction_id: str) -> TransactionView | Json:
         deadline = self._deadline()
-        ends = await self._ends()
+        ends = await self.ends()
         if not await self._tail.caught_up(ends.journal, deadline):
             raise _behind("the journal is not read to its end yet")
         accepted = self._accepted.undecided(tenant, transaction_id)
@@ -240,7 +244,8 @@ class Lookup:
             async with asyncio.timeout_at(deadline):
                 await self._tail.skip_markers(ends)
 
-    async def _ends(self) -> Ends:
+    async def ends(self) -> Ends:
+        """How far journal and commands go now. Raises :class:`Problem` ``service_unavailable``."""
         try:
             return await self._tail.ends()
         except (KafkaError, OSError, TimeoutError) as error:

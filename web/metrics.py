@@ -8,6 +8,7 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from aura_stream.identity.identity import Identity
+from web.cached import Answers
 from web.command_log import CommandLog
 from web.events_parts import EventParts
 from web.reconciled import Reconciled
@@ -19,7 +20,9 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class Metrics:
     """A registry of its own, so that several apps can live in one process (tests)."""
 
-    def __init__(self, tail: Tail, commands: CommandLog, identity: Identity, events: EventParts) -> None:
+    def __init__(
+        self, tail: Tail, commands: CommandLog, identity: Identity, events: EventParts, answers: Answers
+    ) -> None:
         self._registry = CollectorRegistry()
         labels = ("operation", "method", "status")
         requests = Counter("aura_http_requests", "Answered requests.", labels, registry=self._registry)
@@ -52,6 +55,8 @@ class Metrics:
             ),
             "aura_http_audit_lost": ("Refusals that the audit log had no room for.", lambda: identity.audit.lost),
             "aura_http_event_streams": ("Event streams that are open.", lambda: len(events.tail)),
+            "aura_http_read_cache_hits": ("Reads answered from memory.", lambda: answers.used["hit"]),
+            "aura_http_read_cache_misses": ("Reads that had to be made.", lambda: answers.used["miss"]),
             "aura_http_cleaned_rows": (
                 "Rows removed because they have served their time.",
                 lambda: sum(identity.cleanup.removed.values()),

@@ -138,7 +138,8 @@ def answer_transaction(prepared: Prepared, end: Step, view: TransactionView | No
         members = prepared.members | {"transaction_status": end.status, "transaction_state": end.state}
         problem = problem_of(end.reason, "", members, headers=REPLAYED if replayed else {})
         if end.reason == "insufficient_funds":
-            problem.details = _asked_for(command.data)
+            first = view.events[0] if view is not None and view.events else {}
+            problem.details = _asked_for(command.data, first.get("available"))
         raise problem
     if not end.is_settled:
         return accepted(prepared, end.status, end.state, replayed)
@@ -180,11 +181,12 @@ def problem_of(reason: str, detail: str, members: dict[str, str], headers: dict[
     return Problem(code, detail or (reason if code != reason else ""), headers=headers, members=members)
 
 
-def _asked_for(data: Any) -> dict[str, str]:
-    """Which account was to pay how much (L52): said of the command, so that a repeat is told the same."""
+def _asked_for(data: Any, available: str | None) -> dict[str, str]:
+    """Which account was to pay how much, and what it had (L52): by the decision, so that a repeat is told the same."""
     account_id = data.from_account_id if hasattr(data, "from_account_id") else data.account_id
     asset = parse_account_id(account_id).asset
-    return {"account_id": account_id, "requested": format_amount(parse_amount(data.amount, asset), asset)}
+    found = {"account_id": account_id, "requested": format_amount(parse_amount(data.amount, asset), asset)}
+    return found | ({"available": available} if available is not None else {})
 
 
 def _step(event: Json) -> Step:

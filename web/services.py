@@ -15,6 +15,7 @@ from topics.chain_inbox import CHAIN_INBOX
 from topics.commands import COMMANDS
 from topics.journal import JOURNAL
 from web.accepted import Accepted
+from web.cached import Answers
 from web.command_log import CommandLog
 from web.erasures import Erasures
 from web.events_parts import EventParts
@@ -47,6 +48,8 @@ class Services:
     """Where banks' webhooks go."""
     chain_inbox: CommandLog
     """Where operators' releases of the minters' lanes go."""
+    answers: Answers
+    """Answers of reads that are kept."""
     proxies: Networks
     """Whose X-Forwarded-For is believed."""
 
@@ -82,13 +85,14 @@ SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
 def make_services(settings: Settings) -> Services:
     """The services of one API process."""
     reads = LedgerReads(settings.postgres_read_dsn)
-    tail = Tail(settings.kafka_bootstrap, settings.partitions, reads, journal=JOURNAL.name, commands=COMMANDS.name)
-    commands = CommandLog(settings.kafka_bootstrap, COMMANDS.name, settings.partitions)
+    tail = Tail(settings.kafka, settings.partitions, reads, journal=JOURNAL.name, commands=COMMANDS.name)
+    commands = CommandLog(settings.kafka, COMMANDS.name, settings.partitions)
     accepted = Accepted(tail.recent)
     identity = Identity(settings)
     openings = Openings(settings, identity, commands, tail.recent)
     lookup = Lookup(tail, reads, accepted)
     events = EventParts(settings, identity)
+    answers = Answers(settings.read_cache_mib, settings.read_cache_s)
     return Services(
         settings,
         commands,
@@ -96,13 +100,14 @@ def make_services(settings: Settings) -> Services:
         reads,
         accepted,
         lookup,
-        Metrics(tail, commands, identity, events),
+        Metrics(tail, commands, identity, events, answers),
         identity,
         Wallets(settings, identity, commands, tail.recent, openings),
         openings,
         Erasures(identity, commands, lookup, reads),
         events,
-        CommandLog(settings.kafka_bootstrap, BANK_INBOX.name, settings.partitions),
-        CommandLog(settings.kafka_bootstrap, CHAIN_INBOX.name, settings.partitions),
+        CommandLog(settings.kafka, BANK_INBOX.name, settings.partitions),
+        CommandLog(settings.kafka, CHAIN_INBOX.name, settings.partitions),
+        answers,
         tuple(ip_network(one) for one in settings.trusted_proxies),
     )

@@ -47,13 +47,6 @@ async def get_liveness(call: Call) -> web.Response:
     return json_response({"status": "ok"})
 
 
-async def get_metrics(call: Call) -> web.Response:
-    """GET /metrics."""
-    return web.Response(
-        body=await call.services.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-    )
-
-
 async def get_contract(call: Call) -> web.Response:
     """GET /openapi.json."""
     return web.Response(body=load_contract().json, content_type="application/json")

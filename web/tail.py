@@ -16,6 +16,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from aura_stream.brokers import Brokers, client_options
 from aura_stream.engine import leaders  # noqa: F401 - only leaders are asked for records
 from aura_stream.engine.producer import METADATA_MAX_AGE_MS
 from aura_stream.journal import DECODE
@@ -43,7 +44,9 @@ class Ends:
 class Tail:
     """Reads the journal's tail. `recent` is what it knows, `ends` asks Kafka how far there is to read."""
 
-    def __init__(self, bootstrap: str, partitions: int, reads: LedgerReads, *, journal: str, commands: str) -> None:
+    def __init__(
+        self, bootstrap: Brokers | str, partitions: int, reads: LedgerReads, *, journal: str, commands: str
+    ) -> None:
         self.recent = Recent(partitions)
         self._bootstrap = bootstrap
         self._journal = [TopicPartition(journal, one) for one in range(partitions)]
@@ -92,7 +95,7 @@ class Tail:
         if not gaps:
             return
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
+            **client_options(self._bootstrap),
             client_id="aura-api-markers",
             group_id=None,
             metadata_max_age_ms=METADATA_MAX_AGE_MS,
@@ -151,7 +154,7 @@ class Tail:
 
     async def _read(self) -> None:
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
+            **client_options(self._bootstrap),
             client_id="aura-api-tail",
             group_id=None,
             metadata_max_age_ms=METADATA_MAX_AGE_MS,
@@ -229,7 +232,7 @@ class Tail:
             async with asyncio.timeout(3):
                 if self._asker is None:
                     asker = AIOKafkaConsumer(
-                        bootstrap_servers=self._bootstrap,
+                        **client_options(self._bootstrap),
                         client_id="aura-api-ends",
                         group_id=None,
                         metadata_max_age_ms=METADATA_MAX_AGE_MS,

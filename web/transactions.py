@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from aiohttp import web
 
 from aura_stream.ledger.reads import TRANSACTIONS, ReadsUnavailable
 from web.accounts import partitions_of
 from web.actions import act
 from web.answers import json_response, postgres_away
+from web.cached import tagged
 from web.call import Call
 from web.lookup import no_transaction
 from web.pages import asked, empty, times_of
 from web.problems import FieldError, Problem
+from web.tail import Ends
 from web.views import transaction_of_row
 
 _LISTS = frozenset({"type", "status", "state", "not_state"})
@@ -27,7 +30,7 @@ async def get_transaction(call: Call) -> web.Response:
     found = await call.services.lookup.transaction(call.tenant, transaction_id)
     if not any(call.may_touch(party) for party in parties(found)):
         raise no_transaction(transaction_id)
-    return json_response(found)
+    return tagged(call, orjson.dumps(found))
 
 
 async def cancel_transaction(call: Call) -> web.Response:
@@ -54,13 +57,15 @@ async def list_transactions(call: Call) -> web.Response:
     if not is_within_reach:
         # Somebody else's list is as empty as that of a customer without transactions.
         return json_response(empty(wanted))
-    services = call.services
-    await services.lookup.fresh(partitions_of(call, filters.get("customer")))
-    try:
-        rows, total = await services.reads.transactions(call.tenant, wanted.page, counted=wanted.is_numbered)
-    except ReadsUnavailable as error:
-        raise postgres_away(error) from None
-    return json_response(wanted.answer(rows, total, lambda row: transaction_of_row(row).resource))
+
+    async def make(ends: Ends) -> dict[str, Any]:
+        try:
+            rows, total = await call.services.reads.transactions(call.tenant, wanted.page, counted=wanted.is_numbered)
+        except ReadsUnavailable as error:
+            raise postgres_away(error) from None
+        return wanted.answer(rows, total, lambda row: transaction_of_row(row).resource)
+
+    return await call.services.answers.answer(call, partitions_of(call, filters.get("customer")), make)
 
 
 def parties(resource: Mapping[str, Any]) -> set[str]:

@@ -116,6 +116,7 @@ def transaction_of_row(row: Mapping[str, Any]) -> TransactionView:
         resource["captured_amount"] = format_amount(row["captured_amount"], asset)
     events = [
         _event(one["seq"], one["type"], one["status"], one["state"], one.get("reason", ""), one["at"])
+        | ({"available": one["available"]} if "available" in one else {})
         for one in row.get("history") or ()
     ]
     parts = {one["seq"]: one["by_bank"] for one in row.get("history") or () if "by_bank" in one}
@@ -146,6 +147,8 @@ def transaction_of_line(line: TransactionLine, partition: int) -> TransactionVie
         "expires_at": moment(line.expires_at) if line.expires_at else None,
     }
     events = [_event(1, line.event, line.status, line.state, line.reason, line.at)]
+    if line.available:
+        events[0]["available"] = line.available
     parts = {1: line.by_bank} if line.by_bank is not None else {}
     return TransactionView(
         resource, events, [journal_id(partition, journal.number) for journal in line.journals], parts

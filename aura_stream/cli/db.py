@@ -13,6 +13,8 @@ from pogo_core.error import BadMigrationError
 from aura_stream.cli import emit, say
 from aura_stream.ledger.errors import LedgerError
 from aura_stream.ledger.migrations import migrate as apply_migrations
+from aura_stream.ledger.migrations import new_migration
+from aura_stream.ledger.migrations import rollback as roll_back
 from aura_stream.ledger.migrations import status as migrations_of
 from aura_stream.settings import SetupError, load_settings
 
@@ -21,6 +23,7 @@ app = typer.Typer(no_args_is_help=True)
 FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, LedgerError, BadMigrationError)
 T = TypeVar("T")
 DsnOption = Annotated[str, typer.Option("--dsn", help="Postgres as the owner; default: AURA_POSTGRES_DSN.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -32,6 +35,29 @@ def migrate(dsn: DsnOption = "", json: JsonOption = False) -> None:
         emit({"applied": applied})
     else:
         say(f"applied: {', '.join(applied)}" if applied else "the schema is up to date")
+
+
+@app.command()
+def rollback(dsn: DsnOption = "", yes: YesOption = False, json: JsonOption = False) -> None:
+    """Take back the newest migration. One that holds what nothing else has refuses; then mend it by a new migration."""
+    settings = load_settings()
+    where = dsn or settings.postgres_dsn
+    if not yes:
+        typer.confirm("Take back the newest migration, with what its tables hold?", abort=True)
+    name = run(roll_back(where), "The migration cannot be taken back.")
+    if json:
+        emit({"rolled_back": name})
+    else:
+        say(f"taken back: {name}" if name else "there is no migration to take back")
+
+
+@app.command()
+def new(words: Annotated[str, typer.Argument(help="What it does, as in `add a column for notes`.")]) -> None:
+    """Write an empty migration that comes after all others, and print its path."""
+    try:
+        print(new_migration(words))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="WORDS") from None
 
 
 @app.command()

@@ -129,7 +129,7 @@ async def _row_of(offender: dict[str, Any], connection: Any, settings: Settings)
     """The very row that breaks the chain, by comparison with the journal record in Kafka."""
     from agents.deep import name_row
 
-    kafka = RealKafka(settings.kafka_bootstrap)
+    kafka = RealKafka(settings.kafka)
     try:
         await kafka.start()
         return await name_row(kafka, connection, offender["partition"], offender["seq"])
@@ -169,7 +169,7 @@ def _read_heads(source: str, settings: Settings) -> list[Head]:
 async def _topic_heads(settings: Settings) -> list[Head]:
     from agents.deep import published_heads
 
-    kafka = RealKafka(settings.kafka_bootstrap)
+    kafka = RealKafka(settings.kafka)
     try:
         await kafka.start()
         return await published_heads(kafka, settings.partitions)
@@ -196,7 +196,7 @@ async def _compare_heads(dsn: str, kept: list[Head], source: str) -> Check:
 
 async def _holes_are_empty(holes: list[tuple[int, int, int]], settings: Settings) -> Check:
     """Asks Kafka about the offsets of commands that no unit has read: there must be no record at any of them."""
-    kafka = RealKafka(settings.kafka_bootstrap)
+    kafka = RealKafka(settings.kafka)
     offender: dict[str, Any] | None = None
     try:
         await kafka.start()

@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 import topics
+from aura_stream.brokers import client_options
 from aura_stream.ledger.connection import READER, connect
 from aura_stream.ledger.errors import LedgerError
 from aura_stream.settings import Settings
@@ -68,8 +69,8 @@ async def look(settings: Settings, ready_files: list[Path]) -> Pipeline:
 
 async def _ask_kafka(settings: Settings, found: Pipeline) -> None:
     partitions = [TopicPartition(topics.COMMANDS.name, number) for number in range(settings.partitions)]
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, enable_auto_commit=False)
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    consumer = AIOKafkaConsumer(**client_options(settings.kafka), enable_auto_commit=False)
+    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
     try:
         async with asyncio.timeout(WAIT_S):
             await consumer.start()

@@ -15,6 +15,7 @@ import typer
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from aura_stream.brokers import client_options
 from aura_stream.cli import CHECK_FAILED, USAGE, emit, say
 from aura_stream.domain.commands import COMMAND_TYPES, Command, parse_command
 from aura_stream.domain.ids import record_key
@@ -94,9 +95,7 @@ async def _send(
         async with asyncio.timeout(TIMEOUT_S + wait_s):
             listener = await _listener(settings, partition) if wait_s else None
             try:
-                producer = AIOKafkaProducer(
-                    bootstrap_servers=settings.kafka_bootstrap, acks="all", enable_idempotence=True
-                )
+                producer = AIOKafkaProducer(**client_options(settings.kafka), acks="all", enable_idempotence=True)
                 try:
                     await producer.start()
                     metadata = await producer.send_and_wait(_topic("commands"), value, key)
@@ -126,7 +125,7 @@ def _topic(kind: str) -> str:
 async def _listener(settings: Settings, partition: int) -> AIOKafkaConsumer:
     """A reader of the partition's journal from its present end: begun before the command is sent."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_bootstrap,
+        **client_options(settings.kafka),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="none",

@@ -51,8 +51,11 @@ def up(
     sandbox a mock bank and a local chain too, unless AURA_BANKS_FILE or AURA_CHAIN_RPC_URL name yours, or
     AURA_SETTLEMENT=false. Safe to repeat: what runs already is left alone.
     """
+    _start(_stack(), ledgers, sinks)
+
+
+def _start(stack: LocalStack, ledgers: int, sinks: int) -> None:
     began = time.monotonic()
-    stack = _stack()
     with _one_at_a_time(stack.home):
         # Kafka takes longest, so the database is made ready meanwhile; the roles come up side by side.
         running = {process.name: process.pid for process in stack.known_processes()}
@@ -122,6 +125,33 @@ def down(
                 else:
                     path.unlink(missing_ok=True)
             say(f"All data below {_shown(stack.home)} is removed.")
+
+
+def reset(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    samples: Annotated[bool, typer.Option(help="Make the sample people of the guides.")] = True,
+) -> None:
+    """Start from nothing in one step: stop, remove all data and local stores, start services, make topics and schema,
+    seed tenants and sample people, start every role. Sandbox only.
+    """
+    settings = load_settings()
+    if settings.mode == "live":
+        raise SettingsError(
+            "A live ledger is not reset.",
+            where="AURA_MODE=live",
+            why="it removes every transaction and every balance",
+            fix="aura up   (keeps the data)",
+        )
+    if not yes:
+        typer.confirm(f"Remove all data below {_shown(settings.home)}?", abort=True)
+    down(wipe=True)
+    # The file with the addresses has gone with the data, and what it said of ports stays as it was.
+    _start(_stack(load_settings(sample_logins=samples, **_ports(settings))), 1, 1)
+
+
+def _ports(settings: Settings) -> dict[str, object]:
+    names = ("kafka_port", "postgres_port", "api_port", "mock_bank_port", "chain_port")
+    return {name: getattr(settings, name) for name in names}
 
 
 def status(as_json: JsonOption = False) -> None:
@@ -437,9 +467,7 @@ def _check_topics(settings: Settings) -> Finding:
         return Finding("topics", "unknown", "Kafka does not answer", "aura up")
     try:
         asyncio.run(
-            check_topics(
-                settings.kafka_bootstrap, topics.every(bare=settings.bare_event_topics), partitions=settings.partitions
-            )
+            check_topics(settings.kafka, topics.every(bare=settings.bare_event_topics), partitions=settings.partitions)
         )
     except TopicMismatch as error:
         return Finding("topics", "fail", str(error), "aura topics apply")

@@ -6,14 +6,17 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 from aiokafka.errors import KafkaError
 
 import topics
 from aura_stream.cli.tables import console, table
+from aura_stream.engine import acls
 from aura_stream.engine.topics import TopicMismatch, apply_topics
 from aura_stream.settings import Settings, SetupError, load_settings
+from topics import access
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -25,13 +28,42 @@ def apply() -> None:
     with kafka_errors(settings):
         created = asyncio.run(
             apply_topics(
-                settings.kafka_bootstrap,
+                settings.kafka,
                 topics.every(bare=settings.bare_event_topics),
                 partitions=settings.partitions,
                 replication=settings.replication_factor,
             )
         )
     typer.echo(f"created {', '.join(created)}" if created else f"all {len(topics.ALL)} topics are there")
+
+
+@app.command()
+def allow(
+    role: Annotated[str, typer.Argument(help="A role, or `all`.")],
+    principal: Annotated[
+        str, typer.Option(help="Who it is at the brokers; `{role}` stands for the role.")
+    ] = "User:aura-{role}",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be allowed.")] = False,
+) -> None:
+    """Let a principal read and write the topics of a role, and no others; the brokers need an authorizer."""
+    settings = load_settings()
+    known = {one.name: one for one in access.roles(bare=settings.bare_event_topics)}
+    if role not in (*known, "all"):
+        raise typer.BadParameter(f"known are {', '.join(known)} and all", param_hint="ROLE")
+    chosen = list(known.values()) if role == "all" else [known[role]]
+    rules = [
+        rule
+        for one in chosen
+        for rule in access.rules(
+            one, principal.replace("{role}", one.name), settings.app_id, bare=settings.bare_event_topics
+        )
+    ]
+    if not dry_run:
+        with kafka_errors(settings):
+            asyncio.run(acls.allow(settings.kafka, rules))
+    for rule in rules:
+        if rule.operation != "describe":
+            typer.echo(f"{rule.principal}\t{rule.operation}\t{rule.kind}\t{rule.name}")
 
 
 @app.command("list")

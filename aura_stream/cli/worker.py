@@ -33,8 +33,6 @@ def worker(
         return
     with kafka_errors(settings):
         asyncio.run(
-            check_topics(
-                settings.kafka_bootstrap, topics.every(bare=settings.bare_event_topics), partitions=settings.partitions
-            )
+            check_topics(settings.kafka, topics.every(bare=settings.bare_event_topics), partitions=settings.partitions)
         )
     run(role, settings)

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstrai
 from aura_stream.domain import ids
 from aura_stream.domain.assets import AMOUNT_PATTERN, SCALES
 from aura_stream.domain.reasons import Invalid
+from aura_stream.domain.strict_json import refuse_twice
 
 _DATE_TIME: Final = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
@@ -560,7 +561,13 @@ def parse_command(value: bytes | None) -> Command:
         command = ADAPTER.validate_json(value or b"")
     except ValidationError as error:
         raise as_invalid(error) from None
-    if isinstance(command, TransferSubmit):  # in a rare form: its type escaped, a name twice
+    if value and value.count(b'"') != _quotes(command):
+        # Something beside plain members stands there: a name twice, or an escape, a null, an object in the data.
+        try:
+            refuse_twice(value)
+        except ValueError as error:
+            raise Invalid("invalid_json", str(error)) from None
+    if isinstance(command, TransferSubmit):  # in a rare form: its type or another text escaped
         return Transfer(**command.__dict__ | {"data": TransferData(**command.data.__dict__)})
     return command
 
@@ -573,7 +580,18 @@ def read_transfer(value: bytes | None) -> Transfer | None:
         transfer = _short_way(value)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return transfer if _is_well_formed(transfer) else None
+    quotes = 38 if transfer.data.effective_at is None else 42  # see _quotes
+    return transfer if value.count(b'"') == quotes and _is_well_formed(transfer) else None
+
+
+def _quotes(command: TransferSubmit | Other) -> int:
+    """The quotes that a command's JSON has at least, and if each name is there once and each value is plain text.
+
+    Two around each name and each text: seven names and six texts of the envelope, and those of the data. Whatever else
+    a JSON text may have adds quotes, so equal numbers rule out that a name is given twice.
+    """
+    texts = sum(type(one) is str for one in command.data.__dict__.values())
+    return 26 + 2 * (len(command.data.model_fields_set) + texts)
 
 
 def _is_well_formed(transfer: Transfer) -> bool:

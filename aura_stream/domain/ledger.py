@@ -40,7 +40,7 @@ class Decision(msgspec.Struct, frozen=True):
 
     `transaction` is its new state and carries the new deadline; `accounts` are those that changed; `postings` make one
     journal, effective at `effective_at` (ms); `credit` goes to the receiver's partition. `settlement` is set where a
-    bank or the chain has a part in it (see `settlement.py`).
+    bank or the chain has a part in it (see `settlement.py`). `available` is what there was, where it was too little.
     """
 
     event: str
@@ -50,6 +50,7 @@ class Decision(msgspec.Struct, frozen=True):
     effective_at: int = 0
     credit: Credit | None = None
     settlement: Settlement | None = None
+    available: str = ""
 
 
 def clearing(asset: str) -> str:
@@ -126,7 +127,8 @@ def enough(account: Account, asked: Submission) -> None:
     """Raises :class:`Refused` ``insufficient_funds`` unless the amount is available."""
     if account.available < asked.amount:
         available = format_amount(account.available, asked.asset)
-        raise Refused("insufficient_funds", f"{asked.from_account} has {available} {asked.asset} available")
+        detail = f"{asked.from_account} has {available} {asked.asset} available"
+        raise Refused("insufficient_funds", detail, available=available)
 
 
 def begun(asked: Submission, status: str, state: str, at: int, *, deadline: int = 0, reason: str = "") -> Transaction:
@@ -151,9 +153,10 @@ def begun(asked: Submission, status: str, state: str, at: int, *, deadline: int 
     )
 
 
-def refused(asked: Submission, reason: str, at: int) -> Decision:
+def refused(asked: Submission, reason: str, at: int, available: str = "") -> Decision:
     """A submission that business refuses: a transaction all the same, failed, without a journal."""
-    return Decision(f"{asked.type}.failed", begun(asked, FAILED, "refused", at, reason=reason))
+    after = begun(asked, FAILED, "refused", at, reason=reason)
+    return Decision(f"{asked.type}.failed", after, available=available)
 
 
 def moved_on(

@@ -313,9 +313,13 @@ class Invalid(Exception):
 
 
 class Refused(Exception):
-    """A command that is understood and refused by a rule of business; `reason` is a name of :data:`REASONS`."""
+    """A command that is understood and refused by a rule of business; `reason` is a name of :data:`REASONS`.
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    `available` is what there was where it is too little, in major units.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, available: str = "") -> None:
         assert reason in REASONS, reason
         super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.available = reason, detail, available
+        self.context = ""  # in which service it came up, for the log

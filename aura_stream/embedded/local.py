@@ -127,6 +127,7 @@ class LocalStack:
             "AURA_API_HOST": self.settings.api_host,
             "AURA_API_PORT": str(self.settings.api_port),
             "AURA_TENANTS": ",".join(self.settings.tenants),
+            "AURA_SAMPLE_LOGINS": str(self.settings.sample_logins),
             "AURA_APP_ID": self.settings.app_id,
             "AURA_CHAIN_CONFIRMATIONS": str(self.settings.chain_confirmations),
             "AURA_SETTLEMENT_RULES": self.settings.settlement_rules,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import aiokafka.errors
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from aura_stream.brokers import Brokers, client_options
 from aura_stream.engine import leaders  # noqa: F401 - only leaders are asked for records
 from aura_stream.engine.producer import METADATA_MAX_AGE_MS, Batches, Message, TransactionalProducer
 from aura_stream.engine.unit import Record
@@ -74,10 +75,10 @@ class Kafka(Protocol):
 class RealKafka:
     """The log on real brokers. One object per process; all partitions share its connections."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: Brokers | str) -> None:
         self.bootstrap = bootstrap
         self._common: dict[str, Any] = {
-            "bootstrap_servers": bootstrap, "enable_auto_commit": False, "auto_offset_reset": "none",
+            **client_options(bootstrap), "enable_auto_commit": False, "auto_offset_reset": "none",
             "metadata_max_age_ms": METADATA_MAX_AGE_MS,
         }  # fmt: skip
         self._starting = asyncio.Lock()

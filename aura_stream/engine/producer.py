@@ -19,6 +19,7 @@ import aiokafka.producer.sender
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 
+from aura_stream.brokers import Brokers, client_options
 from aura_stream.engine.errors import CommitFailed, EngineError, Fenced
 
 log = logging.getLogger(__name__)
@@ -45,11 +46,11 @@ Batches = list[tuple[str, int, Any, int]]
 class TransactionalProducer:
     """One shard's producer. Starting it fences the former owner of its id and ends that one's open transaction."""
 
-    def __init__(self, bootstrap: str, transactional_id: str) -> None:
+    def __init__(self, bootstrap: Brokers | str, transactional_id: str) -> None:
         self.transactional_id = transactional_id
         self.tainted = False
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap,
+            **client_options(bootstrap),
             client_id=transactional_id,
             transactional_id=transactional_id,
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import for_code
 
+from aura_stream.brokers import Brokers, client_options
+
 DAY_MS = 24 * 60 * 60 * 1000
 KEEP = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 """What carries money or the memory of it is kept without limit."""
@@ -38,10 +40,12 @@ class TopicsMissing(TopicMismatch):
     """Topics are not there, or not known to every broker yet."""
 
 
-async def apply_topics(bootstrap: str, topics: Iterable[Topic], *, partitions: int, replication: int) -> list[str]:
+async def apply_topics(
+    bootstrap: Brokers | str, topics: Iterable[Topic], *, partitions: int, replication: int
+) -> list[str]:
     """Creates the topics that are missing and returns their names. Raises :class:`TopicMismatch`."""
     topics = list(topics)
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=30_000)
+    admin = AIOKafkaAdminClient(**client_options(bootstrap), request_timeout_ms=30_000)
     await admin.start()
     try:
         present = set(await admin.list_topics())
@@ -64,7 +68,7 @@ async def apply_topics(bootstrap: str, topics: Iterable[Topic], *, partitions: i
     return [topic.name for topic in missing]
 
 
-async def _settled(bootstrap: str, topics: list[Topic], partitions: int) -> None:
+async def _settled(bootstrap: Brokers | str, topics: list[Topic], partitions: int) -> None:
     """A broker knows a new topic a moment after it has been created."""
     give_up = time.monotonic() + 15
     while True:
@@ -76,10 +80,10 @@ async def _settled(bootstrap: str, topics: list[Topic], partitions: int) -> None
             await asyncio.sleep(0.05)
 
 
-async def check_topics(bootstrap: str, topics: Iterable[Topic], *, partitions: int) -> None:
+async def check_topics(bootstrap: Brokers | str, topics: Iterable[Topic], *, partitions: int) -> None:
     """Raises :class:`TopicMismatch` unless every topic is there with just `partitions` partitions."""
     names = [topic.name for topic in topics]
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=30_000)
+    admin = AIOKafkaAdminClient(**client_options(bootstrap), request_timeout_ms=30_000)
     await admin.start()
     try:
         present = set(await admin.list_topics())

@@ -29,11 +29,14 @@ import faust
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import CommitFailedError, IllegalStateError, NoOffsetForPartitionError
 from aiokafka.structs import OffsetAndMetadata
+from faust import SASLCredentials, SSLCredentials
 from faust.events import Event
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from faust.types.auth import CredentialsT
 from faust.types.tuples import ConsumerMessage
 
+from aura_stream.brokers import Brokers, tls_context
 from aura_stream.engine import leaders  # noqa: F401 - only leaders are asked for records
 from aura_stream.engine.partition import Fetched, wait_for
 from aura_stream.engine.producer import METADATA_MAX_AGE_MS
@@ -254,7 +257,7 @@ class App(faust.App):
 def make_app(
     app_id: str,
     *,
-    bootstrap: str,
+    bootstrap: Brokers | str,
     datadir: str,
     web_port: int,
     session_timeout_s: float,
@@ -266,7 +269,8 @@ def make_app(
     Path(datadir).mkdir(parents=True, exist_ok=True)
     return App(
         app_id,
-        broker=";".join(f"kafka://{server.strip()}" for server in bootstrap.split(",")),
+        broker=";".join(f"kafka://{server.strip()}" for server in str(bootstrap).split(",")),
+        broker_credentials=_credentials(bootstrap),
         store="memory://",
         datadir=datadir,
         loop=None,
@@ -296,6 +300,18 @@ def make_app(
         web_router_enabled=False,
         web_tables_enabled=False,
         debug=False,
+    )
+
+
+def _credentials(bootstrap: Brokers | str) -> CredentialsT | None:
+    """How Faust's own consumer is let in, as `client_options` says it of all other clients."""
+    if isinstance(bootstrap, str) or bootstrap.security == "plaintext":
+        return None
+    context = tls_context(bootstrap) if bootstrap.uses_tls else None
+    if not bootstrap.uses_sasl:
+        return SSLCredentials(context)
+    return SASLCredentials(
+        username=bootstrap.username, password=bootstrap.password, ssl_context=context, mechanism=bootstrap.mechanism
     )
 
 

@@ -18,6 +18,7 @@ import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from aura_stream.brokers import Brokers, client_options
 from aura_stream.domain.events import ENCODE, Event
 from aura_stream.domain.ids import record_key
 from aura_stream.engine.partitioner import Partitioner
@@ -34,7 +35,7 @@ _SEND_S: Final = 8.0
 class Relay:
     """One of any number of relays that work at a time. `topics` are the names by what the outbox calls them."""
 
-    def __init__(self, dsn: str, bootstrap: str, partitions: int, topics: Mapping[str, str]) -> None:
+    def __init__(self, dsn: str, bootstrap: Brokers | str, partitions: int, topics: Mapping[str, str]) -> None:
         self._dsn = dsn
         self._bootstrap = bootstrap
         self._partition_of = Partitioner(partitions)
@@ -54,7 +55,7 @@ class Relay:
 
     async def _relay(self) -> None:
         connection = await connect(self._dsn, EVENTS, application_name="aura events relay")
-        producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, acks="all", enable_idempotence=True)
+        producer = AIOKafkaProducer(**client_options(self._bootstrap), acks="all", enable_idempotence=True)
         try:
             await producer.start()
             while True:

@@ -21,6 +21,7 @@ from aura_stream.identity.logins import Logins, Registration
 from aura_stream.identity.passwords import Passwords, check_password
 from aura_stream.identity.permissions import Principal, Reach, check_grant, reach
 from aura_stream.identity.sealing import Sealer, Unsealable
+from aura_stream.identity.service import Service
 from aura_stream.identity.subjects import Subjects, User
 from aura_stream.identity.tokens import KeyRing, SigningKey
 from aura_stream.ledger.listing import Page, arranged, is_sealed, order_of
@@ -37,8 +38,10 @@ _KEYS_MAX: Final = 10_000
 _DAY_S: Final = 86_400.0
 
 
-class Users:
+class Users(Service):
     """Users, as admins see and change them."""
+
+    service_name = "users"
 
     def __init__(
         self,
@@ -131,6 +134,10 @@ class Users:
             seq = await repository.revoke(connection, "user", user_id, tenant)
         await self._feed.confirmed(seq)
         return row
+
+    async def delete(self, principal: Principal, tenant: str, user_id: str, origin: Origin) -> User:
+        """Ends a user for good; the row stays, since the ledger and the audit log name it. Raises as `update` does."""
+        return await self.update(principal, tenant, user_id, {"status": "DELETED"}, origin)
 
 
 class Tenants:

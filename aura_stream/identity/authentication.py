@@ -9,10 +9,10 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from aura_stream.cache import TtlCache
 from aura_stream.domain.reasons import Refused
 from aura_stream.identity import repository
 from aura_stream.identity.database import Database, IdentityUnavailable
@@ -41,56 +41,38 @@ def make_api_key(tenant: str) -> tuple[str, str, bytes]:
     return key_id, f"{API_KEY_PREFIX}{tenant}.{key_id}.{secret}", sha256(secret.encode()).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    principal: Principal
-    ends_at: float
-
-
 class Memory:
     """Verified tokens and keys of this process. What is revoked is forgotten by what it concerns."""
 
     def __init__(self, count_max: int = _REMEMBERED_MAX) -> None:
-        self._count_max = count_max
-        self._entries: dict[str, _Entry] = {}
+        self._known: TtlCache[str, Principal] = TtlCache(count_max, dropped=self._dropped)
         self._concerned: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
 
     def get(self, credential: str) -> Principal | None:
         """Whom a credential is known to be, while it is good."""
-        entry = self._entries.get(credential)
-        if entry is None:
-            return None
-        if entry.ends_at <= time.time():
-            self._drop(credential)
-            return None
-        return entry.principal
+        return self._known.get(credential)
 
     def put(self, credential: str, principal: Principal, ends_at: float) -> None:
         """Remembers; the oldest goes when there are too many."""
-        while len(self._entries) >= self._count_max:
-            self._drop(next(iter(self._entries)))
-        self._entries[credential] = _Entry(principal, ends_at)
+        self._known.put(credential, principal, ends_at)
         for concern in _concerns(principal):
             self._concerned[concern].add(credential)
 
     def forget(self, kind: str, subject: str) -> None:
         """Forgets all that concerns a session, user, tenant or API key."""
         for credential in list(self._concerned.get((kind, subject), ())):
-            self._drop(credential)
+            self._known.drop(credential)
 
     def clear(self) -> None:
         """Forgets all."""
-        self._entries.clear()
+        self._known.clear()
         self._concerned.clear()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._known)
 
-    def _drop(self, credential: str) -> None:
-        entry = self._entries.pop(credential, None)
-        if entry is None:
-            return
-        for concern in _concerns(entry.principal):
+    def _dropped(self, credential: str, principal: Principal) -> None:
+        for concern in _concerns(principal):
             mine = self._concerned[concern]
             mine.discard(credential)
             if not mine:

@@ -16,8 +16,10 @@ from aura_stream.identity.authentication import Authentication
 from aura_stream.identity.cleanup import Cleanup
 from aura_stream.identity.database import Database, IdentityUnavailable
 from aura_stream.identity.feed import Feed, Revocation
+from aura_stream.identity.keychain import Keychain
 from aura_stream.identity.limits import Limits
 from aura_stream.identity.logins import Logins
+from aura_stream.identity.mails import Mails
 from aura_stream.identity.passwords import Busy, Passwords
 from aura_stream.identity.privacy import Privacy
 from aura_stream.identity.sealing import Sealer
@@ -39,7 +41,8 @@ class Identity:
         self.database = Database(settings.postgres_identity_dsn)
         self.ring = KeyRing()
         self.passwords = Passwords(settings.password_threads, settings.password_queue)
-        sealer = Sealer(settings.identity_secret.get_secret_value())
+        sealer = Sealer()
+        self.keychain = Keychain(settings, self.database, sealer)
         tokens = Tokens(
             self.ring, settings.token_issuer, access_s=settings.access_token_s, refresh_s=settings.refresh_token_s
         )
@@ -80,6 +83,7 @@ class Identity:
             ended_s=settings.ended_keep_s,
             interval_s=settings.cleanup_interval_s,
         )
+        self.mails = Mails(settings, self.database, sealer)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -87,6 +91,7 @@ class Identity:
         self.feed.start()
         self.audit.start()
         self.cleanup.start()
+        self.mails.start()
         self._task = asyncio.create_task(self._keep(), name="identity keeper")
 
     async def stop(self) -> None:
@@ -95,6 +100,8 @@ class Identity:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        await self.logins.stop()
+        await self.mails.stop()
         await self.cleanup.stop()
         await self.audit.stop()
         await self.feed.stop()
@@ -103,6 +110,7 @@ class Identity:
 
     async def _forget(self, revocation: Revocation) -> None:
         if revocation.kind == "signing_keys":
+            await self.keychain.load()
             await self.signing_keys.load(time.time())
         # Last, and without a pause before the feed moves on: nothing verified before can be remembered after.
         self.authentication.forget(revocation)
@@ -115,6 +123,7 @@ class Identity:
                 for tenant in self._settings.tenants:
                     async with self.database.platform() as connection:
                         await repository.ensure_tenant(connection, tenant, is_of_settings=True)
+                await self.keychain.load()
                 await self.signing_keys.load(time.time())
                 await samples.ensure(self._settings, self.database, self.logins, self.passwords, self.audit)
                 wait_s = _LOOK_AT_KEYS_S

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
 import time
 import uuid
@@ -9,14 +11,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import asyncpg
 import msgspec
 
 from aura_stream.domain.reasons import Refused
 from aura_stream.identity import repository
 from aura_stream.identity.audit import AuditLog, Origin
 from aura_stream.identity.authentication import new_customer_id
-from aura_stream.identity.database import Database
+from aura_stream.identity.database import Database, IdentityUnavailable
 from aura_stream.identity.feed import Feed
+from aura_stream.identity.mails import Mail
 from aura_stream.identity.passwords import Passwords, check_password
 from aura_stream.identity.permissions import Principal
 from aura_stream.identity.sealing import Sealer
@@ -26,9 +30,12 @@ from aura_stream.identity.tokens import Claims, Tokens, is_uuid
 if TYPE_CHECKING:
     from aura_stream.ledger.connection import Connection
 
+log = logging.getLogger(__name__)
+
 Row = repository.Row
 
 VERIFICATION_S: Final = 86_400
+RESET_S: Final = 3600
 REUSE_GRACE_S: Final = 10.0
 """A second use so soon after the first may be a client that lost the answer: it is refused, but not called theft."""
 
@@ -62,14 +69,6 @@ class ChooseTenant:
     """(tenant, its name)."""
 
 
-class Mail(msgspec.Struct, frozen=True):
-    """A mail that is to be sent."""
-
-    to: str
-    template: str
-    token: str
-
-
 class Logins:
     """The use cases; each is one transaction, and a revocation is answered when every API process knows it."""
 
@@ -93,6 +92,7 @@ class Logins:
         self._sealer = sealer
         self._subjects = subjects
         self._session_s = session_s
+        self._later: set[asyncio.Task[None]] = set()
 
     # --- registration ----------------------------------------------------------------------------------------------
 
@@ -139,13 +139,16 @@ class Logins:
         return user
 
     async def _mail_verification(self, connection: Connection, user: User) -> None:
+        await self._mail_token(connection, user, "verify", VERIFICATION_S, "verify_email")
+
+    async def _mail_token(self, connection: Connection, user: User, purpose: str, life_s: int, template: str) -> None:
         token = secrets.token_urlsafe(32)
         tenant, user_id, email = user["tenant_id"], user["user_id"], user["email"]
         cipher = self._subjects.cipher(user)
         assert cipher is not None  # has an address, so has a key
         address = self._subjects.address_hash(email)
-        await repository.insert_email_token(connection, _hash(token), tenant, user_id, address, VERIFICATION_S)
-        mail = msgspec.json.encode(Mail(email, "verify_email", token))
+        await repository.insert_email_token(connection, _hash(token), tenant, user_id, address, life_s, purpose)
+        mail = msgspec.json.encode(Mail(email, template, token))
         await repository.insert_outbox(connection, tenant, "mail", user_id, cipher.seal(mail, f"mail/{user_id}"))
 
     async def resend_verification(self, principal: Principal, origin: Origin) -> None:
@@ -174,6 +177,76 @@ class Logins:
                     await self._audit.done(connection, tenant, actor, "email.verify", str(user["user_id"]), origin)
                     return user
         raise Refused("token_not_found", "no such token, or it was used or has expired")
+
+    # --- a password that was forgotten -----------------------------------------------------------------------------
+
+    def forgot_password(self, email: str, tenant: str | None, origin: Origin) -> None:
+        """Mails a token to whoever has this address; behind the answer, which says nothing of whether somebody has."""
+        task = asyncio.create_task(self._mail_reset(email, tenant, origin), name="forgot password")
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def _mail_reset(self, email: str, tenant: str | None, origin: Origin) -> None:
+        try:
+            async with self._database.nobody() as connection:
+                found = await repository.logins(connection, self._subjects.address_hash(email), tenant)
+            for one in found:
+                if one["status"] != "ACTIVE" or one["tenant_status"] != "active":
+                    continue
+                async with self._database.tenant(one["tenant_id"]) as connection:
+                    user = await self._subjects.get(connection, str(one["user_id"]))
+                    if user is None or user["email"] is None:
+                        continue
+                    await self._mail_token(connection, user, "reset", RESET_S, "reset_password")
+                    await self._audit.done(
+                        connection, one["tenant_id"], "anonymous", "password.forgot", str(one["user_id"]), origin
+                    )
+        except (IdentityUnavailable, asyncpg.PostgresError) as error:
+            log.warning("identity: a mail for a new password could not be written: %s", error)
+
+    async def reset_password(self, token: str, new: str, origin: Origin) -> None:
+        """Sets the password of whoever was mailed this token, once; ends their logins, and their address is verified.
+
+        Raises :class:`Refused` (``token_not_found``, ``invalid_password_format``), :class:`Busy`.
+        """
+        token_hash = _hash(token)
+        async with self._database.nobody() as connection:
+            tenant = await repository.email_token_tenant(connection, token_hash)
+        seq = None
+        if tenant is not None:
+            async with self._database.tenant(tenant) as connection:
+                roles = await repository.reset_roles(connection, token_hash)
+            if roles is not None:
+                check_password(new, tuple(roles))
+                hashed = await self._passwords.hash(new)
+                async with self._database.tenant(tenant) as connection:
+                    user_id = await repository.use_reset_token(connection, token_hash, hashed)
+                    if user_id is not None:
+                        await repository.end_sessions(connection, user_id, "password_changed")
+                        await self._audit.done(connection, tenant, f"user:{user_id}", "password.reset", user_id, origin)
+                        seq = await repository.revoke(connection, "user", user_id, tenant)
+        if seq is None:
+            raise Refused("token_not_found", "no such token, or it was used or has expired")
+        await self._feed.confirmed(seq)
+
+    async def stop(self) -> None:
+        """Waits for what answers have left to be done."""
+        await asyncio.gather(*self._later, return_exceptions=True)
+
+    # --- the mailbox of the sandbox --------------------------------------------------------------------------------
+
+    async def mailbox(self, tenant: str, count_max: int) -> list[tuple[Mail, Row]]:
+        """The newest mails of a tenant, with their rows (sandbox only). Those to who is forgotten are left out."""
+        async with self._database.tenant(tenant) as connection:
+            rows = await repository.mails(connection, count_max)
+            found = []
+            for row in rows:
+                key = await repository.subject_key(connection, str(row["user_id"]))
+                if key is not None:
+                    cipher = self._sealer.subject(str(row["user_id"]), key)
+                    raw = cipher.open(row["payload_sealed"], f"mail/{row['user_id']}")
+                    found.append((msgspec.json.decode(raw, type=Mail), row))
+        return found
 
     async def mails(self, principal: Principal) -> list[tuple[Mail, Row]]:
         """The mails to a user, newest first, with their rows (sandbox only: there they can be read here)."""

@@ -64,6 +64,7 @@ _TABLE: Final[dict[str, tuple[Reach, ...]]] = {
     "reconciliation.act": (_N, _N, _N, _P, _N, _N, _P),
     "lanes.read":         (_N, _N, _N, _P, _P, _N, _P),
     "lanes.release":      (_N, _N, _N, _P, _N, _N, _P),
+    "mailbox.read":       (_N, _N, _N, _P, _N, _N, _P),
     "audit.read":         (_N, _N, _T, _P, _P, _N, _P),
     "events.read":        (_O, _T, _T, _P, _P, _T, _P),
     "webhooks.manage":    (_O, _N, _T, _P, _N, _T, _P),

@@ -120,15 +120,16 @@ async def set_tenant_limits(connection: Connection, tenant_id: str, changes: Map
 
 async def insert_user(connection: Connection, values: Mapping[str, Any]) -> Row:
     """A new user from `user_id, tenant_id, customer_id, email_hash, email_sealed, full_name_sealed, key_sealed,
-    password_hash, roles`.
+    generation, password_hash, roles`.
 
     Raises :class:`Refused` ``email_already_exists``.
     """
     await connection.execute(
-        "INSERT INTO identity.subject_keys (user_id, tenant_id, key_sealed) VALUES ($1, $2, $3)",
+        "INSERT INTO identity.subject_keys (user_id, tenant_id, key_sealed, generation) VALUES ($1, $2, $3, $4)",
         values["user_id"],
         values["tenant_id"],
         values["key_sealed"],
+        values["generation"],
     )
     row = await connection.fetchrow(
         f"""INSERT INTO identity.users
@@ -388,18 +389,67 @@ async def used_refresh_token(connection: Connection, jti: str) -> Row | None:
 
 
 async def insert_email_token(
-    connection: Connection, token_hash: bytes, tenant: str, user_id: uuid.UUID, email_hash: bytes, life_s: int
+    connection: Connection,
+    token_hash: bytes,
+    tenant: str,
+    user_id: uuid.UUID,
+    email_hash: bytes,
+    life_s: int,
+    purpose: str,
 ) -> None:
-    """Notes that a verification token was made for an address."""
+    """Notes that a token was mailed to an address: to `verify` it, or to `reset` the password."""
     await connection.execute(
-        """INSERT INTO identity.email_tokens (token_hash, tenant_id, user_id, email_hash, expires_at)
-        VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5))""",
+        """INSERT INTO identity.email_tokens (token_hash, tenant_id, user_id, email_hash, expires_at, purpose)
+        VALUES ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5), $6)""",
         token_hash,
         tenant,
         user_id,
         email_hash,
         life_s,
+        purpose,
     )
+
+
+async def reset_roles(connection: Connection, token_hash: bytes) -> Sequence[str] | None:
+    """The roles of who may set a new password by a token; None when nobody may."""
+    found: Sequence[str] | None = await connection.fetchval(
+        """SELECT u.roles FROM identity.email_tokens e JOIN identity.users u USING (user_id)
+        WHERE e.token_hash = $1 AND e.purpose = 'reset' AND e.used_at IS NULL AND e.expires_at > clock_timestamp()
+            AND u.email_hash = e.email_hash AND u.status = 'ACTIVE'""",
+        token_hash,
+    )
+    return found
+
+
+async def use_reset_token(connection: Connection, token_hash: bytes, password_hash: str) -> str | None:
+    """Uses a token for a new password once, and all others of its user with it; whose it was.
+
+    Who has the mail has the address: it is verified by this.
+    """
+    used = await connection.fetchrow(
+        """UPDATE identity.email_tokens SET used_at = clock_timestamp()
+        WHERE token_hash = $1 AND purpose = 'reset' AND used_at IS NULL AND expires_at > clock_timestamp()
+        RETURNING user_id, email_hash""",
+        token_hash,
+    )
+    if used is None:
+        return None
+    user_id: uuid.UUID | None = await connection.fetchval(
+        """UPDATE identity.users SET password_hash = $3, password_changed_at = clock_timestamp(),
+            verified_at = coalesce(verified_at, clock_timestamp()), updated_at = clock_timestamp()
+        WHERE user_id = $1 AND email_hash = $2 AND status = 'ACTIVE' RETURNING user_id""",
+        used["user_id"],
+        used["email_hash"],
+        password_hash,
+    )
+    if user_id is None:
+        return None
+    await connection.execute(
+        """UPDATE identity.email_tokens SET used_at = clock_timestamp()
+        WHERE user_id = $1 AND purpose = 'reset' AND used_at IS NULL""",
+        user_id,
+    )
+    return str(user_id)
 
 
 async def email_token_tenant(connection: Connection, token_hash: bytes) -> str | None:
@@ -412,7 +462,8 @@ async def use_email_token(connection: Connection, token_hash: bytes) -> Row | No
     """Uses a verification token once and verifies its user, if the address is still the user's."""
     used = await connection.fetchrow(
         """UPDATE identity.email_tokens SET used_at = clock_timestamp()
-        WHERE token_hash = $1 AND used_at IS NULL AND expires_at > clock_timestamp() RETURNING user_id, email_hash""",
+        WHERE token_hash = $1 AND purpose = 'verify' AND used_at IS NULL AND expires_at > clock_timestamp()
+        RETURNING user_id, email_hash""",
         token_hash,
     )
     if used is None:
@@ -453,6 +504,75 @@ async def mails_of(connection: Connection, user_id: str) -> Sequence[Row]:
         """SELECT outbox_id, payload_sealed, created_at, done_at FROM identity.outbox
         WHERE user_id = $1 AND kind = 'mail' ORDER BY outbox_id DESC LIMIT 50""",
         uuid.UUID(user_id),
+    )
+
+
+async def take_mail(connection: Connection) -> Row | None:
+    """A mail that is due, of any tenant, locked until the transaction ends."""
+    return await connection.fetchrow("SELECT * FROM identity.take_mail()")
+
+
+async def mail_tried(connection: Connection, outbox_id: int, again_s: float | None, failure: str | None) -> None:
+    """Notes a try: the next one is in `again_s` seconds, None: there is none."""
+    await connection.execute("SELECT identity.mail_tried($1, $2, $3)", outbox_id, again_s, failure)
+
+
+async def mails(connection: Connection, count_max: int) -> Sequence[Row]:
+    """The newest mails of the transaction's tenant."""
+    return await connection.fetch(
+        """SELECT outbox_id, user_id, payload_sealed, created_at, done_at FROM identity.outbox
+        WHERE kind = 'mail' ORDER BY outbox_id DESC LIMIT $1""",
+        count_max,
+    )
+
+
+# --- the platform's keys ------------------------------------------------------------------------------------------
+
+
+async def platform_keys(connection: Connection) -> Row | None:
+    """Generation and wrapped keys; None: there are none yet."""
+    return await connection.fetchrow("SELECT generation, keys_sealed FROM identity.platform_keys()")
+
+
+async def put_platform_keys(connection: Connection, fresh: bytes, before: bytes) -> None:
+    """Makes the first keys: `fresh` ones, or those of `before` where something is sealed already."""
+    await connection.execute("SELECT identity.put_platform_keys($1, $2)", fresh, before)
+
+
+async def lock_platform_keys(connection: Connection) -> Row | None:
+    """The same, until the transaction ends for nobody else: no person is made meanwhile. As the owner."""
+    return await connection.fetchrow("SELECT generation, keys_sealed FROM identity.platform_keys FOR UPDATE")
+
+
+async def replace_platform_keys(connection: Connection, generation: int, keys_sealed: bytes) -> None:
+    """Another generation of keys. As the owner."""
+    await connection.execute(
+        "UPDATE identity.platform_keys SET generation = $1, keys_sealed = $2, made_at = clock_timestamp()",
+        generation,
+        keys_sealed,
+    )
+
+
+async def subject_keys_before(connection: Connection, generation: int, count_max: int) -> Sequence[Row]:
+    """Persons' keys that an earlier generation seals, locked. As the owner."""
+    return await connection.fetch(
+        """SELECT user_id, key_sealed FROM identity.subject_keys
+        WHERE key_sealed IS NOT NULL AND generation < $1 LIMIT $2 FOR UPDATE""",
+        generation,
+        count_max,
+    )
+
+
+async def replace_subject_keys(
+    connection: Connection, generation: int, user_ids: Sequence[uuid.UUID], keys_sealed: Sequence[bytes]
+) -> None:
+    """Persons' keys, sealed by a later generation. As the owner."""
+    await connection.execute(
+        """UPDATE identity.subject_keys k SET key_sealed = n.key_sealed, generation = $1
+        FROM unnest($2::uuid[], $3::bytea[]) AS n (user_id, key_sealed) WHERE k.user_id = n.user_id""",
+        generation,
+        list(user_ids),
+        list(keys_sealed),
     )
 
 

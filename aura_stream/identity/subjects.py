@@ -57,6 +57,7 @@ class Subjects:
             {
                 **values,
                 "key_sealed": key_sealed,
+                "generation": self._sealer.keys.generation,
                 "email_hash": self.address_hash(email) if email is not None else None,
                 "email_sealed": sealed(cipher, email, f"users/{user_id}/email"),
                 "full_name_sealed": sealed(cipher, full_name, f"users/{user_id}/full_name"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -43,6 +44,21 @@ LOGINS: Final = (
 )
 """Login roles of the embedded Postgres and what they may act as."""
 
+_NEW: Final = """\
+-- {words}.
+{depends}
+-- migrate: apply
+
+SET LOCAL ROLE aura_owner;
+
+RESET ROLE;
+
+-- migrate: rollback
+
+SET LOCAL ROLE aura_owner;
+
+RESET ROLE;
+"""
 _LOCK: Final = 0x61757261_6C656467  # "auraledg": the advisory lock of migrations
 _log = logging.getLogger(__name__)
 
@@ -69,6 +85,34 @@ async def migrate(dsn: str) -> list[str]:
         await _fill_assets(connection)
         await check_assets(connection)
         return [migration.name for migration in before if not migration.applied]
+
+
+async def rollback(dsn: str) -> str | None:
+    """Takes back the newest migration that the database has; its name, None: it has none.
+
+    Raises `pogo_core.error.BadMigrationError` for a migration that cannot be taken back (what is stored would be lost);
+    the database is then as it was.
+    """
+    async with _session(dsn) as connection:
+        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+        applied = [migration.name for migration in await _status(connection) if migration.applied]
+        if not applied:
+            return None
+        await pogo.rollback(connection, MIGRATIONS, schema_name=SCHEMA, count=1, logger=_log)
+        return applied[-1]
+
+
+def new_migration(words: str, folder: Path = MIGRATIONS) -> Path:
+    """Writes an empty migration behind all that there are; its file. Raises ValueError for words that make no name."""
+    name = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
+    if not name:
+        raise ValueError(f"{words!r} has no letter or digit")
+    before = sorted(folder.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    number = int(before[-1].name[:4]) + 1 if before else 1
+    path = folder / f"{number:04d}_{name}.sql"
+    depends = f"-- depends: {before[-1].stem}\n" if before else ""
+    path.write_text(_NEW.format(words=words.strip().capitalize(), depends=depends), encoding="utf-8")
+    return path
 
 
 async def status(dsn: str) -> list[Migration]:

@@ -326,7 +326,7 @@ class Batch:
         if line.id in self.transactions or line.id in self.changes:
             raise Diverged(self.partition, seq, "transactions_pkey", f"transaction {line.id} begins twice")
         self.transactions[line.id] = row
-        self._event(row, line, 1, seq)
+        self._event(row, line, 1, seq, f',"available":{quoted(line.available)}' if line.available else "")
 
     def _change(self, line: journal.ChangeLine, seq: int) -> None:
         row = self.transactions.get(line.id) or self.changes.get(line.id)
@@ -344,7 +344,9 @@ class Batch:
         if line.also_journal:
             row.journal_ids.append(line.also_journal)
 
-    def _event(self, row: Row, line: journal.TransactionLine | journal.ChangeLine, event_seq: int, seq: int) -> None:
+    def _event(
+        self, row: Row, line: journal.TransactionLine | journal.ChangeLine, event_seq: int, seq: int, more: str = ""
+    ) -> None:
         row.seq, row.at = event_seq, line.at
         row.status, row.state, row.reason = line.status, line.state, line.reason
         command = f',"command_id":{quoted(line.command_id)}' if line.command_id else ""
@@ -352,7 +354,7 @@ class Batch:
         by_bank = "" if line.by_bank is None else f',"by_bank":{_json(line.by_bank)}'
         row.history.append(
             f'{{"seq":{event_seq}{_event_head(line.event, line.status, line.state, line.reason)},"at":{line.at},'
-            f'"journal_seq":{seq}{command}{by_bank}}}'
+            f'"journal_seq":{seq}{command}{by_bank}{more}}}'
         )
         if line.journals:
             self._journals(line.journals, seq)

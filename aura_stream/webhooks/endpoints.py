@@ -12,6 +12,7 @@ import asyncpg
 from aura_stream.domain.reasons import Refused
 from aura_stream.identity.database import Database
 from aura_stream.identity.sealing import Sealer
+from aura_stream.identity.service import Service
 from aura_stream.webhooks.guard import AddressRefused, Guard
 from aura_stream.webhooks.signatures import make_secret
 
@@ -36,11 +37,13 @@ _OF_MINE: Final = """EXISTS (SELECT FROM events.webhook_endpoints e
 _UPDATED: Final = frozenset({"url", "description", "types", "status", "disabled_reason", "failing_since"})
 
 
-class Endpoints:
+class Endpoints(Service):
     """Endpoints and their deliveries. `customer` limits a call to what is that customer's; None: all of the tenant.
 
     Raises :class:`Refused`, and IdentityUnavailable while Postgres is away.
     """
+
+    service_name = "webhook_endpoints"
 
     def __init__(self, database: Database, sealer: Sealer, guard: Guard) -> None:
         self._database = database

@@ -9,7 +9,10 @@ import signal
 import asyncpg
 import uvloop
 
+from aura_stream.identity.database import IdentityUnavailable
+from aura_stream.identity.keychain import keys_of, wrappings
 from aura_stream.identity.sealing import Sealer
+from aura_stream.ledger.connection import EVENTS, connect
 from aura_stream.settings import Settings
 from aura_stream.webhooks.delivery import Deliveries
 from aura_stream.webhooks.guard import Guard
@@ -39,13 +42,27 @@ async def _run(settings: Settings) -> None:
     await asyncio.gather(work, stop, return_exceptions=True)
 
 
+async def _open_keys(settings: Settings, sealer: Sealer) -> None:
+    """Raises :class:`IdentityUnavailable` when another secret wraps the keys."""
+    connection = await connect(settings.postgres_write_dsn, EVENTS)
+    try:
+        # What seals the secrets of webhooks is the same in all generations: they need not be looked at again.
+        sealer.take(await keys_of(connection, wrappings(settings)))
+    finally:
+        await connection.close(timeout=5)
+
+
 async def _work(settings: Settings) -> None:
-    sealer = Sealer(settings.identity_secret.get_secret_value())
+    sealer = Sealer()
     deliveries = Deliveries(settings.postgres_write_dsn, sealer, Guard(settings.webhook_allow))
     while True:
         try:
+            await _open_keys(settings, sealer)
             await deliveries.start()
             break
+        except IdentityUnavailable as error:
+            log.warning("webhooks: %s, trying again", error)
+            await asyncio.sleep(1)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             log.warning("webhooks: Postgres does not answer, trying again: %s: %s", type(error).__name__, error)
             await asyncio.sleep(1)

@@ -448,7 +448,9 @@ async def test_u14_u15_l52_a_core_account_and_a_core_transfer(node: Node) -> Non
     much = body | {"amount": 999.5, "idempotency_key": str(uuid.uuid4())}
     status, poor = await _bare(node, "POST", "/core/transactions/transfer", much, ada.access)
     assert (status, poor["error"]["reason"]) == (422, "insufficient_funds")
-    assert poor["error"]["details"].items() >= {"account_id": f"{ada.customer}:USD", "requested": "999.50"}.items()
+    told = {"account_id": f"{ada.customer}:USD", "available": "150.00", "requested": "999.50"}
+    assert poor["error"]["details"].items() >= told.items() and poor["error"]["type"] == "unprocessable_entity"
+    assert poor["error"]["message"] == "Insufficient funds for this transaction"
     wrong = body | {"from_account_id": ada.account, "idempotency_key": str(uuid.uuid4())}
     status, refused = await _bare(node, "POST", "/core/transactions/transfer", wrong, ada.access)
     assert (status, refused["code"]) == (422, "currency_mismatch")

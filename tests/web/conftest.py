@@ -112,6 +112,12 @@ def api_process(backend: Backend, directory: Path, **env: str) -> tuple[Process,
     return process, url
 
 
+def metrics_of(url: str) -> str:
+    """Where the metrics of an API process with this address are."""
+    port = int(url.rpartition(":")[2])
+    return f"http://127.0.0.1:{load_settings(api_port=port).metrics_port}"
+
+
 def _worker(role: str, settings: Settings) -> Process:
     argv = [sys.executable, "-m", "aura_stream.cli", "worker", role]
     env, home = environment(role, settings), settings.home

@@ -16,9 +16,11 @@ from aura_stream.domain.assets import SCALES
 from aura_stream.domain.reasons import REASONS
 from aura_stream.settings import load_settings
 from tests.web.conftest import client_of
+from web.aliases.document import SCHEMAS_FILE
 from web.app import HANDLERS, create_app
 from web.contract import CONTRACT_FILE, ContractMismatch, Part, load_contract
 from web.problems import Problem
+from web.services import SERVICES
 
 NOWHERE = {"kafka_bootstrap": "127.0.0.1:1", "postgres_dsn": "postgresql://nobody@127.0.0.1:1/none"}
 KEY = "8d2f3c1e-5a0b-4b7e-9f43-2d6f0f0c9a11"
@@ -33,6 +35,20 @@ async def client() -> AsyncIterator[Client]:
     client, _ = await client_of(load_settings(**NOWHERE))
     yield client
     await client.close()
+
+
+class _Once(yaml.SafeLoader):
+    """Refuses a name that stands twice: the second would silently take the place of the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        assert len(set(names)) == len(names), (node.start_mark, sorted({one for one in names if names.count(one) > 1}))
+        return super().construct_mapping(node, deep)
+
+
+def test_a01_nothing_stands_twice_in_the_contract() -> None:
+    for path in (CONTRACT_FILE, SCHEMAS_FILE):
+        assert yaml.load(path.read_text(encoding="utf-8"), Loader=_Once)  # noqa: S506 - it is a safe loader
 
 
 def test_contract_is_valid_openapi() -> None:
@@ -220,8 +236,8 @@ async def test_a20_x48_health_says_what_is_away(client: Client) -> None:
         assert (answer.status, (await answer.json())["checks"]["journal"]["ok"]) == (503, False)
     async with client.get("/health") as answer:
         assert (answer.status, (await answer.json())["checks"]["kafka"]["ok"]) == (503, False)
-    async with client.get("/metrics") as answer:
-        assert 'aura_http_requests_total{method="GET",operation="getHealth",status="503"} 1.0' in await answer.text()
+    metrics = client.app[SERVICES].metrics.text()
+    assert b'aura_http_requests_total{method="GET",operation="getHealth",status="503"} 1.0' in metrics
     async with client.get("/openapi.json") as answer:
         assert (await answer.json())["openapi"] == "3.1.0"
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from tests.web.conftest import Api, Backend
+from tests.web.conftest import Api, Backend, client_of, until_ready
 
 
 async def test_a01_account_opens_and_is_read_at_once(api: Api, customer: str) -> None:
@@ -77,7 +77,7 @@ async def test_a05_hold_is_captured_in_part_and_the_rest_released(api: Api, cust
     assert (balances["available"], balances["held"]) == ("30.00", "0.00")
 
 
-async def test_s11_refusal_by_business_names_its_transaction(api: Api, customer: str) -> None:
+async def test_s11_l52_refusal_by_business_names_its_transaction_and_what_there_was(api: Api, customer: str) -> None:
     alice = await api.account(customer, amount="1.00")
     key = str(uuid.uuid4())
     body = {"from_account_id": alice, "to_account_id": f"{customer}-b:EUR", "amount": "5.00"}
@@ -89,6 +89,19 @@ async def test_s11_refusal_by_business_names_its_transaction(api: Api, customer:
     assert (failed["status"], failed["reason"], failed["entries"]) == ("failed", "insufficient_funds", [])
     again = await api.post("/v1/transfers", body, key)
     assert (again[0], again[1]["code"], again[2]["Idempotent-Replayed"]) == (422, "insufficient_funds", "true")
+    # What there was is of the decision: a repeat is told the same, whatever came since, also from Postgres alone.
+    told = {"account_id": alice, "available": "1.00", "requested": "5.00"}
+    assert problem["error"]["details"].items() >= told.items()
+    assert again[1]["error"]["details"] == problem["error"]["details"]
+    await api.account(customer, amount="100.00")
+    assert (await api.get(f"/v1/accounts/{alice}/balances"))[1]["available"] == "101.00"
+    client, services = await client_of(api.services.settings)
+    try:
+        await until_ready(client)
+        elsewhere = await Api(client, services).post("/v1/transfers", body, key)
+        assert elsewhere[1]["error"]["details"] == problem["error"]["details"]
+    finally:
+        await client.close()
 
 
 async def test_a02_repeat_gives_the_first_answer_even_after_the_transaction_moved_on(api: Api, customer: str) -> None:

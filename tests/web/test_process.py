@@ -12,11 +12,11 @@ import aiohttp
 from aura_stream.embedded import Process
 from aura_stream.embedded.local import http_ok
 from aura_stream.embedded.processes import free_port
-from tests.web.conftest import Api, Backend, environment
+from tests.web.conftest import Api, Backend, environment, metrics_of
 from tests.web.test_reading import frozen
 
 
-async def test_a20_sigterm_lets_requests_under_way_end(
+async def test_a20_sec41_sigterm_lets_requests_under_way_end(
     backend: Backend, api: Api, customer: str, tmp_path: Path
 ) -> None:
     account_id = await api.account(customer)
@@ -43,12 +43,15 @@ async def test_a20_sigterm_lets_requests_under_way_end(
         ):
             return answer.status, (await answer.json())["id"]
 
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
+        assert answer.status == 404  # SEC41: not where the public is
+
     with frozen(backend.processes["ledger-0"]):
         under_way = asyncio.create_task(deposit())
         async with asyncio.timeout(10), aiohttp.ClientSession() as session:
             accepted = ""
             while "aura_http_waiting_requests 2.0" not in accepted:
-                async with session.get(f"{url}/metrics") as answer:
+                async with session.get(f"{metrics_of(url)}/metrics") as answer:
                     accepted = await answer.text()
         in_order = asyncio.create_task(asyncio.to_thread(process.stop, 20))
         status, transaction_id = await under_way

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 import orjson
 
+from aura_stream.domain.assets import SCALES, parse_amount
 from aura_stream.domain.ids import derived_id, id_text
+from aura_stream.domain.settlement import TOKENS
 from aura_stream.identity.permissions import Reach
 from aura_stream.identity.repository import USERS
 from aura_stream.ledger.listing import make_cursor, order_of, read_cursor
@@ -44,6 +47,62 @@ _PAYMENT_TYPE: Final = {
     "hold": "PAYMENT",
     "withdrawal": "WITHDRAWAL",
 }
+
+
+# --- orders of a stablecoin ------------------------------------------------------------------------------------------
+
+_ORDER_STATUS: Final = {
+    "created": "created",
+    "requires_approval": "created",
+    "processing": "pending",
+    "requires_attention": "pending",
+}
+
+
+def take_orders(given: Given) -> Taken:
+    """What came in and what went out, minted and burnt or not."""
+    return Taken(query=dict(given.query) | {"type": "deposit,withdrawal"})
+
+
+def give_orders(body: Json, given: Given) -> Json:
+    """A page of orders (A16)."""
+    return {"items": [give_order(one, given) for one in body["items"]], "next_cursor": body["next_cursor"]}
+
+
+def give_order(body: Json, given: Given) -> Json:
+    """A deposit or withdrawal as an order: which asset becomes which, in base units (A16).
+
+    Of what is neither there is no order: it is not found.
+    """
+    settlement, asset, is_out = body.get("settlement") or {}, str(body["asset"]), body["type"] == "withdrawal"
+    if body["type"] not in ("deposit", "withdrawal"):
+        raise Problem("transaction_not_found", f"There is no order {body['id']}.")
+    fiat = TOKENS.get(asset, asset)
+    token = next((token for token, backed_by in TOKENS.items() if backed_by == fiat), asset)
+    kind, source, target = ("withdrawal" if is_out else "deposit"), asset, asset
+    if is_out and asset in TOKENS:
+        kind, target = "burn", fiat
+    elif settlement.get("mint_to"):
+        kind, source, target = "mint", fiat, token
+    fee = str(settlement.get("fee", "0"))
+    status = "pending_funding" if body["state"] == "awaiting_funds" else _ORDER_STATUS.get(body["status"])
+    order = {
+        "id": body["id"],
+        "type": kind,
+        "status": status or body["status"],
+        "fromAsset": source,
+        "fromAmount": str(parse_amount(body["amount"], source)),
+        "toAsset": target,
+        "toAmount": str(_in_units(Decimal(body["amount"]) - Decimal(fee), target)),
+        "feeAmount": str(parse_amount(fee, fiat)),
+        "createdAt": body["created_at"],
+        "updatedAt": body["updated_at"],
+    }
+    return order | ({"transactionHash": settlement["hash"]} if "hash" in settlement else {})
+
+
+def _in_units(amount: Decimal, asset: str) -> int:
+    return int(amount.scaleb(SCALES[asset]))
 
 
 # --- Aurix, and UPOP where both own a path --------------------------------------------------------------------------

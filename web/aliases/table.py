@@ -86,6 +86,26 @@ ALIASES: Final[tuple[Alias, ...]] = (
     Alias("aura", "GET /v1/admin/pauses", "listPauses", "A01 A06"),
     Alias("aura", "GET /v1/admin/pauses/{pause_id}", "getPause", "A06"),
     Alias("aura", "DELETE /v1/admin/pauses/{pause_id}", "liftPause", "A02 A06", body="Nothing"),
+    # What is minted and burnt, as stablecoin platforms tell it: an order from one asset to another.
+    Alias(
+        "aura",
+        "GET /api/stablecoin/v1/orders",
+        "listTransactions",
+        "A16",
+        query="StablecoinOrderQuery",
+        answer="StablecoinOrders",
+        take=shapes.take_orders,
+        give=shapes.give_orders,
+    ),
+    Alias(
+        "aura",
+        "GET /api/stablecoin/v1/orders/{order_id}",
+        "getTransaction",
+        "A16",
+        path={"order_id": "transaction_id"},
+        answer="StablecoinOrder",
+        give=shapes.give_order,
+    ),
     # Aurix; UPOP owns the first two paths too, so the answers carry both shapes.
     Alias("aurix", "POST /auth/register", "register", "X01 U13"),
     Alias("aurix", "POST /auth/login", "login", "X03 X04 X05 U12", answer="AurixSession", give=shapes.give_session),

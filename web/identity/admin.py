@@ -70,10 +70,7 @@ async def delete_user(call: Call) -> web.Response:
 
     async def make() -> tuple[int, dict[str, object]]:
         users = call.services.identity.users
-        changes = {"status": "DELETED"}
-        return 200, user_of_row(
-            await users.update(call.principal, call.tenant, call.path["user_id"], changes, call.origin)
-        )
+        return 200, user_of_row(await users.delete(call.principal, call.tenant, call.path["user_id"], call.origin))
 
     return await once(call, make)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aiohttp import web
 
 from aura_stream.domain.reasons import Refused
 from aura_stream.identity.logins import ChooseTenant, Registration
+from aura_stream.identity.mails import Mail
+from aura_stream.identity.repository import Row
 from web.answers import json_response
 from web.authenticate import DEFAULT_TENANT, authenticate, credential_of
 from web.call import Call
 from web.identity.views import grant, registered, session_of_row, user_of_row
-from web.limits import guessing
+from web.limits import guessing, spend_mail
 from web.problems import FieldError, Problem
 from web.views import instant
 
@@ -87,6 +91,20 @@ async def resend_verification(call: Call) -> web.Response:
     return json_response({"sent": True}, 202)
 
 
+async def forgot_password(call: Call) -> web.Response:
+    """POST /v1/auth/forgot-password: the same answer whether or not somebody has the address."""
+    await spend_mail(call.request, call.services, call.body["email"], call.origin)
+    call.services.identity.logins.forgot_password(call.body["email"], call.body.get("tenant_code"), call.origin)
+    return json_response({"sent": True}, 202)
+
+
+async def reset_password(call: Call) -> web.Response:
+    """POST /v1/auth/reset-password: by the token of a mail; ends every session."""
+    _confirmed(call, "new_password")
+    await call.services.identity.logins.reset_password(call.body["token"], call.body["new_password"], call.origin)
+    return json_response({"changed": True})
+
+
 async def get_me(call: Call) -> web.Response:
     """GET /v1/users/me and GET /v1/auth/me."""
     _person(call)
@@ -121,7 +139,17 @@ async def get_my_mailbox(call: Call) -> web.Response:
     if call.services.settings.mode != "sandbox":
         raise Problem("route_not_found", "There is a mailbox in the sandbox only.")
     _person(call)
-    mails = await call.services.identity.logins.mails(call.principal)
+    return _mailbox(await call.services.identity.logins.mails(call.principal))
+
+
+async def list_mailbox(call: Call) -> web.Response:
+    """GET /v1/mailbox: the mails to everybody in the tenant, in the sandbox, for who develops and tests."""
+    if call.services.settings.mode != "sandbox":
+        raise Problem("route_not_found", "There is a mailbox in the sandbox only.")
+    return _mailbox(await call.services.identity.logins.mailbox(call.tenant, call.query.get("limit", 50)))
+
+
+def _mailbox(mails: Sequence[tuple[Mail, Row]]) -> web.Response:
     items = [
         {
             "id": str(row["outbox_id"]),

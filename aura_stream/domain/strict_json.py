@@ -1,0 +1,24 @@
+"""JSON that can be read in one way only: a name that is given twice has no meaning (SEC53).
+
+Who reads the first of two and who reads the last would see different commands.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def refuse_twice(value: bytes) -> None:
+    """Raises ValueError for a name that stands twice in one object, or for what is no JSON."""
+    _read(value.decode())
+
+
+def _once(members: list[tuple[str, Any]]) -> None:
+    names = {name for name, _ in members}
+    if len(names) != len(members):
+        twice = next(name for number, (name, _) in enumerate(members) if name in dict(members[:number]))
+        raise ValueError(f"{twice[:80]!r} is given more than once")
+
+
+_read = json.JSONDecoder(object_pairs_hook=_once).decode

@@ -1,0 +1,62 @@
+"""The contract that services have in common: one name, four operations, and a failure that says where it was."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any
+
+import pytest
+
+from aura_stream.domain.reasons import Refused
+from aura_stream.identity.administration import Users
+from aura_stream.identity.service import OPERATIONS, Service
+from aura_stream.logs import ACCESS
+from aura_stream.webhooks.endpoints import Endpoints
+from tests.identity.conftest import OPERATOR, Node, register
+
+
+async def test_l92_a_refusal_names_its_service_in_the_line_of_its_request(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    ada = await register(node)
+    missing = str(uuid.uuid4())
+    with caplog.at_level(logging.INFO, logger=ACCESS):
+        assert await node.code("GET", f"/v1/users/{missing}", token=OPERATOR) == (404, "user_not_found")
+        body = {"full_name": "Nobody"}
+        assert await node.code("PUT", f"/v1/users/{missing}", body, token=OPERATOR) == (404, "user_not_found")
+        path = f"/v1/webhook-endpoints/{missing}"
+        assert await node.code("DELETE", path, token=ada.access) == (404, "webhook_endpoint_not_found")
+    lines: list[Any] = [record.args for record in caplog.records if record.name == ACCESS]
+    assert [line.get("refused_by") for line in lines] == ["users.get", "users.update", "webhook_endpoints.delete"]
+
+
+async def test_l92_a_service_has_a_name_and_all_four_operations_and_says_where_it_failed() -> None:
+    for service in (Users, Endpoints):
+        assert service.service_name and all(callable(getattr(service, name)) for name in OPERATIONS)
+    with pytest.raises(TypeError, match="Half lacks update, delete"):
+        type("Half", (Service,), {"service_name": "half", "create": None, "get": None})
+
+    class Notes(Service):
+        service_name = "notes"
+
+        async def create(self) -> None:
+            raise Refused("payment_not_found")
+
+        async def get(self) -> int:
+            return 1
+
+        async def update(self) -> None:
+            await self.create()
+
+        async def delete(self) -> None:
+            raise ZeroDivisionError
+
+    notes = Notes()
+    assert await notes.get() == 1
+    with pytest.raises(Refused) as refused:
+        await notes.update()
+    assert refused.value.context == "notes.create"
+    with pytest.raises(ZeroDivisionError) as failed:
+        await notes.delete()
+    assert failed.value.__notes__ == ["in the service notes.delete"]
