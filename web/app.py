@@ -286,7 +286,7 @@ def metrics_app(services: Services) -> web.Application:
 
     async def show(_: web.Request) -> web.Response:
         return web.Response(
-            body=services.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+            body=await services.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
     app = web.Application()

@@ -216,7 +216,7 @@ async def test_l85_a_violation_is_in_the_audit_log_once(node: Node, start_node: 
         f"user:{ada.id}",
     )
     assert [tuple(row) for row in rows] == [("limit.requests", "refused", "rate_limited")]
-    assert b'aura_http_limited_total{kind="requests"} 4.0' in small.services.metrics.text()
+    assert b'aura_http_limited_total{kind="requests"} 4.0' in await small.services.metrics.text()
 
 
 async def test_sec56_what_cannot_be_counted_is_not_let_in(node: Node, start_node: StartNode, owner: Owner) -> None:

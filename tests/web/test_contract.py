@@ -236,7 +236,7 @@ async def test_a20_x48_health_says_what_is_away(client: Client) -> None:
         assert (answer.status, (await answer.json())["checks"]["journal"]["ok"]) == (503, False)
     async with client.get("/health") as answer:
         assert (answer.status, (await answer.json())["checks"]["kafka"]["ok"]) == (503, False)
-    metrics = client.app[SERVICES].metrics.text()
+    metrics = await client.app[SERVICES].metrics.text()
     assert b'aura_http_requests_total{method="GET",operation="getHealth",status="503"} 1.0' in metrics
     async with client.get("/openapi.json") as answer:
         assert (await answer.json())["openapi"] == "3.1.0"
