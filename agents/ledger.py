@@ -10,6 +10,7 @@ an answer line (repeated, refused, dead letter).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -117,19 +118,29 @@ class Ledger:
 
     # --- commands --------------------------------------------------------------------------------------------------
 
-    def read_ahead(self, unit: Unit, record: Record) -> Ahead | None:
-        """What a plain transfer asks for; None for all that :meth:`command` must look into."""
-        command = read_transfer(record.value)
-        if command is None:
-            return None
-        address = record_key(command.tenant, command.customer)
-        if record.key != address or unit.partition_of(address) != unit.partition:
-            return None
-        key = derived_id(command.tenant, command.customer, command.idempotency_key)
-        asked = plain_transfer(command, id_text(key), fingerprint(command))
-        if asked is None:
-            return None
-        return Ahead(command, key, asked, (TRANSACTIONS.full(key), IDEMPOTENCY_KEYS.full(key)))
+    def read_ahead(self, unit: Unit, records: Sequence[Record]) -> list[Ahead | None]:
+        """What the plain transfers among commands ask for; None for all that :meth:`command` must look into.
+
+        One step over all of them before the next one: that is what makes each step cheap.
+        """
+        read = [(number, record.key, read_transfer(record.value)) for number, record in enumerate(records)]
+        known = [
+            (number, transfer)
+            for number, key, transfer in read
+            if transfer is not None
+            and key == record_key(transfer.tenant, transfer.customer)
+            and unit.partition_of(key) == unit.partition
+        ]
+        keys = [derived_id(one.tenant, one.customer, one.idempotency_key) for _, one in known]
+        contents = [fingerprint(one) for _, one in known]
+        texts = [id_text(key) for key in keys]
+        asked = [plain_transfer(one, *told) for (_, one), *told in zip(known, texts, contents, strict=True)]
+        ahead: list[Ahead | None] = [None] * len(records)
+        for (number, transfer), key, submission in zip(known, keys, asked, strict=True):
+            if submission is not None:
+                rows = (TRANSACTIONS.full(key), IDEMPOTENCY_KEYS.full(key))
+                ahead[number] = Ahead(transfer, key, submission, rows)
+        return ahead
 
     def command(self, unit: Unit, record: Record) -> None:
         """One command. Raises :class:`Poison` when it cannot be meant; then it burns no key."""

@@ -137,16 +137,16 @@ class Ahead(Protocol):
 
 @runtime_checkable
 class ReadsAhead(Protocol):
-    """An actor that can tell something of a command before its turn.
+    """An actor that can tell something of commands before their turn.
 
     A step that is taken for many commands in a row costs half of the same step taken between others, whose code and
-    data it would have to fetch again; so do look-ups in the store.
+    data push each other out of the processor's caches; so do look-ups in the store.
     """
 
-    def read_ahead(self, unit: Unit, record: Record) -> Ahead | None:
-        """What the record alone says; None where it is better read in its turn. Reads no table.
+    def read_ahead(self, unit: Unit, records: Sequence[Record]) -> Sequence[Ahead | None]:
+        """What each record alone says; None where it is better read in its turn. Reads no table.
 
-        The actor finds it as `unit.ahead` when it is called for this record. It may be None even so (in a replay).
+        The actor finds it as `unit.ahead` when it is called for the record. It may be None even so (in a replay).
         """
 
 
@@ -453,17 +453,15 @@ class Memory:
         actor, commands = self.actor, self.names.commands
         if not isinstance(actor, ReadsAhead):
             return [None] * len(records)
-        ahead: list[Ahead | None] = []
         enter(None)
-        for record in records:
-            one = None
-            if record.topic == commands:
-                try:
-                    one = actor.read_ahead(unit, record)
-                except Exception:  # whatever it is, it comes again in the turn of the record, and is its own
-                    log.exception("%s[%s] offset %s: cannot be read ahead", *_place(record))
-            ahead.append(one)
-        enter(unit)
+        try:
+            read = iter(actor.read_ahead(unit, [record for record in records if record.topic == commands]))
+        except Exception:  # whatever it is, it comes again in its record's turn, and is that one's own
+            log.exception("%s[%s] offset %s and what follows cannot be read ahead", *_place(records[0]))
+            return [None] * len(records)
+        finally:
+            enter(unit)
+        ahead = [next(read) if record.topic == commands else None for record in records]
         keys = [key for one in ahead if one is not None for key in one.keys]
         unit.absent = self.store.absent(keys) if keys else set()
         return ahead

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -142,7 +143,7 @@ class InItsTurn(Ledger):
 class Careless(Ledger):
     """Fails when it reads ahead."""
 
-    def read_ahead(self, unit: Unit, record: Record) -> Any:
+    def read_ahead(self, unit: Unit, records: Sequence[Record]) -> Any:
         raise ValueError("not now")
 
 
