@@ -15,7 +15,7 @@ import msgspec
 from aura_stream.domain.events import ByBank
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """`[account_id, layer, amount]`; its leg is its place in the list."""
 
     account_id: str
@@ -23,7 +23,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     amount: str
 
 
-class Journal(msgspec.Struct, frozen=True, omit_defaults=True):
+class Journal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A balanced set of entries of one step of one transaction, all in one asset.
 
     `number` is dense within the partition; the journal's public id is `partition * 2^48 + number`.
@@ -39,7 +39,7 @@ class Journal(msgspec.Struct, frozen=True, omit_defaults=True):
     entries: list[Entry]
 
 
-class TransactionLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="transaction"):
+class TransactionLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="line", tag="transaction"):
     """A transaction that began with this command: all its fields. It is also the command's answer (`new`)."""
 
     id: str
@@ -63,7 +63,7 @@ class TransactionLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field
     available: str = ""  # what there was, in major units, when it was refused for too little
 
 
-class ChangeLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="change"):
+class ChangeLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="line", tag="change"):
     """A transaction that moved on, by a command (`command_id`), a signal or a deadline. `seq` is the new one."""
 
     id: str
@@ -83,7 +83,7 @@ class ChangeLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="lin
     by_bank: ByBank | None = None
 
 
-class ReceivedLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="received"):
+class ReceivedLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="line", tag="received"):
     """The receiver's half: `transfer.received` with its journal, or `transfer.refused` with a reason."""
 
     id: str
@@ -99,7 +99,7 @@ class ReceivedLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="l
     journals: list[Journal] = []
 
 
-class AccountLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="account"):
+class AccountLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="line", tag="account"):
     """An account that was opened (`opened_at` = `at`) or changed its status; also the command's answer (`new`).
 
     Without `command_id` a transaction's step froze it.
@@ -117,7 +117,7 @@ class AccountLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="li
     name: str = ""
 
 
-class AnswerLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="answer"):
+class AnswerLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="line", tag="answer"):
     """The answer to a command that changed no transaction and no account.
 
     kind `done`: it did what it asks (`status`); `repeat`: the first outcome again (`reason` "" or why it was refused
@@ -143,7 +143,7 @@ class AnswerLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="lin
     offset: int = -1
 
 
-class PauseLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line", tag="pause"):
+class PauseLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="line", tag="pause"):
     """A pause that was set or lifted, also the command's answer; or, without `command_id`, that all have applied it."""
 
     id: str
@@ -162,7 +162,7 @@ class PauseLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="line
 Line = TransactionLine | ChangeLine | ReceivedLine | AccountLine | AnswerLine | PauseLine
 
 
-class UnitRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+class UnitRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One record of the journal topic.
 
     `inputs` are what the unit read, in order: `["commands", first, last]`, `["signals", first, last]` (offsets, both

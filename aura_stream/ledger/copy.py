@@ -23,6 +23,8 @@ _LAST_MS: Final = (datetime(9999, 12, 31, tzinfo=UTC) - datetime(1970, 1, 1, tzi
 _int = struct.Struct(">i").pack
 _int4 = struct.Struct(">ii").pack
 _int8 = struct.Struct(">iq").pack
+_one_bigint = struct.Struct(">iiiiiiiq").pack
+_jsonb = struct.Struct(">ib").pack
 
 
 def text(value: str) -> bytes:
@@ -37,19 +39,9 @@ def texts(*values: str) -> bytes:
     return b"".join([text(value) if value else NULL for value in values])
 
 
-def optional(value: str) -> bytes:
-    """A text field in which "" stands for nothing."""
-    return text(value) if value else NULL
-
-
 def int4(value: int) -> bytes:
     """An integer field."""
     return _int4(4, value)
-
-
-def int8(value: int) -> bytes:
-    """A bigint field."""
-    return _int8(8, value)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -58,6 +50,12 @@ def timestamp(ms: int) -> bytes:
     if not _FIRST_MS <= ms <= _LAST_MS:
         raise OverflowError(f"{ms} ms since 1970 is outside the years 1 to 9999")
     return _int8(8, (ms - _EPOCH_MS) * 1000)
+
+
+@lru_cache(maxsize=1 << 8)
+def int8(value: int) -> bytes:
+    """A bigint field of a value that comes again at once."""
+    return _int8(8, value)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -77,17 +75,18 @@ def numeric(digits: str) -> bytes:
     return _int(len(body)) + body
 
 
-@lru_cache(maxsize=1 << 12)
-def uuid(value: str) -> bytes:
-    """A uuid field of its usual text. Raises ValueError when it is none."""
+def uuid_bytes(value: str) -> bytes:
+    """The 16 bytes of a UUID's usual text. Raises ValueError when it is none."""
     raw = bytes.fromhex(value.replace("-", ""))
     if len(raw) != 16:
         raise ValueError(f"{value[:64]!r} is not a UUID")
-    return b"\x00\x00\x00\x10" + raw
+    return raw
 
 
 def bigints(values: list[int]) -> bytes:
     """A bigint[] field."""
+    if len(values) == 1:
+        return _one_bigint(32, 1, 0, _INT8_ARRAY, 1, 1, 8, values[0])
     if not values:
         body = struct.pack(">iii", 0, 0, _INT8_ARRAY)
     else:
@@ -98,4 +97,4 @@ def bigints(values: list[int]) -> bytes:
 def jsonb(value: str) -> bytes:
     """A jsonb field of JSON text."""
     encoded = value.encode()
-    return _int(len(encoded) + 1) + b"\x01" + encoded
+    return _jsonb(len(encoded) + 1, 1) + encoded

@@ -8,8 +8,8 @@ there is one plain insert.
 
 from __future__ import annotations
 
-import re
 import struct
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,6 @@ from aura_stream.ledger.errors import Diverged
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
-_plain = re.compile(r'[^\\"\x00-\x1f\x7f]*').fullmatch
 
 NULL: Final = "\\N"
 BINARY: Final = frozenset({"journals", "entries", "transactions"})
@@ -59,7 +58,7 @@ COPY_COLUMNS: Final[dict[str, tuple[str, ...]]] = {
 
 def escaped(text: str) -> str:
     """`text` as one field of COPY's text format. NUL, which Postgres cannot hold, becomes U+FFFD."""
-    if _plain(text):
+    if text.isprintable() and "\\" not in text:
         return text
     text = text.replace("\x00", "\ufffd").replace("\\", "\\\\")
     return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
@@ -78,7 +77,9 @@ def optional(text: str) -> str:
 
 def quoted(text: str) -> str:
     """`text` as a JSON string. NUL, which jsonb cannot hold, becomes U+FFFD."""
-    return f'"{text}"' if _plain(text) else msgspec.json.encode(text.replace("\x00", "\ufffd")).decode()
+    if text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    return msgspec.json.encode(text.replace("\x00", "\ufffd")).decode()
 
 
 def _json(value: msgspec.Struct) -> str:
@@ -97,42 +98,57 @@ def _event_head(event: str, status: str, state: str, reason: str) -> str:
     return f'{head},"reason":{quoted(reason)}' if reason else head
 
 
-_TRANSACTION: Final = struct.pack(">h", 20)  # the number of columns, before each row
-_JOURNAL: Final = struct.Struct(">hiqii").pack
-_LEGS: Final = struct.Struct(">ih").pack
-_ENTRY: Final = struct.Struct(">hiqih").pack
+# What begins a row and what stands between its fields of fixed length: the number of columns, and lengths.
+_TRANSACTION: Final = struct.pack(">hi", 20, 16)
+_JOURNAL: Final = struct.pack(">hi", 10, 8)
+_ENTRY: Final = struct.pack(">hi", 11, 8)
+_UUID: Final = struct.pack(">i", 16)
+_joined: Final = b"".join
+_int2: Final = struct.Struct(">ih").pack
+_legs: Final = tuple([_int2(2, leg) for leg in range(64)])
+
+
+def _leg(number: int) -> bytes:
+    """A smallint field: the number of a leg, or of all legs."""
+    return _legs[number] if number < len(_legs) else _int2(2, number)
+
+
+@lru_cache(maxsize=1 << 10)
+def _times(effective_at: int, posted_at: int) -> bytes:
+    return copy.timestamp(effective_at) + copy.timestamp(posted_at)
 
 
 class Row:
     """A transaction's row, or what changes of it, while a batch is built."""
 
-    __slots__ = (
-        *("at", "captured", "customer", "first_seq", "head", "history", "journal_ids", "journal_seq", "reason", "seq"),
-        *("state", "status", "tenant"),
-    )
+    __slots__ = ("captured", "first", "first_seq", "head", "history", "journal_ids", "journal_seq", "last", "seq")
 
-    def __init__(self, head: bytes, tenant: str, customer: str, first_seq: int, journal_seq: int) -> None:
+    def __init__(
+        self, head: bytes, line: journal.TransactionLine | journal.ChangeLine, first_seq: int, journal_seq: int
+    ) -> None:
         self.head = head  # the unchanging columns, framed; b"" for a transaction that began earlier
-        self.tenant = tenant
-        self.customer = customer
+        self.first = line
+        self.last = line
         self.first_seq = first_seq
         self.journal_seq = journal_seq
         self.seq = first_seq - 1
-        self.status = self.state = self.reason = self.captured = ""
-        self.at = 0
+        self.captured = ""
         self.journal_ids: list[int] = []
         self.history: list[str] = []
 
     def framed(self) -> bytes:
         """The whole row of a transaction that began in this batch."""
-        return (
-            self.head
-            + copy.texts(self.status, self.state, self.reason)
-            + (copy.numeric(self.captured) if self.captured else copy.NULL)
-            + copy.timestamp(self.at)
-            + copy.int4(self.seq)
-            + copy.bigints(self.journal_ids)
-            + copy.jsonb(f"[{','.join(self.history)}]")
+        last = self.last
+        return _joined(
+            (
+                self.head,
+                copy.texts(last.status, last.state, last.reason),
+                copy.numeric(self.captured) if self.captured else copy.NULL,
+                copy.timestamp(last.at),
+                copy.int4(self.seq),
+                copy.bigints(self.journal_ids),
+                copy.jsonb(f"[{','.join(self.history)}]"),
+            )
         )
 
 
@@ -148,6 +164,16 @@ class AccountRow:
         self.at = 0
 
 
+class _Account:
+    """An account in a batch: its columns in an entry, framed, and its entries so far."""
+
+    __slots__ = ("entries", "framed")
+
+    def __init__(self, framed: bytes) -> None:
+        self.framed = framed
+        self.entries = 0
+
+
 class Batch:
     """The rows of one partition's write: `add` the records in order, `close`, then the texts and the changes."""
 
@@ -161,9 +187,8 @@ class Batch:
         self.signals_offset: int | None = None
         self.shard_time: int | None = None
         self.journals: list[bytes] = []
-        self.journal_seqs: list[int] = []
         self.entries: list[bytes] = []
-        self.entry_seqs: list[int] = []
+        self._ends: list[tuple[int, int]] = []  # of each unit, in journals and entries
         self.transactions: dict[str, Row] = {}
         self.new_transactions: list[bytes] = []
         self.changes: dict[str, Row] = {}
@@ -180,7 +205,8 @@ class Batch:
         self.touched: Counter[tuple[str, str]] = Counter()  # entries per tenant and account
         self.size = 0  # bytes of the records
         self._base = partition * journal.JOURNALS_PER_PARTITION
-        self._seen_accounts: list[tuple[str, str]] = []
+        self._accounts: dict[tuple[str, str], dict[str, _Account]] = {}  # by tenant and asset, then account
+        self._framed_partition = copy.int4(partition)
 
     def add(self, offset: int, value: bytes) -> None:
         """One record of the journal topic. Raises :class:`Diverged` when it is not the next one or cannot be read."""
@@ -206,7 +232,7 @@ class Batch:
                     counts[1] += 1
                     unasked += not line.command_id
                 elif isinstance(line, journal.ReceivedLine):
-                    self._journals(line.journals, seq)
+                    self._journals(line.journals, seq, line.id, copy.uuid_bytes(line.id))
                     counts[2] += 1
                     unasked += 1
                 elif isinstance(line, journal.AccountLine):
@@ -245,6 +271,7 @@ class Batch:
         self.unit_offsets.append(offset)
         self.unit_hashes.append(self.chain_hash)
         self.last_seq = seq
+        self._ends.append((len(self.journals), len(self.entries)))
         self.next_offset = offset + 1
         self.size += len(value)
         for read in record.inputs:
@@ -257,15 +284,18 @@ class Batch:
 
     def close(self) -> None:
         """Frames what a later record could still have changed; nothing is added any more."""
-        self.touched.update(self._seen_accounts)
+        for (tenant, _), accounts in self._accounts.items():
+            for account_id, account in accounts.items():
+                self.touched[tenant, account_id] += account.entries
         self.new_transactions = [row.framed() for row in self.transactions.values()]
         self.new_accounts = [_account_text(row) for row in self.accounts.values()]
 
     def seq_of_row(self, table: str, row: int) -> int:
         """The journal seq that made a row (1 for the first) of a table's COPY text."""
+        if table in ("journals", "entries"):
+            ends = [end[table == "entries"] for end in self._ends]
+            return min(self.first_seq + bisect_left(ends, row), self.last_seq) if row > 0 else self.first_seq
         seqs = {
-            "journals": self.journal_seqs,
-            "entries": self.entry_seqs,
             "transactions": [new.journal_seq for new in self.transactions.values()],
             "accounts": [new.journal_seq for new in self.accounts.values()],
             "refusals": self.refusal_seqs,
@@ -273,8 +303,11 @@ class Batch:
         }[table]
         return seqs[row - 1] if 0 < row <= len(seqs) else self.first_seq
 
-    def _journals(self, journals: Sequence[journal.Journal], seq: int) -> None:
+    def _journals(self, journals: Sequence[journal.Journal], seq: int, line_id: str, raw_id: bytes) -> None:
+        """Frames journals and their entries. `raw_id` are the bytes of `line_id`, whose journals they mostly are."""
         partition = self.partition
+        framed_partition, framed_seq = self._framed_partition, copy.int8(seq)
+        add_entry = self.entries.append
         for booked in journals:
             if booked.number != self.last_journal + 1:
                 found = f"{booked.number} follows {self.last_journal}"
@@ -282,73 +315,98 @@ class Batch:
             self.last_journal = booked.number
             number = self._base + booked.number
             entries, asset, tenant = booked.entries, booked.asset, booked.tenant
-            transaction_id = copy.uuid(booked.transaction_id)
-            times = copy.timestamp(booked.effective_at) + copy.timestamp(booked.posted_at)
+            transaction_id = booked.transaction_id
+            raw = raw_id if transaction_id == line_id else copy.uuid_bytes(transaction_id)
+            times = _times(booked.effective_at, booked.posted_at)
+            raw_number = number.to_bytes(8, "big")
+            framed_id = _UUID + raw
             self.journals.append(
-                _JOURNAL(10, 8, number, 4, partition)
-                + transaction_id
-                + copy.texts(tenant, booked.kind, asset)
-                + _LEGS(2, len(entries))
-                + times
-                + copy.int8(seq)
+                _joined(
+                    (
+                        _JOURNAL,
+                        raw_number,
+                        framed_partition,
+                        framed_id,
+                        copy.texts(tenant, booked.kind, asset),
+                        _leg(len(entries)),
+                        times,
+                        framed_seq,
+                    )
+                )
             )
-            self.journal_seqs.append(seq)
-            times = copy.int4(partition) + times
+            begin, end = _ENTRY + raw_number, framed_partition + times
+            accounts = self._accounts.get((tenant, asset))
+            if accounts is None:
+                accounts = self._accounts[tenant, asset] = {}
             for leg, entry in enumerate(entries):
                 account_id = entry.account_id
-                self._seen_accounts.append((tenant, account_id))
-                self.entries.append(
-                    _ENTRY(11, 8, number, 2, leg)
-                    + transaction_id
-                    + copy.texts(tenant, account_id, asset)
-                    + copy.numeric(entry.amount)
-                    + copy.texts(entry.layer)
-                    + times
+                account = accounts.get(account_id)
+                if account is None:
+                    account = accounts[account_id] = _Account(copy.texts(tenant, account_id, asset))
+                account.entries += 1
+                add_entry(
+                    _joined(
+                        (
+                            begin,
+                            _leg(leg),
+                            framed_id,
+                            account.framed,
+                            copy.numeric(entry.amount),
+                            copy.texts(entry.layer),
+                            end,
+                        )
+                    )
                 )
-                self.entry_seqs.append(seq)
 
     def _transaction(self, line: journal.TransactionLine, seq: int) -> None:
-        row = Row(
-            _TRANSACTION
-            + copy.uuid(line.id)
-            + copy.texts(line.tenant, line.customer, line.type, line.asset)
-            + copy.numeric(line.amount)
-            + copy.texts(line.from_account_id, line.to_account_id)
-            + copy.text(line.idempotency_key)
-            + copy.timestamp(line.at)
-            + (copy.timestamp(line.expires_at) if line.expires_at else copy.NULL)
-            + copy.int4(self.partition),
-            line.tenant,
-            line.customer,
-            1,
-            seq,
+        raw_id = copy.uuid_bytes(line.id)
+        at = copy.timestamp(line.at)
+        head = _joined(
+            (
+                _TRANSACTION,
+                raw_id,
+                copy.texts(line.tenant, line.customer, line.type, line.asset),
+                copy.numeric(line.amount),
+                copy.texts(line.from_account_id, line.to_account_id),
+                copy.text(line.idempotency_key),
+                at,
+                copy.timestamp(line.expires_at) if line.expires_at else copy.NULL,
+                self._framed_partition,
+            )
         )
         if line.id in self.transactions or line.id in self.changes:
             raise Diverged(self.partition, seq, "transactions_pkey", f"transaction {line.id} begins twice")
-        self.transactions[line.id] = row
-        self._event(row, line, 1, seq, f',"available":{quoted(line.available)}' if line.available else "")
+        row = self.transactions[line.id] = Row(head, line, 1, seq)
+        more = f',"available":{quoted(line.available)}' if line.available else ""
+        self._event(row, line, 1, seq, raw_id, more)
 
     def _change(self, line: journal.ChangeLine, seq: int) -> None:
         row = self.transactions.get(line.id) or self.changes.get(line.id)
         if row is None:
-            row = self.changes[line.id] = Row(b"", line.tenant, line.customer, line.seq, seq)
+            row = self.changes[line.id] = Row(b"", line, line.seq, seq)
         elif (
             row.seq != line.seq - 1
-            or not may_follow(row.status, line.status)
-            or (row.tenant, row.customer) != (line.tenant, line.customer)
+            or not may_follow(row.last.status, line.status)
+            or row.first.tenant != line.tenant
+            or row.first.customer != line.customer
         ):
-            found = f"transaction {line.id}: seq {line.seq} {line.status} follows seq {row.seq} {row.status}"
+            found = f"transaction {line.id}: seq {line.seq} {line.status} follows seq {row.seq} {row.last.status}"
             raise Diverged(self.partition, seq, "transactions_seq", found)
         row.captured = str(int(line.captured)) if line.captured else ""
-        self._event(row, line, line.seq, seq)
+        self._event(row, line, line.seq, seq, None)
         if line.also_journal:
             row.journal_ids.append(line.also_journal)
 
     def _event(
-        self, row: Row, line: journal.TransactionLine | journal.ChangeLine, event_seq: int, seq: int, more: str = ""
+        self,
+        row: Row,
+        line: journal.TransactionLine | journal.ChangeLine,
+        event_seq: int,
+        seq: int,
+        raw_id: bytes | None,
+        more: str = "",
     ) -> None:
-        row.seq, row.at = event_seq, line.at
-        row.status, row.state, row.reason = line.status, line.state, line.reason
+        row.seq, row.last = event_seq, line
         command = f',"command_id":{quoted(line.command_id)}' if line.command_id else ""
         # Names are checked at the door, but a bank's words may hold a NUL, which jsonb cannot.
         by_bank = "" if line.by_bank is None else f',"by_bank":{_json(line.by_bank)}'
@@ -357,8 +415,9 @@ class Batch:
             f'"journal_seq":{seq}{command}{by_bank}{more}}}'
         )
         if line.journals:
-            self._journals(line.journals, seq)
-            row.journal_ids += [self._base + booked.number for booked in line.journals]
+            first = self._base + self.last_journal + 1
+            self._journals(line.journals, seq, line.id, raw_id or copy.uuid_bytes(line.id))
+            row.journal_ids += range(first, first + len(line.journals))
 
     def _account(self, line: journal.AccountLine, seq: int) -> None:
         key = (line.tenant, line.account_id)

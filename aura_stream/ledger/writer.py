@@ -505,12 +505,13 @@ async def _change_transactions(connection: Connection, batches: Sequence[Batch])
         return
     partitions, ids, rows = zip(*changes, strict=True)
     first_seqs = [row.first_seq for row in rows]
-    tenants, customers = [row.tenant for row in rows], [row.customer for row in rows]
+    tenants, customers = [row.first.tenant for row in rows], [row.first.customer for row in rows]
+    lasts = [row.last for row in rows]
     tag = await connection.execute(
         _CHANGE,
         *(partitions, ids, first_seqs, [row.seq for row in rows], tenants, customers),
-        *([row.status for row in rows], [row.state for row in rows], [row.reason for row in rows]),
-        *([timestamp(row.at) for row in rows], [row.captured for row in rows]),
+        *([last.status for last in lasts], [last.state for last in lasts], [last.reason for last in lasts]),
+        *([timestamp(last.at) for last in lasts], [row.captured for row in rows]),
         [f"{{{','.join(map(str, row.journal_ids))}}}" for row in rows],
         [f"[{','.join(row.history)}]" for row in rows],
     )

@@ -444,3 +444,37 @@ async def test_every_text_comes_back_as_it_was(ledger: str, keys: list[str], det
         assert (found["state"], found["reason"]) == (key, key)
         assert [e["command_id"] for e in json.loads(found["history"])] == [key, key]
     assert [r["detail"] or "" for r in stored] == [detail.replace("\x00", "\ufffd") for detail in details]
+
+
+async def test_a_change_of_all_that_was_sent_moves_no_row(owner: Connection, writer: LedgerWriter) -> None:
+    alice = Shard(0)
+    keys = [str(uuid.UUID(int=number)) for number in range(300)]
+    for number in range(0, 300, 100):
+        alice.unit(
+            *[
+                alice.transaction(
+                    "alice",
+                    key,
+                    alice.journal(
+                        transaction_id("alice", key), ("alice:EUR", "available", 100), (CLEARING, "available", -100)
+                    ),
+                    event="transfer.sent",
+                    status="processing",
+                    state="sent",
+                    from_account_id="alice:EUR",
+                    to_account_id="bob:EUR:savings",
+                )
+                for key in keys[number : number + 100]
+            ]
+        )
+    await write_all(writer, alice)
+    pages = "SELECT transaction_id, (ctid::text::point)[0] AS page FROM ledger.transactions"
+    before = dict(await owner.fetch(pages))
+
+    done = {"event": "transfer.completed", "status": "completed", "state": "completed"}
+    answered = alice.unit(*[alice.change("alice", key, also_journal=(1 << 48) + 1, **done) for key in keys])
+    await writer.write(0, [answered])
+
+    assert await owner.fetchval("SELECT count(*) FROM ledger.transactions WHERE status = 'completed'") == 300
+    # A row that stays in its page while no indexed column changes touches no index.
+    assert dict(await owner.fetch(pages)) == before
