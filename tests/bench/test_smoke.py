@@ -17,7 +17,7 @@ TINY = [
     *("--warm-up", "1", "--partitions", "4", "--verify"),
     *("--requests", "200", "--batch-commands", "500", "--memory", "200"),
     *("--grid-ledgers", "1,2", "--grid-partitions", "2", "--entries", "10000", "--open", "100,200"),
-    *("--settlements", "15", "--turns", "1"),
+    *("--skip", "isolation,settlements"),
 ]
 
 
@@ -65,18 +65,6 @@ def test_a_tiny_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> No
     assert abs(grown["entries"] - 10_000) <= 1 and grown["restore"]["records"] > 1_000
     assert all(took["p50"] > 0 for took in grown["balance_ms"].values()) and len(grown["balance_ms"]) == 3
     assert [run["open"] for run in results["open"]] == [100, 200] and all(run["per_second"] for run in results["open"])
-    isolation = results["isolation"]
-    (quiet,), (hanging,), (ratio,) = isolation["quiet"], isolation["hanging"], isolation["ratios"]
-    assert (
-        quiet["count"] == hanging["count"] == 15 and ratio == hanging["p50_ms"] / quiet["p50_ms"] == isolation["ratio"]
-    )
-    assert isolation["without_answer"] >= 1, "bank-a has answered"
-    came, went = results["settlements"]["runs"]
-    for run, states in ((came, {"funds_settled", "mint_queued"}), (went, {"tokens_held", "payout_submitted"})):
-        assert run["count"] == 15 and run["per_second"] == 15 / run["seconds"]
-        assert {"ledger", "sink", "api", "bank", "chain", "mock bank", "chain's node", "kafka"} <= run["cores"].keys()
-        assert all(cores >= 0 for cores in run["cores"].values()) and run["cores"]["chain"] > 0
-        assert states <= run["waits_ms"].keys()
     memory = results["memory"]["after"]["ledger-0"]
     assert memory["rss_mb"] > memory["pss_mb"] > memory["rocksdb_mb"] > 0
     assert results["restore"]["records"] > 1000
@@ -91,6 +79,31 @@ def test_a_tiny_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> No
 
     again = aura("--from", str(figures), cwd=tmp_path)
     assert again.returncode == 0 and again.stdout == done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_a14_a_tiny_run_settles_through_banks_and_chain_and_measures_it(tmp_path: Path) -> None:
+    figures, data = tmp_path / "figures.json", tmp_path / "data"
+    told = ["--only", "isolation,settlements", "--settlements", "15", "--turns", "1", "--warm-up", "0"]
+    done = aura(*told, "--partitions", "4", "--dir", str(data), "--json", str(figures), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(figures.read_text(encoding="utf-8"))
+    isolation = results["isolation"]
+    (quiet,), (hanging,), (ratio,) = isolation["quiet"], isolation["hanging"], isolation["ratios"]
+    assert (
+        quiet["count"] == hanging["count"] == 15 and ratio == hanging["p50_ms"] / quiet["p50_ms"] == isolation["ratio"]
+    )
+    assert isolation["without_answer"] >= 1, "bank-a has answered"
+    came, went = results["settlements"]["runs"]
+    for run, states in ((came, {"funds_settled", "mint_queued"}), (went, {"tokens_held", "payout_submitted"})):
+        assert run["count"] == 15 and run["per_second"] == 15 / run["seconds"]
+        assert {"ledger", "sink", "api", "bank", "chain", "mock bank", "chain's node", "kafka"} <= run["cores"].keys()
+        assert all(cores >= 0 for cores in run["cores"].values()) and run["cores"]["chain"] > 0
+        assert states <= run["waits_ms"].keys()
+    assert "bank B goes on" in done.stdout and "Settlements per second" in done.stdout
+    assert not list(data.iterdir()), "its data is still there"
+    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(data) not in processes, "something of it still runs"
 
 
 @pytest.mark.parametrize("arguments", [
