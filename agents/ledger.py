@@ -280,7 +280,8 @@ class Ledger:
         """Answers bytes that are no command, as far as they say who sent them."""
         said = _said(record.value)
         given = ""
-        if reason == "internal_error" and said.get("type") in MAKES:
+        is_whole = {"tenant", "customer", "idempotency_key"} <= said.keys()
+        if reason == "internal_error" and is_whole and said.get("type") in MAKES:
             # It was a command, so its id may have been given with a receipt: whoever asks for it is told.
             given = id_text(derived_id(said["tenant"], said["customer"], said["idempotency_key"]))
         unit.line(

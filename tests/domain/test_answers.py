@@ -287,8 +287,9 @@ def test_command_that_breaks_a_machine_is_a_dead_letter_and_leaves_nothing(monke
         raise RuntimeError("a fault")
 
     monkeypatch.setitem(SUBMITS, "deposit.submit", broken)
-    line = world.do("deposit.submit", "alice", account_id="alice:EUR", amount="1")
+    line = world.do("deposit.submit", "alice", key="k", account_id="alice:EUR", amount="1")
 
     assert (line.kind, line.reason) == ("dead_letter", "internal_error")
+    assert line.transaction_id == id_text(derived_id("default", "alice", "k"))  # it may have been given with a receipt
     assert world.money() == before
     world.check()
