@@ -92,7 +92,7 @@ class View:
         middle += [panel.chain(settled, seen), "", panel.reserves(seen)]
         body = Table.grid(padding=(0, 4), expand=True)
         body.width = width
-        for ratio in (9, 11, 8):
+        for ratio in (8, 12, 8):
             body.add_column(ratio=ratio)
         body.add_row(Group(*self._left(top)), Group(*middle), Group(*self._right(top)))
         return Group(self._head(width), body, Rule(style=DIM), invariants)
