@@ -72,9 +72,16 @@ class Feed:
     async def _deliver(self, stream: Any) -> None:
         """The agent: hands each fetched list to its partition. Progress is `applied`, not an acknowledgement."""
         async for event in stream.events():
-            owner = self.partitions.get(event.message.partition)
-            if owner is not None:
-                owner.put(event.value, event.message.generation_id)
+            message = event.message
+            owner = self.partitions.get(message.partition)
+            offset = owner.put(event.value, message.generation_id) if owner is not None else None
+            if offset is not None:
+                await self._read_again(TP(message.topic, message.partition), offset, event.value.begin)
+
+    async def _read_again(self, tp: TP, offset: int, begin: int) -> None:
+        log.error("%s[%s]: what was fetched begins at %s, but %s comes next: it is read again", *tp, begin, offset)
+        if tp in self.app.consumer.assignment():
+            await self.app.consumer.seek(tp, offset)
 
     # --- rebalances ------------------------------------------------------------------------------------------------
 
@@ -122,7 +129,7 @@ class Feed:
         assignment = consumer.assignment()
         for tp in sorted(self._tps(owner.number)):
             if tp in assignment:
-                await consumer.seek(tp, owner.applied(tp.topic) + 1)
+                await consumer.seek(tp, owner.begin(tp.topic))
         self._resume(owner.number)
         if all(owner.ready for owner in self.partitions.values()):
             self.on_ready()
@@ -169,8 +176,7 @@ class Feed:
     def _ask_for_what_was_given_up(self) -> None:
         """A partition that was given up and is still assigned here would be handled by nobody: the group shall speak.
 
-        It is not opened again in this generation: lists that were fetched before may still come, and there is no
-        telling them from those that follow the seek.
+        It is not opened again in this generation: who gave it up was told, or thinks, that another worker has it.
         """
         closed = [number for number, owner in self.partitions.items() if owner.state == "closed"]
         if closed and not self.app.rebalancing and not self.app.should_stop:

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aura_stream.engine.unit import Record
 
@@ -30,6 +30,14 @@ CLOSE_S = 10.0
 
 class Gone(Exception):
     """The partition belongs to another worker now."""
+
+
+class Fetched(NamedTuple):
+    """All records of a topic partition from offset `begin` up to, not including, `end`; at least one."""
+
+    records: list[Record]
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,7 @@ class Partition(ABC):
         self.waiting = 0  # records that have arrived and are not handled yet
         self._waiting_bytes = 0
         self._inbox: deque[list[Record]] = deque()
+        self._reached: dict[str, int] = {}  # topic -> where what is applied or waits here ends
         self._paused = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -126,10 +135,29 @@ class Partition(ABC):
         """Whether records are wanted."""
         return self.state == "working"
 
-    def put(self, records: list[Record], generation: int) -> None:
-        """Takes a fetched list. One of another generation is dropped: what follows begins at `applied` + 1 again."""
-        if generation != self.generation or self.state in ("suspended", "closed"):
-            return
+    def begin(self, topic: str) -> int:
+        """The offset to read a source topic from: what follows what is applied."""
+        self._reached[topic] = offset = self.applied(topic) + 1
+        return offset
+
+    def put(self, fetched: Fetched, generation: int) -> int | None:
+        """Takes a fetched list, or returns the offset to read again from where it does not follow the one before.
+
+        No record may be missing between two lists, whatever happened to a list on its way here. One that repeats what
+        is here does no harm: what is applied is skipped. One of another generation is dropped: what follows begins at
+        `applied` + 1 again.
+        """
+        if generation != self.generation or self.state != "working":
+            return None
+        records, topic = fetched.records, fetched.records[0].topic
+        reached = self._reached.get(topic)
+        if reached is None:
+            reached = self.begin(topic)
+        if fetched.begin > reached:
+            return reached
+        if fetched.end <= reached:
+            return None
+        self._reached[topic] = fetched.end
         self._inbox.append(records)
         self.waiting += len(records)
         self._waiting_bytes += _bytes(records)
@@ -137,6 +165,7 @@ class Partition(ABC):
         if not self._paused and (self.waiting > WAITING_MAX or self._waiting_bytes > WAITING_BYTES_MAX):
             self._paused = True
             self.fetch.pause(self.number)
+        return None
 
     async def suspend(self) -> None:
         """A rebalance begins: takes nothing more and waits for the running batch."""
@@ -170,6 +199,7 @@ class Partition(ABC):
 
     def _clear(self) -> None:
         self._inbox.clear()
+        self._reached.clear()
         self.waiting = self._waiting_bytes = 0
 
     async def _live(self) -> None:

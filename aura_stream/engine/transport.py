@@ -5,6 +5,9 @@ These are the only touch points with Faust's internals; `check_faust` refuses to
 - Stock Faust hands each record through three queues and several tasks, three quarters of all time. Here one stream
   event per partition and fetch carries the list of raw records.
 - Stock Faust reads uncommitted data at at_least_once, so it would deliver signals of aborted units.
+- Stock Faust drops what was fetched of a partition that has been paused meanwhile, though it will not be fetched again:
+  pausing changes the very set that says what to fetch, and aiokafka takes an empty set for "all". Here a list says
+  which part of the log it holds, all are handed on, and their owner refuses one that does not follow the last.
 - After every rebalance Faust seeks to the group's offsets. They are only hints: the owner of a partition knows better.
 - Stock Faust runs the consumer in a thread with a loop of its own, and makes four tasks per message to hand it on. Here
   it shares the worker's loop: two busy threads pass one interpreter lock to and fro, 5 ms a time, at each of the dozen
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from inspect import isawaitable
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +38,7 @@ from faust.types.tuples import ConsumerMessage
 
 from aura_stream.brokers import Brokers, tls_context
 from aura_stream.engine import leaders  # noqa: F401 - only leaders are asked for records
+from aura_stream.engine.partition import Fetched, wait_for
 from aura_stream.engine.producer import METADATA_MAX_AGE_MS
 
 log = logging.getLogger(__name__)
@@ -50,8 +54,8 @@ class Owner(Protocol):
     def ready(self) -> bool:
         """Whether records are wanted now."""
 
-    def applied(self, topic: str) -> int:
-        """The last offset that is handled for good; -1 for none."""
+    def begin(self, topic: str) -> int:
+        """The offset to go on reading from, which it will then expect."""
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -114,6 +118,11 @@ class Consumer(driver.Consumer):
 
     app: App
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._begin: dict[TP, int] = {}  # where the next list of each partition will begin, as far as is known
+        self._resumed = asyncio.Event()
+
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
@@ -122,19 +131,30 @@ class Consumer(driver.Consumer):
         thread: Any = self._thread
         thread.rejoin()
 
+    async def seek(self, partition: TP, offset: int) -> None:
+        """Goes on reading at `offset`."""
+        await super().seek(partition, offset)
+        self._begin[partition] = offset
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Fetches these again, at once."""
+        super().resume_partitions(tps)
+        self._resumed.set()
+
+    async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
+        if self.flow_active and not self._get_active_partitions():
+            self._resumed.clear()
+            await wait_for(self._resumed, timeout)  # where Faust sleeps a second
+        return await super()._wait_next_records(timeout)
+
     async def _drain_messages(self, fetcher: Any) -> None:
         """Faust's fetcher runs this: hands on what comes, until the consumer or the fetcher stops."""
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):
-                async for tp, message in self.getmany(1.0):
+                async for _, message in self.getmany(1.0):
                     if not self.flow_active:
                         break  # a rebalance is on: all of it is fetched again
-                    begin = self._read_offset[tp]
-                    if begin is not None and message.offset < begin:
-                        continue  # fetched before the seek
                     await self.callback(message)
-                    if message.generation_id == self.app.consumer_generation_id:
-                        self._read_offset[tp] = message.offset
                 await asyncio.sleep(0)  # all may have been there already
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
@@ -145,15 +165,15 @@ class Consumer(driver.Consumer):
         for tp in self.assignment():
             owner = self.app.owner_of(tp)
             if owner is not None and owner.ready:
-                await self.seek(tp, owner.applied(tp.topic) + 1)
+                await self.seek(tp, owner.begin(tp.topic))
             else:
-                self._read_offset[tp] = None
+                self._begin.pop(tp, None)
                 self.pause_partitions({tp})  # its owner seeks and resumes when it is ready
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 - Faust's signature
-        """One message per partition and fetch; its value is the list of records, its offset that of the last one."""
+        """One message per partition and fetch; its value is :class:`Fetched`, its offset that of the last record."""
         try:
-            records, active = await self._wait_next_records(timeout)
+            records, _ = await self._wait_next_records(timeout)
         except NoOffsetForPartitionError as error:
             await self._begin_where_owners_say(error)
             return
@@ -163,17 +183,25 @@ class Consumer(driver.Consumer):
         if not self.flow_active:
             await self.perform_seek()
             return
-        for topic_partition, fetched in records.items():
+        for tp, fetched in self._lists(records):
             if self.app.consumer_generation_id != generation:
                 return
-            tp = TP(topic_partition.topic, topic_partition.partition)
-            if fetched and (active is None or tp in active):
-                last: Any = fetched[-1]
-                whole: Any = fetched
-                yield tp, ConsumerMessage(
-                    tp.topic, tp.partition, last.offset, last.timestamp / 1000, last.timestamp_type, last.headers,
-                    None, whole, None, 0, 0, tp, generation_id=generation,
-                )  # fmt: skip
+            last: Any = fetched.records[-1]
+            whole: Any = fetched
+            yield tp, ConsumerMessage(
+                tp.topic, tp.partition, last.offset, last.timestamp / 1000, last.timestamp_type, last.headers,
+                None, whole, None, 0, 0, tp, generation_id=generation,
+            )  # fmt: skip
+
+    def _lists(self, records: Mapping[Any, list[Any]]) -> list[tuple[TP, Fetched]]:
+        """What was fetched, each with where it begins: behind the last list, even if nobody is handed that one."""
+        lists = []
+        for place, fetched in records.items():
+            if fetched:
+                tp, end = TP(place.topic, place.partition), fetched[-1].offset + 1
+                lists.append((tp, Fetched(fetched, self._begin.get(tp, fetched[0].offset), end)))
+                self._begin[tp] = end
+        return lists
 
     async def _begin_where_owners_say(self, error: NoOffsetForPartitionError) -> None:
         """A young group knows no offset, and the fetcher has asked it before :meth:`perform_seek` came to speak."""
@@ -182,7 +210,7 @@ class Consumer(driver.Consumer):
             owner = self.app.owner_of(tp)
             log.info("%s[%s]: the group does not know where to begin; its owner does", *tp)
             if owner is not None and owner.ready:
-                await self.seek(tp, owner.applied(tp.topic) + 1)
+                await self.seek(tp, owner.begin(tp.topic))
         await asyncio.sleep(FETCH_WAIT_MS / 1000)  # one that is not ready is asked for again until it is
 
 
@@ -305,6 +333,8 @@ def check_faust() -> None:
         (driver.Consumer, "_drain_messages"),
         (driver.Consumer, "_wait_next_records"),
         (driver.Consumer, "pause_partitions"),
+        (driver.Consumer, "resume_partitions"),
+        (driver.Consumer, "_get_active_partitions"),
         (GroupCoordinator, "request_rejoin"),
     ):
         if not hasattr(owner, name):

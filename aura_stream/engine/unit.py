@@ -395,8 +395,9 @@ class Memory:
     ) -> tuple[Unit, int]:
         """Computes one unit from records in their order; returns it and how many records it took.
 
-        `clock`, which goes with an empty batch, moves the shard's time when no command does. `recorded` are the inputs
-        of a unit that ran before: then deadlines fire exactly where they fired then (a rebuild).
+        `clock`, which goes with an empty batch, moves the shard's time when no command does, and never back; what was
+        due by then and did not fit into the last unit fires even if the clock has been set back. `recorded` are the
+        inputs of a unit that ran before: then deadlines fire exactly where they fired then (a rebuild).
         """
         self.applied, self.received = self.state.applied.copy(), self.state.received.copy()
         unit = Unit(self)
@@ -404,7 +405,7 @@ class Memory:
         try:
             if recorded is not None:
                 return unit, self._replay(unit, batch, recorded)
-            if clock > unit.at and not self._tick(unit, clock):
+            if clock and not self._tick(unit, clock):
                 return unit, 0
             for taken, record in enumerate(batch):
                 if not self._take(unit, record, True):
@@ -513,17 +514,18 @@ class Memory:
 
     def _tick(self, unit: Unit, now: int) -> bool:
         """Moves the time to `now` and fires what is due, in order; False when the unit is full and more is due."""
-        unit.at = max(unit.at, now)
+        now = max(unit.at, now)
         room = DEADLINES_PER_UNIT - unit.fired
         due: list[bytes] = []
         self.next_due = NEVER
         for key, _ in unit.scan(DEADLINES, after(DEADLINES)):
-            if len(due) == room or _due(key) > unit.at:
+            if len(due) == room or _due(key) > now:
                 self.next_due = _due(key)
                 break
             due.append(key)
         if due:
-            unit.inputs.append(["clock", unit.at])
+            unit.at = now
+            unit.inputs.append(["clock", now])
         for key in due:
             unit.fired += 1
             unit._mark(key, None)
@@ -531,7 +533,7 @@ class Memory:
             error = unit.attempt(self._expire if kind == OF_EXPIRY else self.actor.deadline, name)
             if error is not None:
                 raise EngineError(f"the deadline of {name!r} raised {error!r}") from error
-        return self.next_due > unit.at
+        return self.next_due > now
 
     def _expire(self, unit: Unit, full: bytes) -> None:
         table = Table.by_prefix[full[:1]]

@@ -9,6 +9,13 @@ from typing import Any
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from aura_stream.engine.partition import Fetched
+
+
+def fetched(records: list[Any], begin: int = 0) -> Fetched:
+    """As the consumer hands them over that has read the topic from `begin` on."""
+    return Fetched(records, begin, records[-1].offset + 1)
+
 
 async def read_topic(bootstrap: str, topic: str, *, isolation: str = "read_committed") -> dict[int, list[Any]]:
     """All records of a topic up to its present end, per partition."""

@@ -26,7 +26,7 @@ from aura_stream.engine.shard import Setup, Shard
 from aura_stream.engine.store import MemoryStore
 from aura_stream.engine.topics import Topic, TopicMismatch, apply_topics, check_topics
 from aura_stream.engine.unit import STATE_KEY, Memory
-from tests.engine.check import read_topic
+from tests.engine.check import fetched, read_topic
 from tests.engine.tally import declared, make_setup
 
 
@@ -264,7 +264,7 @@ async def test_a_unit_whose_commit_fails_runs_again_on_a_new_producer(
     shard = Shard(0, setup, feeder.fetch, 1)
     await feeder.started.wait()
     for record in records:
-        shard.put([record], 1)
+        shard.put(fetched([record]), 1)
         await reached(lambda record=record: shard.applied(setup.names.commands) == record.offset)
     await reached(lambda: shard.counters.reopened == 3)
     await shard.close()
@@ -289,7 +289,7 @@ async def test_five_failures_of_one_unit_stop_the_process(
     shard = Shard(0, setup, feeder.fetch, 1)
     await feeder.started.wait()
     feeder.started.clear()
-    shard.put([record], 1)
+    shard.put(fetched([record]), 1)
     await asyncio.wait_for(feeder.started.wait(), 30)
     assert isinstance(feeder.failed[0], EngineError)
     assert shard.counters.reopened == 5
@@ -304,7 +304,7 @@ async def test_a_fenced_shard_that_is_not_the_owner_gives_up(kafka: Any, prefix:
     await feeder.started.wait()
     rival = await started(kafka.bootstrap, f"{prefix}-0", setup.names.journal)
     feeder.owned = False
-    shard.put([record], 1)
+    shard.put(fetched([record]), 1)
     await reached(lambda: shard.state == "closed")
     assert not feeder.failed
     await rival.stop()
@@ -319,7 +319,7 @@ async def test_a_fenced_shard_that_is_the_owner_takes_the_partition_back(
     shard = Shard(0, setup, feeder.fetch, 1)
     await feeder.started.wait()
     rival = await started(kafka.bootstrap, f"{prefix}-0", setup.names.journal)
-    shard.put([record], 1)
+    shard.put(fetched([record]), 1)
     await reached(lambda: shard.applied(setup.names.commands) == record.offset)
     with pytest.raises(Fenced):
         await rival.commit(rival.build([message(setup.names.journal, b"zombie")]))
@@ -346,7 +346,7 @@ async def test_nothing_reaches_the_store_before_the_commit(
     monkeypatch.setattr(TransactionalProducer, "commit", watched)
     shard = Shard(0, setup, feeder.fetch, 1)
     await feeder.started.wait()
-    shard.put([record], 1)
+    shard.put(fetched([record]), 1)
     await reached(lambda: shard.counters.units == 1)
     assert seen == [None, None]
     assert shard._store is not None
@@ -360,13 +360,13 @@ async def test_lists_of_another_generation_are_dropped(kafka: Any, prefix: str, 
     records = await wrote(kafka.bootstrap, setup, b"1 add 1", b"2 add 1")
     shard = Shard(0, setup, feeder.fetch, 7)
     await feeder.started.wait()
-    shard.put(records[1:], 6)
+    shard.put(fetched(records[1:]), 6)
     assert shard.waiting == 0
     await shard.suspend()
-    shard.put(records, 7)
+    shard.put(fetched(records), 7)
     assert shard.waiting == 0
     shard.resume(8)
-    shard.put(records, 8)
+    shard.put(fetched(records), 8)
     await reached(lambda: shard.applied(setup.names.commands) == records[-1].offset)
     await shard.close()
     await setup.kafka.stop()
@@ -400,7 +400,7 @@ async def test_a_store_that_was_away_for_too_long_is_restored_from_zero(
         assert shard.counters.restored == expected
         if expected == 0 and shard.applied(setup.names.commands) < 0:
             (record,) = await wrote(kafka.bootstrap, setup, b"1 add 1")
-            shard.put([record], 1)
+            shard.put(fetched([record]), 1)
             await reached(lambda shard=shard: shard.counters.units == 1)
         await shard.close()
     await setup.kafka.stop()
@@ -428,7 +428,7 @@ async def test_n26_a_store_with_an_unreadable_block_is_removed_and_restored_once
         feeder = Feeder()
         shard = Shard(0, setup, feeder.fetch, 1)
         await feeder.started.wait()
-        shard.put([record], 1)
+        shard.put(fetched([record]), 1)
         await reached(lambda shard=shard, record=record: shard.applied(setup.names.commands) == record.offset)
         assert not feeder.failed
         if number == 0 and blocks == "of one key":

@@ -18,6 +18,7 @@ from aura_stream.engine.shard import Setup, Shard
 from aura_stream.engine.store import MemoryStore
 from aura_stream.engine.table import Table
 from aura_stream.engine.unit import Names, Record, Unit
+from tests.engine.check import fetched
 
 NAMES = Names(commands="c", signals="s", journal="j", dead_letters="d", changelog="l")
 SENT = Table("sent", int, prefix=b"\xe0")
@@ -151,7 +152,7 @@ class Owner:
     async def handle(self, *records: LogRecord) -> None:
         """Hands it what was fetched, and waits until that is handled or cannot be."""
         await self.started.wait()
-        self.shard.put(list(records), 1)
+        self.shard.put(fetched(list(records)), 1)
         async with asyncio.timeout(5):
             while self.shard.state == "working" and (self.shard.waiting or not self.shard._idle.is_set()):  # noqa: ASYNC110
                 await asyncio.sleep(0)  # the shard's turn

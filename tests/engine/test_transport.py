@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import NoOffsetForPartitionError
 from faust.types import TP
 
+from aura_stream.embedded.processes import free_port
+from aura_stream.engine.driver import LogRecord
+from aura_stream.engine.feed import Feed
+from aura_stream.engine.partition import Fetch, Fetched, Partition
 from aura_stream.engine.topics import Topic, apply_topics
-from aura_stream.engine.transport import Consumer
+from aura_stream.engine.transport import Consumer, make_app
+from aura_stream.engine.unit import Record
 
 
 class Asked:
@@ -22,7 +28,7 @@ class Asked:
     def __init__(self, error: Exception, *, ready: bool) -> None:
         self._error: Exception | None = error
         self.sought: list[tuple[TP, int]] = []
-        owner = SimpleNamespace(ready=ready, applied=lambda _: 41)
+        owner = SimpleNamespace(ready=ready, begin=lambda _: 42)
         self.app = SimpleNamespace(owner_of=lambda _: owner, consumer_generation_id=3)
         self.should_stop, self.flow_active = False, True
 
@@ -36,6 +42,7 @@ class Asked:
         self.sought.append((tp, offset))
 
     _begin_where_owners_say = Consumer._begin_where_owners_say
+    _lists = Consumer._lists
 
 
 @pytest.mark.parametrize("ready", [True, False])
@@ -58,21 +65,20 @@ async def test_a_group_without_offsets_is_no_reason_to_stop_while_owners_know_wh
 
 
 class Drained:
-    """A consumer that has fetched these lists: generation and last offset."""
+    """A consumer that has fetched these lists: their last offsets."""
 
-    def __init__(self, *fetched: tuple[int, int], read_offset: int | None) -> None:
+    def __init__(self, *fetched: int) -> None:
         self._fetched = fetched
-        self._read_offset: dict[TP, int | None] = {TP("t", 0): read_offset}
         self._stopped = asyncio.Event()
         self.flow_active = True
-        self.app = SimpleNamespace(consumer_generation_id=3, should_stop=False)
+        self.app = SimpleNamespace(should_stop=False)
         self.handed_on: list[int] = []
         self.consumer_stopped_errors = (ConnectionError,)
 
     async def getmany(self, _: float) -> AsyncIterator[tuple[TP, Any]]:
         self._stopped.set()  # the last look
-        for generation, offset in self._fetched:
-            yield TP("t", 0), SimpleNamespace(offset=offset, generation_id=generation)
+        for offset in self._fetched:
+            yield TP("t", 0), SimpleNamespace(offset=offset)
 
     async def callback(self, message: Any) -> None:
         self.handed_on.append(message.offset)
@@ -83,20 +89,130 @@ class Drained:
         return self.handed_on
 
 
-async def test_what_was_fetched_before_a_seek_is_not_handed_on() -> None:
-    drained = Drained((3, 9), (3, 12), read_offset=10)
-    assert await drained.drain() == [12]
-    assert drained._read_offset[TP("t", 0)] == 12
-
-
-async def test_a_list_of_another_generation_does_not_say_where_this_one_reads() -> None:
-    """It is dropped by its partition; if it moved the reading on, what is fetched again would be dropped too."""
-    drained = Drained((2, 99), (3, 12), read_offset=10)
-    assert await drained.drain() == [99, 12]
-    assert drained._read_offset[TP("t", 0)] == 12
-
-
 async def test_nothing_is_handed_on_during_a_rebalance() -> None:
-    drained = Drained((3, 12), read_offset=None)
+    assert await Drained(9, 12).drain() == [9, 12]
+    drained = Drained(12)
     drained.flow_active = False
     assert await drained.drain() == []
+
+
+# --- nothing is missing between two lists ---------------------------------------------------------------------------
+
+
+class Inbox(Partition):
+    """A partition that works on nothing: what it would handle stays in its inbox."""
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def work(self) -> None:
+        """Handles nothing."""
+
+    async def wait_for_work(self) -> None:
+        await asyncio.Event().wait()
+
+    async def release(self, *, gently: bool) -> None:
+        """Nothing to give back."""
+
+    def applied(self, topic: str) -> int:
+        return 9
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+
+def lists(*offsets: range) -> list[Fetched]:
+    records: list[list[Record]] = [[LogRecord("t", 0, offset, 0, b"key", b"value") for offset in of] for of in offsets]
+    return [Fetched(found, of.start, of.stop) for found, of in zip(records, offsets, strict=True)]
+
+
+async def inbox() -> Inbox:
+    started = asyncio.Event()
+
+    async def start(owner: Partition) -> None:
+        owner.begin("t")
+        started.set()
+
+    async def no(_: int) -> bool:
+        return False
+
+    found = Inbox(0, Fetch(start, lambda _: None, lambda _: None, no, no, lambda error: pytest.fail(repr(error))), 3)
+    await asyncio.wait_for(started.wait(), 5)
+    return found
+
+
+async def test_a_list_that_does_not_follow_is_asked_for_again_and_one_that_repeats_is_harmless() -> None:
+    owner = await inbox()
+    first, repeated, known, far, follows = lists(
+        range(10, 14), range(12, 16), range(11, 15), range(20, 22), range(16, 20)
+    )
+    assert owner.put(first, 3) is owner.put(repeated, 3) is owner.put(known, 3) is None
+    assert owner.put(far, 3) == 16, "16 to 19 were lost on their way"
+    assert owner.put(follows, 3) is owner.put(far, 3) is None
+    assert [record.offset for record in owner.take()] == [10, 11, 12, 13, 12, 13, 14, 15, *range(16, 22)]
+    await owner.close()
+
+
+async def test_after_a_rebalance_the_first_list_must_follow_what_is_applied_not_what_had_arrived() -> None:
+    owner = await inbox()
+    first, follows, again = lists(range(10, 14), range(14, 20), range(10, 20))
+    assert owner.put(first, 3) is None
+    await owner.suspend()
+    owner.resume(4)
+    assert owner.put(follows, 4) == 10, "what had arrived is gone with the rebalance"
+    assert owner.put(again, 4) is None
+    assert owner.waiting == 10
+    await owner.close()
+
+
+class Counting(Inbox):
+    """Takes everything that comes and counts each record once, slowly, with hardly any room."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.counted: list[int] = []
+        self.pauses = 0
+        super().__init__(*arguments)
+
+    async def wait_for_work(self) -> None:
+        await Partition.wait_for_work(self)
+
+    async def work(self) -> None:
+        await asyncio.sleep(0)  # so that lists arrive while it works
+        self.counted.extend(record.offset for record in self.take())
+
+    def applied(self, topic: str) -> int:
+        return self.counted[-1] if self.counted else -1
+
+
+async def test_a_backlog_that_fills_every_inbox_loses_nothing(
+    kafka: Any, unique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All partitions are paused while a fetch is under way: what it brings must be handed on all the same."""
+    monkeypatch.setattr("aura_stream.engine.partition.WAITING_MAX", 100)
+    monkeypatch.setattr("aura_stream.engine.partition.BATCH_RECORDS_MAX", 60)
+    many = 6_000
+    await apply_topics(kafka.bootstrap, [Topic(unique, "", "")], partitions=2, replication=1)
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    await producer.start()
+    for number in range(many):
+        await producer.send(unique, b"%d" % number, partition=number % 2)
+    await producer.stop()
+    app = make_app(
+        unique, bootstrap=kafka.bootstrap, datadir=str(tmp_path), web_port=free_port(), session_timeout_s=10.0,
+        fetch_records_max=150,
+    )  # fmt: skip
+    failed: list[BaseException] = []
+    feed = Feed(app, (unique,), Counting, on_failure=failed.append)
+    worker = asyncio.create_task(app.start())
+
+    def counted() -> dict[int, list[int]]:
+        return {number: owner.counted for number, owner in feed.partitions.items() if isinstance(owner, Counting)}
+
+    async with asyncio.timeout(60):
+        while sum(map(len, counted().values())) < many and not failed:  # noqa: ASYNC110 - it counts without an event
+            await asyncio.sleep(0.05)
+    await app.stop()
+    await worker
+    assert not failed
+    assert "read again" not in caplog.text
+    assert counted() == {0: list(range(many // 2)), 1: list(range(many // 2))}

@@ -236,6 +236,41 @@ def test_many_deadlines_at_once_are_spread_over_units(monkeypatch: pytest.Monkey
     assert units[-1]["lines"][-1][:2] == ["add", "last"], "all that was due fires before the record that is later"
 
 
+def test_deadlines_that_did_not_fit_into_a_unit_fire_though_the_clock_was_set_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unit_module, "DEADLINES_PER_UNIT", 10)
+    driver = Driver(TallyActor(), NAMES)
+    for number in range(15):
+        driver.send(b"key", b"%d later 10" % number, 1000)
+    driver.run()
+    partition = driver.partitioner(b"key")
+    assert driver.step(partition, clock=5000)
+    driver.run(clock=3000)
+    units = journal(driver)[1:]
+    assert [(unit["at"], len(unit["lines"]), unit["inputs"]) for unit in units] == [
+        (5000, 10, [["clock", 5000]]),
+        (5000, 5, [["clock", 5000]]),
+    ]
+
+
+def test_a_unit_full_of_deadlines_does_not_take_the_time_of_a_record_that_it_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its inputs would not tell that time, so no replay could find it."""
+    monkeypatch.setattr(unit_module, "DEADLINES_PER_UNIT", 10)
+    driver = Driver(TallyActor(), NAMES)
+    for number in range(10):
+        driver.send(b"key", b"%d later 10" % number, 1000)
+    driver.send(b"key", b"next later 500", 1500)
+    driver.send(b"key", b"last add 1", 9000)
+    driver.run()
+    assert [(unit["at"], unit["inputs"][-1]) for unit in journal(driver)] == [
+        (1500, ["commands", 10, 10]),
+        (9000, ["commands", 11, 11]),
+    ]
+
+
 def test_a_large_unit_is_split_between_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unit_module, "JOURNAL_PART_MAX", 200)
     driver = Driver(TallyActor(), NAMES)

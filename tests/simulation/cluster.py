@@ -8,7 +8,7 @@ are cleared (or are not), the new assignment is registered, owners seek, the flo
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextvars import copy_context
 from types import SimpleNamespace
@@ -323,7 +323,7 @@ class SimulatedConsumer:
 
     def __init__(self, app: App) -> None:
         self.app, self.process = app, app.process
-        self._read_offset: defaultdict[TP, int | None] = defaultdict(lambda: None)
+        self._begin: dict[TP, int] = {}
         self._assigned = Assigned()
         self._positions: dict[TP, int | None] = {}
         self._active: set[TP] = set()
@@ -340,7 +340,6 @@ class SimulatedConsumer:
         """A new assignment; positions are the group's committed ones until somebody seeks."""
         self._assigned = Assigned(tps)
         self._positions = {tp: self.app.group.committed.get(tp) for tp in self._assigned}
-        self._read_offset.clear()
         self._active = set()
 
     def assignment(self) -> Assigned:
@@ -375,6 +374,10 @@ class SimulatedConsumer:
         self._active |= tps
         self._arrived.set()
 
+    def _lists(self, records: dict[TopicPartition, Any]) -> Any:
+        """The engine's own."""
+        return Consumer._lists(self, records)  # type: ignore[arg-type]
+
     async def perform_seek(self) -> None:
         """The engine's own."""
         await self.process.step("perform seek")
@@ -386,7 +389,7 @@ class SimulatedConsumer:
             raise IllegalStateError(f"{tp} is not assigned")
         self.process.trace(f"seeks {tp.topic}-{tp.partition} {offset}")
         self._positions[tp] = offset
-        self._read_offset[tp] = offset or None
+        self._begin[tp] = offset
         self._arrived.set()
 
     async def highwaters(self, tp: TP) -> dict[TP, int]:
@@ -426,17 +429,14 @@ class SimulatedConsumer:
     # --- fetching --------------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Faust's fetcher: hands on what the engine's `getmany` yields, unless it is below the read offset."""
+        """Faust's fetcher: hands on what the engine's `getmany` yields."""
         self.process.world.broker.watchers[self._arrived] = frozenset(self.app.group.topics)
         while not self.should_stop:
             lists: Any = Consumer.getmany(self, 1.0)  # type: ignore[arg-type]
             await asyncio.sleep(0)
             async for tp, message in lists:
-                expected = self._read_offset[tp]
-                if expected is None or message.offset >= expected:
-                    self.app.queue.append((tp, message))
-                    self.app.queued.set()
-                    self._read_offset[tp] = message.offset
+                self.app.queue.append((tp, message))
+                self.app.queued.set()
                 if self.process.faults.happens(0.2):
                     await self.process.step("queue")
 
@@ -463,7 +463,8 @@ class SimulatedConsumer:
         found: dict[TopicPartition, Any] = {}
         if not self.flow_active or not world.network.reachable(self.process):
             return found
-        for tp in sorted(self._active & self._assigned):
+        # Pausing changes the set that is fetched, also during a fetch; and aiokafka takes an empty one for "all".
+        for tp in sorted(self._active & self._assigned or self._assigned):
             position = self._positions.get(tp)
             if position is None:
                 continue

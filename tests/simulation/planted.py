@@ -17,7 +17,7 @@ from aura_stream.domain import assets, ids, requests
 from aura_stream.domain.signals import Credit
 from aura_stream.engine import feed, shard
 from aura_stream.engine.errors import Fenced
-from aura_stream.engine.partition import Partition
+from aura_stream.engine.partition import Fetched, Partition
 from aura_stream.engine.producer import TransactionalProducer
 from aura_stream.engine.shard import Shard
 from aura_stream.engine.transport import Consumer
@@ -147,6 +147,38 @@ def _journal_outside() -> Patch:
     return mock.patch.object(Shard, "_messages", writing)
 
 
+def _gaps_accepted() -> Patch:
+    """Nobody looks whether a list follows the one before."""
+    put = Partition.put
+
+    def putting(self: Partition, fetched: Fetched, generation: int) -> int | None:
+        self._reached[fetched.records[0].topic] = -1
+        return put(self, fetched._replace(begin=-1), generation)
+
+    return mock.patch.object(Partition, "put", putting)
+
+
+def _dropped_when_paused() -> Patch:
+    """What was fetched of a partition that is paused meanwhile is dropped."""
+    lists = Consumer._lists
+
+    def listing(self: Any, records: Any) -> Any:
+        return [(tp, fetched) for tp, fetched in lists(self, records) if tp in self._active]
+
+    return mock.patch.object(Consumer, "_lists", listing)
+
+
+def _and_gaps(plant: Callable[[], Patch]) -> Callable[[], Patch]:
+    """A bug that the partition would notice, and mend, if it looked."""
+
+    @contextlib.contextmanager
+    def both() -> Iterator[None]:
+        with _gaps_accepted(), plant():
+            yield
+
+    return both
+
+
 def _no_seek() -> Patch:
     """Nobody seeks to what is applied: neither after a rebalance nor after opening."""
 
@@ -159,27 +191,10 @@ def _no_seek() -> Patch:
     return _all(mock.patch.object(Consumer, "perform_seek", perform), mock.patch.object(feed.Feed, "_start", start))
 
 
-def _reopened_in_place() -> Patch:
-    """Who is fenced gives up without asking, and what was given up is opened again in the same generation."""
-
-    async def owns(self: feed.Feed, partition: int) -> bool:
-        return False
-
-    def reopen(self: feed.Feed) -> None:
-        for number, owner in self.partitions.items():
-            if owner.state == "closed" and not self.app.rebalancing:
-                self.partitions[number] = self.make(number, self._fetch, self.app.consumer_generation_id)
-
-    return _all(
-        mock.patch.object(feed.Feed, "_owns", owns),
-        mock.patch.object(feed.Feed, "_ask_for_what_was_given_up", reopen),
-    )
-
-
 def _any_generation() -> Patch:
     """Lists that were fetched before a rebalance are handled after it."""
     put = Partition.put
-    return mock.patch.object(Partition, "put", lambda self, records, _: put(self, records, self.generation))
+    return mock.patch.object(Partition, "put", lambda self, fetched, _: put(self, fetched, self.generation))
 
 
 def _without(condition: str) -> Callable[[], Patch]:
@@ -254,9 +269,9 @@ PLANTED: Final[Mapping[str, tuple[Callable[[], Patch], str]]] = {
     "float amounts": (_float_amounts, DRAWN),
     "a credit in clearing is lost": (_lost_credit, DRAWN),
     "journal outside the transaction": (_journal_outside, DRAWN),
-    "no seek after reopening": (_no_seek, DRAWN),
-    "given up and opened again in the same generation": (_reopened_in_place, ANSWERS),
-    "lists of an older generation are handled": (_any_generation, REBALANCES),
+    "fetched, paused and dropped": (_and_gaps(_dropped_when_paused), DRAWN),
+    "no seek after reopening": (_and_gaps(_no_seek), DRAWN),
+    "lists of an older generation are handled": (_and_gaps(_any_generation), REBALANCES),
     "sink without a fence": (_without(FENCE), ZOMBIES),
     "lost commit taken for done": (_sink_guesses(committed=True), DRAWN),
     "lost answer taken for not done": (_sink_guesses(committed=False), DRAWN),

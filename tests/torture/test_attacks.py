@@ -24,7 +24,7 @@ from aura_stream.engine.kafka import RealKafka
 from aura_stream.engine.producer import COMMIT_TIMEOUT_S, TransactionalProducer
 from aura_stream.engine.shard import Setup, Shard
 from aura_stream.engine.topics import apply_topics
-from tests.engine.check import read_topic
+from tests.engine.check import fetched, read_topic
 from tests.engine.tally import declared, make_setup
 from tests.engine.test_kafka import Feeder, message, reached, started, values, wrote
 from tests.torture.proxies import END_TXN, KafkaProxy, Net, Rule
@@ -121,10 +121,10 @@ async def test_c01_a_late_endtxn_that_a_retry_had_overtaken_commits_nothing_of_t
         Rule("late", (END_TXN,), times=1, delay_s=1.5),
         Rule("delay", (END_TXN,), skip=1, times=1, delay_s=2.5),
     ]
-    shard.put([first], 1)
+    shard.put(fetched([first]), 1)
     await reached(lambda: shard.counters.units == 1 and shard.counters.reopened == 1)
     before = await visible(direct, setup)
-    shard.put([second], 1)
+    shard.put(fetched([second]), 1)
     await reached(lambda: len(proxy.late_errors) == 1)
     assert proxy.late_errors[0] in OLD_EPOCH
     assert proxy.rules[1].hits == 1 and shard.counters.units == 1, "the second unit is open now"
@@ -148,7 +148,7 @@ async def test_c01_an_endtxn_held_back_past_the_time_out_commits_nothing_of_the_
     # The new unit's own EndTxn is held back meanwhile.
     held = Rule("delay", (END_TXN,), times=1, delay_s=2.7)
     proxy.rules = [Rule("late", (END_TXN,), silent=True, after=held)]
-    shard.put([record], 1)
+    shard.put(fetched([record]), 1)
     await reached(lambda: shard.counters.reopened >= 1, 30)
     proxy.rules = [held]
     await reached(lambda: len(proxy.late_errors) >= 1, 30)
@@ -174,7 +174,7 @@ async def test_c01_whatever_happens_to_an_endtxn_each_unit_has_its_effect_once(
     await feeder.started.wait()
     for number, record in enumerate(records):
         proxy.rules = [Rule(what, (END_TXN,), times=1 if what == "mute" else 2)] if number % 2 == 0 else []
-        shard.put([record], 1)
+        shard.put(fetched([record]), 1)
         await reached(lambda record=record: shard.applied(setup.names.commands) == record.offset, 30)
     await shard.close()
     await setup.kafka.stop()
@@ -233,14 +233,14 @@ async def test_m05_a_shard_that_waits_for_the_broker_does_not_hold_up_another(
     await slow_feeder.started.wait()
     await feeder.started.wait()
     proxy.rules = [Rule("delay", (END_TXN,), f"{setup.app_id}-0".encode(), times=1, delay_s=2.5)]
-    slow.put(records, 1)
+    slow.put(fetched(records), 1)
     await reached(lambda: proxy.rules[0].hits == 1)
     producer = AIOKafkaProducer(bootstrap_servers=direct)
     await producer.start()
     for number in range(5):
         meta = await producer.send_and_wait(setup.names.commands, b"x%d add 1" % number, key=b"other", partition=1)
         record: Any = (await read_topic(direct, setup.names.commands))[1][-1]
-        other.put([record], 1)
+        other.put(fetched([record]), 1)
         await reached(lambda meta=meta: other.applied(setup.names.commands) == meta.offset)
     assert (slow.counters.units, other.counters.units) == (0, 5)
     await producer.stop()
@@ -258,10 +258,10 @@ async def test_m06_a_producer_whose_id_kafka_has_forgotten_is_replaced(
     first, second = await wrote(direct, setup, b"1 add 1", b"2 add 1")
     shard = Shard(0, setup, feeder.fetch, 1)
     await feeder.started.wait()
-    shard.put([first], 1)
+    shard.put(fetched([first]), 1)
     await reached(lambda: shard.counters.units == 1)
     await asyncio.sleep(IDS_EXPIRE_MS / 1000 + 1.5)  # nothing tells when the broker forgets an id
-    shard.put([second], 1)
+    shard.put(fetched([second]), 1)
     await reached(lambda: shard.counters.units == 2, 30)
     assert shard.counters.reopened == 1
     await shard.close()
