@@ -561,8 +561,8 @@ def parse_command(value: bytes | None) -> Command:
         command = ADAPTER.validate_json(value or b"")
     except ValidationError as error:
         raise as_invalid(error) from None
-    if value and value.count(b'"') != _quotes(command):
-        # Something beside plain members stands there: a name twice, or an escape, a null, an object in the data.
+    if value and value.count(b'"') != _QUOTES[command.type]:
+        # More than the plain form of it: an optional field, an escape, an object in the data, or a name twice.
         try:
             refuse_twice(value)
         except ValueError as error:
@@ -580,18 +580,20 @@ def read_transfer(value: bytes | None) -> Transfer | None:
         transfer = _short_way(value)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    quotes = 38 if transfer.data.effective_at is None else 42  # see _quotes
+    quotes = _QUOTES[transfer.type] + (0 if transfer.data.effective_at is None else 4)
     return transfer if value.count(b'"') == quotes and _is_well_formed(transfer) else None
 
 
-def _quotes(command: TransferSubmit | Other) -> int:
-    """The quotes that a command's JSON has at least, and if each name is there once and each value is plain text.
+def _least_quotes(data: Any) -> int:
+    """Two around each name and each text: seven names and six texts around the data, and what the data must have."""
+    must = [field.annotation for field in data.model_fields.values() if field.is_required()]
+    objects = sum(isinstance(one, type) and issubclass(one, BaseModel) for one in must)
+    return 26 + 4 * len(must) - 2 * objects
 
-    Two around each name and each text: seven names and six texts of the envelope, and those of the data. Whatever else
-    a JSON text may have adds quotes, so equal numbers rule out that a name is given twice.
-    """
-    texts = sum(type(one) is str for one in command.data.__dict__.values())
-    return 26 + 2 * (len(command.data.model_fields_set) + texts)
+
+_QUOTES: Final = {name: _least_quotes(model.model_fields["data"].annotation) for name, model in COMMAND_TYPES.items()}
+"""The quotes of a command's JSON at least, by its type. Whatever is added adds quotes, so with just as many no name is
+there twice: one `count` for nearly all commands."""
 
 
 def _is_well_formed(transfer: Transfer) -> bool:

@@ -157,3 +157,45 @@ def test_times_are_read_with_any_zone_and_written_in_utc() -> None:
     assert parse_time("2026-11-20T11:00:00.5+01:00") == NOW + 500
     assert format_time(NOW + 500) == "2026-11-20T10:00:00.500Z"
     assert parse_time("2026-11-20t10:00:00z") == NOW
+
+
+def _with_twice(value: Any, path: tuple[str, ...], first: str) -> str:
+    """JSON of `value` in which the member at `path` stands twice, first as `first` (JSON)."""
+    members = []
+    for name, one in value.items():
+        inner = _with_twice(one, path[1:], first) if path[0] == name and len(path) > 1 else json.dumps(one)
+        if path == (name,):
+            members.append(f"{json.dumps(name)}:{first}")
+        members.append(f"{json.dumps(name)}:{inner}")
+    return "{" + ",".join(members) + "}"
+
+
+def _members(value: dict[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name, one in value.items():
+        found.append((*above, name))
+        if isinstance(one, dict):
+            found += _members(one, (*above, name))
+    return found
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[one["type"] for one in EXAMPLES])
+def test_sec53_no_member_of_any_command_stands_twice(example: dict[str, Any]) -> None:
+    plain = json.dumps(example, separators=(",", ":"))
+    parse_command(plain.encode())
+    for path in _members(example):
+        for first in ("1", "null", '""', "{}", "[]", '"other"', '"\\u0061"', '"a\\"b"'):
+            with pytest.raises(Invalid) as invalid:
+                parse_command(_with_twice(example, path, first).encode())
+            assert invalid.value.reason == "invalid_json", (path, first)
+
+
+def test_sec53_a_name_that_is_escaped_is_the_same_name() -> None:
+    example = next(one for one in EXAMPLES if one["type"] == "transfer.submit")
+    twice = json.dumps(example).replace('"amount":', '"am\\u006funt": "1.00", "amount":').encode()
+    with pytest.raises(Invalid) as invalid:
+        parse_command(twice)
+    assert invalid.value.reason == "invalid_json" and "amount" in invalid.value.detail
+    # One time escaped, and an optional field that is null, are nothing twice.
+    once = json.dumps(example).replace('"amount":', '"effective_at": null, "am\\u006funt":').encode()
+    assert parse_command(once).type == "transfer.submit"

@@ -93,7 +93,8 @@ async def test_s11_l52_refusal_by_business_names_its_transaction_and_what_there_
     told = {"account_id": alice, "available": "1.00", "requested": "5.00"}
     assert problem["error"]["details"].items() >= told.items()
     assert again[1]["error"]["details"] == problem["error"]["details"]
-    await api.account(customer, amount="100.00")
+    _, deposit, _ = await api.post("/v1/deposits", {"account_id": alice, "amount": "100.00"})
+    assert (await api.post(f"/v1/deposits/{deposit['id']}/confirm"))[0] == 200
     assert (await api.get(f"/v1/accounts/{alice}/balances"))[1]["available"] == "101.00"
     client, services = await client_of(api.services.settings)
     try:
