@@ -10,7 +10,6 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from agents.ledger import Ledger
 from aura_stream.domain import ids
@@ -19,6 +18,7 @@ from aura_stream.domain.ids import record_key
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.domain.requests import plain_transfer, read_submission
 from aura_stream.domain.state import Rules
+from aura_stream.domain.strict_json import refuse_twice
 from aura_stream.engine.driver import Driver
 from aura_stream.engine.unit import ReadsAhead, Record, Unit
 from tests.domain.world import NAMES, START
@@ -87,7 +87,8 @@ def _joined(fields: list[tuple[str, Any]]) -> str:
 def test_what_the_short_way_takes_is_what_the_models_take(value: bytes) -> None:
     try:
         model: Any = ADAPTER.validate_json(value)
-    except ValidationError:
+        refuse_twice(value)
+    except ValueError:
         assert read_transfer(value) is None
         with pytest.raises(Invalid):
             parse_command(value)
