@@ -34,9 +34,10 @@ $(STAMP): requirements.lock
 demo: setup ## Show the whole product working, on ports and data of its own
 	@$(BIN)/aura demo $(ARGS)
 
-# Much of a test is waiting for processes, so two run at a time; a file's tests stay together and share its services.
+# Much of a test is waiting for processes, so three run on two cores; a file's tests stay together and share its
+# services, and the files come in the order of tests/order.py.
 test: check ## Check the code, then run all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
 
 unit: setup ## Run the tests that need no service (ARGS="tests/domain -k holds")
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration and not long" $(ARGS)

@@ -1,13 +1,11 @@
 """In which order the test files run: several processes at work on them should end together and start few services.
 
 First what takes long and brings services of its own, the longest first; then what shares the one running ledger of its
-process, so that it is started late and once; then the fuzzers, which leave that ledger full of nonsense; and last what
-needs a second or less, to fill the gap until the others are done.
+process, so that it is started late and once; and last what is quick, to fill the gap until the others are done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -59,18 +57,13 @@ SECONDS = {
 
 def in_order(items: list[pytest.Item]) -> None:
     """Sorts the tests by their files; those of a file stay as they are."""
-    shared = files_that_use("running_ledger", items)
+    shared = {item.path for item in items if "running_ledger" in getattr(item, "fixturenames", ())}
 
     def place(item: pytest.Item) -> tuple[int, int]:
         name = item.path.relative_to(ROOT).as_posix() if item.path.is_relative_to(ROOT) else ""
         seconds = SECONDS.get(name, 0)
         if item.path in shared:
-            return (2 if item.path.name == "test_fuzz.py" else 1), -seconds
-        return (0 if seconds else 3), -seconds
+            return 1, -seconds
+        return (0 if seconds else 2), -seconds
 
     items.sort(key=place)
-
-
-def files_that_use(fixture: str, items: Iterable[pytest.Item]) -> set[Path]:
-    """The files with a test that needs a fixture, itself or by another one."""
-    return {item.path for item in items if fixture in getattr(item, "fixturenames", ())}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.identity.conftest import Node, staff
+from tests.web.test_fuzz import backend  # noqa: F401 - a ledger of its own
 from web.contract import load_contract
 
 WEB = Path(__file__).parent.parent / "web"

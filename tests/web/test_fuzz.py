@@ -6,15 +6,24 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.web.conftest import Backend, api_process
+from aura_stream.embedded import PostgresServer
+from tests.web.conftest import Backend, api_process, running
 from web.contract import CONTRACT_FILE
 
 KEY = "a-key-for-the-fuzzer-only"
 HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def backend(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """A ledger of its own: the fuzzer leaves it full of nonsense."""
+    with running(postgres, tmp_path_factory.mktemp("fuzz")) as found:
+        yield found
 
 
 @pytest.mark.timeout(360)
