@@ -68,10 +68,11 @@ class _Batch:
 
     def offset(self, place: int) -> int:
         """Where a command is in the log, after the end. Raises :class:`Problem`."""
-        if isinstance(problem := self._outcome, Problem):
+        outcome = self._outcome
+        if isinstance(outcome, Problem):
             # One for each who waits: a problem has the headers of its answer.
-            raise Problem(problem.code, problem.detail, retry_after_s=RETRY_AFTER_S)
-        return self._outcome + place
+            raise Problem(outcome.code, outcome.detail, retry_after_s=RETRY_AFTER_S)
+        return outcome + place
 
 
 class CommandLog:
