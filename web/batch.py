@@ -17,7 +17,8 @@ from aura_stream.domain.ids import record_key
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.identity.permissions import COMMAND_ACTIONS, Reach, reach
 from web.accepted import AcceptedCommand
-from web.call import BATCH_BODY_MAX, JSON_BODY_MAX, Call, read_body, require_media_type
+from web.call import BATCH_BODY_MAX, Call, read_body, require_media_type
+from web.command_log import VALUE_BYTES_MAX
 from web.commands import SUBMITS, check, subject_of
 from web.limits import spend_commands
 from web.operators import check_names
@@ -76,7 +77,7 @@ async def send_commands(call: Call) -> web.Response:
 
 
 def _command(line: bytes, tenant: str) -> Command:
-    if len(line) > JSON_BODY_MAX:
+    if len(line) > VALUE_BYTES_MAX:
         raise Invalid("message_too_large", f"{len(line)} bytes")
     command = parse_command(line)
     if command.tenant != tenant:
