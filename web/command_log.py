@@ -189,7 +189,7 @@ class CommandLog:
                 batches.pop(0)
         finally:
             for batch in batches:
-                batch.end(_unknown("the process stops"))
+                batch.end(_unknown("interrupted"))
             del self._sending[partition]
             if self._gathered[partition]:
                 self._plan()
