@@ -17,18 +17,13 @@ from aura_stream.domain.lane_news import Release
 from aura_stream.domain.lanes.minter import RELEASED, STOPS, WAITS
 from aura_stream.domain.reasons import Refused
 from aura_stream.identity.audit import NO_TENANT
+from aura_stream.ledger import lanes as stored
 from web.answers import json_response
 from web.call import Call
 from web.identity.once import once
 from web.operators import name_of
 from web.pages import Row
 
-_LANES: Final = "SELECT lane, breaker, failures, stopped, held_back, figures, changed_at FROM settlement.lanes"
-_RELEASES: Final = """
-SELECT release_id, stopped, operator, outcome, at FROM settlement.lane_releases
-WHERE lane = $1 ORDER BY at DESC LIMIT 20
-"""
-_OUTCOME: Final = "SELECT outcome FROM settlement.lane_releases WHERE release_id = $1"
 _WAIT_S: Final = 10.0
 _POLL_S: Final = 0.1
 _AMOUNTS: Final = ("mintable", "in_flight", "open_returns")
@@ -37,7 +32,7 @@ _AMOUNTS: Final = ("mintable", "in_flight", "open_returns")
 async def list_lanes(call: Call) -> web.Response:
     """GET /v1/lanes: every lane that has something to tell."""
     async with call.services.identity.database.platform() as connection:
-        rows = await connection.fetch(f"{_LANES} ORDER BY lane")
+        rows = await stored.every(connection)
     return json_response({"items": [lane_of_row(row) for row in rows]})
 
 
@@ -89,19 +84,19 @@ async def _outcome(call: Call, release_id: str) -> str:
         async with asyncio.timeout(_WAIT_S):
             while True:
                 async with call.services.identity.database.platform() as connection:
-                    found = await connection.fetchval(_OUTCOME, release_id)
-                if found is not None:
-                    return str(found)
+                    found = await stored.outcome(connection, release_id)
+                if found:
+                    return found
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
         return ""
 
 
 async def _detail(connection: Any, lane: str) -> dict[str, Any]:
-    row = await connection.fetchrow(f"{_LANES} WHERE lane = $1", lane)
+    row = await stored.one(connection, lane)
     if row is None:
         raise Refused("lane_not_found", f"there is no lane {lane}, or nothing has ever happened on it")
-    releases = await connection.fetch(_RELEASES, lane)
+    releases = await stored.releases(connection, lane)
     return lane_of_row(row) | {
         "releases": [
             {

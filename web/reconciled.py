@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from aura_stream.domain.reconciliation import MEANING
 from aura_stream.identity.database import Database, IdentityUnavailable
+from aura_stream.ledger import lanes as stored
 from aura_stream.reconcile import store
 
 _ASK_S = 2.0
@@ -50,7 +51,7 @@ class Reconciled:
             async with asyncio.timeout(_ASK_S), database.platform() as connection:
                 breaks = await store.breaks_by_kind(connection)
                 report = await store.last_report(connection)
-                lanes = await connection.fetch("SELECT lane, stopped, held_back FROM settlement.lanes")
+                lanes = await stored.every(connection)
         except (IdentityUnavailable, TimeoutError):
             self._seen.set(0)
             return

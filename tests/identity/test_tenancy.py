@@ -44,6 +44,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "amount": "1.00",
         "expires_at": "2999-01-01T00:00:00Z",
     },
+    "releaseLane": {"stopped": "foreign_nonce", "note": "mine"},
     "assignBreak": {"owner": "me"},
     "resolveBreak": {"resolution": "explained", "note": "mine"},
     "submitWithdrawal": {
@@ -96,6 +97,7 @@ async def _ids(node: Node, owner: Person) -> dict[str, str]:
     _, pause, _ = await node.call("POST", "/v1/pauses", scope, **named)
     return {
         "break_id": "7012345678901234",  # breaks are the platform's: refused before it is looked for
+        "lane": "chain:local:AUSD",  # so with lanes
         "pause_id": pause["id"],
         "event_id": await _event(node, owner),
         "endpoint_id": endpoint["id"],
@@ -147,6 +149,7 @@ async def _event(node: Node, owner: Person) -> str:
 
 _MISSING = {
     "break_id": "7998765432109876",
+    "lane": "chain:local:AEUR",
     "pause_id": "00000000-0000-4000-8000-000000000001",
     "event_id": "t-00000000000000000000000000000000",
     "endpoint_id": "00000000-0000-4000-8000-000000000001",
