@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import subprocess
+import sys
 import uuid
 from typing import TYPE_CHECKING
 
@@ -16,7 +19,7 @@ from aura_stream.identity.keychain import keys_of, rotate, wrappings
 from aura_stream.identity.sealing import Cipher, Keys, Unsealable, Wrapping, subject_place
 from aura_stream.settings import SettingsError, load_settings
 from tests.identity.conftest import OPERATOR, StartNode, address, login, register, with_settings
-from tests.web.conftest import Backend
+from tests.web.conftest import Backend, environment
 
 if TYPE_CHECKING:
     Owner = asyncpg.Connection[asyncpg.Record]
@@ -122,8 +125,21 @@ async def test_sec49_rotation_does_not_bring_back_what_was_destroyed(
     async with owner.transaction():
         await owner.execute("SELECT set_config('aura.tenant', 'default', true)")
         assert await owner.fetchval("SELECT identity.erase($1)", uuid.UUID(ada.id))
-    same = with_settings(backend.settings, identity_secret_next=backend.settings.identity_secret)
-    generation, _ = await rotate(owner, same)
+    command = [sys.executable, "-m", "aura_stream.cli", "keys", "rotate", "--yes", "--json"]
+    secret = backend.settings.identity_secret.get_secret_value()
+    named = environment("keys", backend.settings) | {"AURA_IDENTITY_SECRET": secret}
+
+    def run(**more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=os.environ | named | more, capture_output=True, text=True, timeout=60)
+
+    refused = await asyncio.to_thread(run)
+    assert refused.returncode == 3 and "AURA_IDENTITY_SECRET_NEXT" in refused.stderr
+    done = await asyncio.to_thread(run, AURA_IDENTITY_SECRET_NEXT=secret)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    generation = said["generation"]
+    # The one API process that lives has heard of it.
+    assert said["processes_behind"] == 0 and node.services.identity.sealer.keys.generation == generation
     assert await _persons_key(owner, ada.id) is None
     with pytest.raises(asyncpg.RestrictViolationError):
         await owner.execute(
