@@ -1,5 +1,5 @@
 -- What the sink's rows cost: room for a transaction's next status in its page, and one look-up per journal.
--- depends: 0011_reconciliation
+-- depends: 0012_lane_events
 
 -- migrate: apply
 

@@ -1,5 +1,5 @@
 -- Lanes that stop: why, and who let them go on. Breaks and reports tell the log of events. Refused ids are found.
--- depends: 0012_lane_events
+-- depends: 0012_sink_costs
 
 -- migrate: apply
 
