@@ -157,3 +157,10 @@ def test_times_are_read_with_any_zone_and_written_in_utc() -> None:
     assert parse_time("2026-11-20T11:00:00.5+01:00") == NOW + 500
     assert format_time(NOW + 500) == "2026-11-20T10:00:00.500Z"
     assert parse_time("2026-11-20t10:00:00z") == NOW
+
+
+def test_n34_what_is_recorded_of_an_unknown_type_does_not_depend_on_which_are_known() -> None:
+    with pytest.raises(Invalid) as refused:
+        parse_command(b'{"type": "money.print"}')
+    assert refused.value.reason == "invalid_type" and "money.print" in refused.value.detail
+    assert not [name for name in COMMAND_TYPES if name in refused.value.detail]
