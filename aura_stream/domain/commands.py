@@ -648,7 +648,8 @@ def as_invalid(error: ValidationError) -> Invalid:
         missing = kind == "union_tag_not_found"
         return Invalid(
             "missing_fields" if missing else "invalid_type",
-            "type is missing" if missing else f"{shown} is not a command type; known are {', '.join(COMMAND_TYPES)}",
+            # Without those that are: it is recorded, and must be the same when a later version computes it again.
+            "type is missing" if missing else f"{shown} is not a command type",
             "/type",
         )
     if kind == "missing":

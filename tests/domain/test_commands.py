@@ -199,3 +199,10 @@ def test_sec53_a_name_that_is_escaped_is_the_same_name() -> None:
     # One time escaped, and an optional field that is null, are nothing twice.
     once = json.dumps(example).replace('"amount":', '"effective_at": null, "am\\u006funt":').encode()
     assert parse_command(once).type == "transfer.submit"
+
+
+def test_n34_what_is_recorded_of_an_unknown_type_does_not_depend_on_which_are_known() -> None:
+    with pytest.raises(Invalid) as refused:
+        parse_command(b'{"type": "money.print"}')
+    assert refused.value.reason == "invalid_type" and "money.print" in refused.value.detail
+    assert not [name for name in COMMAND_TYPES if name in refused.value.detail]

@@ -15,7 +15,7 @@ from tests.torture.ordeal import ordeal
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 REPOSITORY = Path(__file__).parents[2]
-BEFORE = "4887386c"
+BEFORE = "945e6cfe"
 """The version before. A change that it cannot run beside moves this on, and says so in the changelog."""
 
 
