@@ -244,3 +244,35 @@ async def test_metrics_tell_of_breaks_runs_statements_and_reserves(
     assert text["aura_reconcile_problems"] == 0
     # No amount of what is held or owed: whoever reads metrics has no login.
     assert not [name for name in text if "trust" in name.partition("{")[0] or "surplus" in name]
+
+
+async def test_lanes_are_read_by_operators_and_auditors_and_released_by_operators_where_they_are_stopped(
+    node: Node,  # noqa: F811 - the fixture
+    owner: Owner,  # noqa: F811 - the fixture
+) -> None:
+    operator, auditor, user = await staff(node, "operator"), await staff(node, "auditor"), await register(node)
+    name, figures = f"chain:t{uuid.uuid4().hex[:8]}:AUSD", '{"next_nonce": 7, "seen_nonce": 9, "mintable": 1500000}'
+    await owner.execute(
+        """INSERT INTO settlement.lanes (lane, breaker, failures, stopped, changed_at, held_back, figures)
+        VALUES ($1, 'closed', 0, 'foreign_nonce', now(), '', $2), ($3, 'open', 5, '', now(), '', '{}')""",
+        *(name, figures, bank := f"bank:b-{uuid.uuid4().hex[:8]}"),
+    )
+
+    for one in (operator, auditor):
+        status, shown, _ = await node.call("GET", f"/v1/lanes/{name}", token=one.access)
+        assert (status, shown["stopped"], shown["releases"]) == (200, "foreign_nonce", [])
+        assert "somebody else has the key" in shown["why"] and shown["release"]
+        assert shown["figures"] == {"next_nonce": "7", "seen_nonce": "9", "mintable": "1.500000"}
+        _, listed, _ = await node.call("GET", "/v1/lanes", token=one.access)
+        assert {name, bank} <= {lane["lane"] for lane in listed["items"]}
+    assert (await node.call("GET", "/v1/lanes", token=user.access))[0] == 403
+
+    body = {"stopped": "another_chain", "note": "a guess"}
+    for one, lane, answer in (
+        (auditor, name, 403),
+        (user, name, 403),
+        (operator, name, 409),  # it is stopped for something else
+        (operator, bank, 409),
+        (operator, "chain:nowhere:AUSD", 404),
+    ):
+        assert (await node.call("POST", f"/v1/lanes/{lane}/release", body, token=one.access))[0] == answer, lane
