@@ -51,7 +51,7 @@ class _Batch:
 
     def add(self, key: bytes, value: bytes, headers: Headers) -> int | None:
         """The place of a command in the batch; None when it is full."""
-        added = self.builder.append(timestamp=None, key=key, value=value, headers=headers)
+        added = self.builder.append(timestamp=None, key=key, value=value, headers=list(headers))
         return None if added is None else int(added.offset)
 
     def ended(self) -> asyncio.Future[None]:
