@@ -229,8 +229,7 @@ async def test_metrics_tell_of_breaks_runs_statements_and_reserves(
     node: Node,  # noqa: F811 - the fixture
     a_break: int,
 ) -> None:
-    async with node.client.get("/metrics") as answer:
-        lines = (await answer.text()).splitlines()
+    lines = (await node.services.metrics.text()).decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if line and line[0] != "#")
     text = {name: float(value) for name, value in pairs}
 
