@@ -44,9 +44,9 @@ _AWAY_MAX_S: Final = 2.0
 _CLEAN_S: Final = 3600.0
 _AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
+# Materialized: a plan that scans it again for each row would skip what it has locked and take more than may be taken.
 _CLAIM: Final = """
-UPDATE events.webhook_deliveries d SET lease = $2, lease_until = $1 + $3
-FROM (
+WITH mine AS MATERIALIZED (
     SELECT w.delivery_id
     FROM (
         SELECT e.endpoint_id, (
@@ -73,7 +73,9 @@ FROM (
         FOR UPDATE OF c SKIP LOCKED
     ) w
     LIMIT $5
-) mine, events.webhook_endpoints e
+)
+UPDATE events.webhook_deliveries d SET lease = $2, lease_until = $1 + $3
+FROM mine, events.webhook_endpoints e
 WHERE d.delivery_id = mine.delivery_id AND e.endpoint_id = d.endpoint_id
 RETURNING d.delivery_id, d.tenant_id, d.endpoint_id, d.event_id, d.tries, d.attempts, e.url, e.secret_sealed,
     e.previous_sealed, e.previous_until,
