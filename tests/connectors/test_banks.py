@@ -228,6 +228,7 @@ async def test_a13_the_banks_webhooks_come_in(town: Town) -> None:
 @pytest.mark.row("A14", "N31")
 async def test_a14_bank_a_hangs_and_bank_b_goes_on_and_half_open_lets_a_back(town: Town) -> None:
     await town.customer("a14", "USD")
+    before = {bank: await town.told_of(f"bank:{bank}") for bank in ("bank-a", "bank-b")}  # other tests have their own
     await town.operator("PUT", "/v1/simulate/banks/bank-a/profile", {"name": "hanging"})
     try:
         stuck = []
@@ -265,9 +266,9 @@ async def test_a14_bank_a_hangs_and_bank_b_goes_on_and_half_open_lets_a_back(tow
     closed = await town.fetch("SELECT breaker FROM settlement.lanes WHERE lane = 'bank:bank-a'")
     assert closed[0]["breaker"] == "closed"
     assert (await town.metrics("bank-0"))["aura_lane_breaker", "bank:bank-a"] == 0
-    told = await town.told_of("bank:bank-a")
+    told = (await town.told_of("bank:bank-a"))[len(before["bank-a"]) :]
     assert (told[0], told[-1]) == ("lane.breaker_opened", "lane.breaker_closed") and "lane.breaker_half_open" in told
-    assert await town.told_of("bank:bank-b") == []
+    assert await town.told_of("bank:bank-b") == before["bank-b"]
 
 
 @pytest.mark.row("N30", "A14")
