@@ -33,7 +33,7 @@ def test_l87_no_answer_has_room_for_a_secret() -> None:
 
 def test_every_answer_is_a_schema_that_names_its_members() -> None:
     open_ones = {name for name, found in frozen().items() if any(member.endswith("*") for member in found)}
-    # The contract itself, checks by name, events, whose data is what their type says, and the figures of a kind of lane.
+    # The contract, checks by name, events, whose data is what their type says, and the figures of a kind of lane.
     assert {name.partition(" ")[0] for name in open_ones} == {
         *("getContract", "aurix_get_swagger_spec"),
         *("getHealth", "getDetailedHealth", "getReadiness", "getLiveness"),
