@@ -33,11 +33,15 @@ class Gone(Exception):
 
 
 class Fetched(NamedTuple):
-    """All records of a topic partition from offset `begin` up to, not including, `end`; at least one."""
+    """All records of a topic partition from offset `begin` to the last one's; at least one."""
 
     records: list[Record]
     begin: int
-    end: int
+
+    @property
+    def end(self) -> int:
+        """The offset behind the last record."""
+        return self.records[-1].offset + 1
 
 
 @dataclass(frozen=True, slots=True)

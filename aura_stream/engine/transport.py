@@ -198,9 +198,10 @@ class Consumer(driver.Consumer):
         lists = []
         for place, fetched in records.items():
             if fetched:
-                tp, end = TP(place.topic, place.partition), fetched[-1].offset + 1
-                lists.append((tp, Fetched(fetched, self._begin.get(tp, fetched[0].offset), end)))
-                self._begin[tp] = end
+                tp = TP(place.topic, place.partition)
+                found = Fetched(fetched, self._begin.get(tp, fetched[0].offset))
+                lists.append((tp, found))
+                self._begin[tp] = found.end
         return lists
 
     async def _begin_where_owners_say(self, error: NoOffsetForPartitionError) -> None:

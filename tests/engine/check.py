@@ -14,7 +14,7 @@ from aura_stream.engine.partition import Fetched
 
 def fetched(records: list[Any], begin: int = 0) -> Fetched:
     """As the consumer hands them over that has read the topic from `begin` on."""
-    return Fetched(records, begin, records[-1].offset + 1)
+    return Fetched(records, begin)
 
 
 async def read_topic(bootstrap: str, topic: str, *, isolation: str = "read_committed") -> dict[int, list[Any]]:

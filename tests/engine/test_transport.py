@@ -123,7 +123,7 @@ class Inbox(Partition):
 
 def lists(*offsets: range) -> list[Fetched]:
     records: list[list[Record]] = [[LogRecord("t", 0, offset, 0, b"key", b"value") for offset in of] for of in offsets]
-    return [Fetched(found, of.start, of.stop) for found, of in zip(records, offsets, strict=True)]
+    return [Fetched(found, of.start) for found, of in zip(records, offsets, strict=True)]
 
 
 async def inbox() -> Inbox:

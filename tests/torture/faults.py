@@ -141,14 +141,19 @@ async def terminate(torture: Torture) -> AsyncIterator[None]:
     yield
 
 
-@asynccontextmanager
-async def freeze(torture: Torture) -> AsyncIterator[None]:
-    """SIGSTOP for longer than the session, then SIGCONT: a zombie."""
-    victim = torture.some("ledger", "sink")
+async def frozen(torture: Torture, *roles: str) -> None:
+    """Stops a process of one of the roles for about its session or longer, then lets it go on."""
+    victim = torture.some(*roles)
     victim.freeze()
     session = torture.stack.settings.session_timeout_s
     await torture.pause(session * 0.5, session * 1.6)
     victim.thaw()
+
+
+@asynccontextmanager
+async def freeze(torture: Torture) -> AsyncIterator[None]:
+    """SIGSTOP for longer than the session, then SIGCONT: a zombie."""
+    await frozen(torture, "ledger", "sink")
     yield
 
 
@@ -521,11 +526,7 @@ async def connector_killed(torture: Torture) -> AsyncIterator[None]:
 @asynccontextmanager
 async def connector_frozen(torture: Torture) -> AsyncIterator[None]:
     """SIGSTOP of a connector for longer than its session: its partitions are given to nobody, and then to itself."""
-    victim = torture.some("bank", "chain")
-    victim.freeze()
-    session = torture.stack.settings.session_timeout_s
-    await torture.pause(session * 0.5, session * 1.6)
-    victim.thaw()
+    await frozen(torture, "bank", "chain")
     yield
 
 
