@@ -94,8 +94,13 @@ class Recent:
         return len(self._commands) + len(self._watchers)
 
     def transaction(self, transaction_id: str) -> RecentTransaction | None:
-        """The lines kept about a transaction."""
-        return self._transactions.get(transaction_id)
+        """The lines kept about a transaction, as of now.
+
+        A copy: who reads Postgres next must keep what is dropped here meanwhile, since Postgres may have answered
+        before it had it.
+        """
+        recent = self._transactions.get(transaction_id)
+        return RecentTransaction(list(recent.lines)) if recent is not None else None
 
     def begin(self, partition: int, offset: int) -> None:
         """Reading of a partition begins at `offset`; what was kept of it before is dropped."""

@@ -203,8 +203,10 @@ async def test_l13_l14_l36_users_are_filtered_sorted_and_paged_by_number(node: N
     admin = await staff(node, "admin")
     made = [(await register(node)).email for _ in range(3)]
 
-    _, first, _ = await node.call("GET", "/api/users?page=1&page_size=2&sort=email:asc", token=admin.access)
-    _, second, _ = await node.call("GET", "/api/users?page=2&page_size=2&sort=email:asc", token=admin.access)
+    # Who was erased has no address any more: the others are looked at.
+    sorted_ = "/api/users?status=ACTIVE&page_size=2&sort=email:asc"
+    _, first, _ = await node.call("GET", f"{sorted_}&page=1", token=admin.access)
+    _, second, _ = await node.call("GET", f"{sorted_}&page=2", token=admin.access)
     total = first["pagination"]["total"]
     assert (len(first["data"]), first["pagination"]["page_size"], total >= 4) == (2, 2, True)
     emails = [one["email"] for one in first["data"] + second["data"]]

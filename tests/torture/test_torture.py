@@ -53,6 +53,7 @@ def test_a_bug_planted_in_a_real_worker_is_found(tmp_path: Path, bug: str, told:
         client = new_client(stack, seed=11)
         client.http_share = 0.0
         await client.prepare()
+        await stack.quiet(60)
         await client.load(150, per_second=100, reading=False)
         with pytest.raises(Violation, match=told):
             await assert_coherent(stack, client, within_s=60, replay=0)

@@ -6,10 +6,13 @@ import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import pytest
 from aiokafka import AIOKafkaProducer
 
 from aura_stream.embedded import Process
+from tests.e2e.stack import until
 from tests.web.conftest import Api, Backend, client_of, until_ready
 
 
@@ -88,6 +91,29 @@ async def test_a02_node_that_starts_while_postgres_is_behind_knows_what_it_lacks
                 assert (answer.status, (await answer.json())["state"]) == (200, "awaiting_funds")
         finally:
             await fresh.close()
+
+
+async def test_a02_a08_answer_is_not_older_than_its_outcome_when_postgres_catches_up_behind_the_question(
+    backend: Backend, api: Api, customer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres answers with the state before; by the time the answer is here, the tail has dropped what came after."""
+    recent, ask, sink = api.services.tail.recent, api.services.reads.transaction, backend.processes["sink-0"]
+    account_id = await api.account(customer)
+    _, deposit, _ = await api.post("/v1/deposits", {"account_id": account_id, "amount": "5.00"})
+    id_, confirm, key = deposit["id"], f"/v1/deposits/{deposit['id']}/confirm", str(uuid.uuid4())
+    await until(lambda: recent.transaction(id_) is None, 30, "its first line is stored and dropped")
+
+    async def slowly(*wanted: str) -> Any:
+        answer = await ask(*wanted)
+        sink.thaw()
+        await until(lambda: recent.transaction(id_) is None, 30, "its second line is stored and dropped")
+        return answer
+
+    with frozen(sink):
+        monkeypatch.setattr(api.services.reads, "transaction", slowly)
+        first = await api.post(confirm, key=key)
+    repeated = await api.post(confirm, key=key)
+    assert [(status, body["state"], body["seq"]) for status, body, _ in (first, repeated)] == [(200, "credited", 2)] * 2
 
 
 async def test_s11_unknown_and_foreign_ids_are_404(api: Api, customer: str) -> None:
