@@ -211,8 +211,9 @@ class Process:
         identity = self._identity or self._read_pid_file()
         if identity is None:
             return None
-        if self._child is not None and self._child.poll() is not None:
-            return None
+        if self._child is not None:
+            # By its corpse alone it would be gone when its first thread is: others may still hold its files and ports.
+            return identity[0] if self._child.poll() is None else None
         return identity[0] if start_ticks(identity[0]) == identity[1] else None
 
     @property
