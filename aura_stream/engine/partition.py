@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 BATCH_RECORDS_MAX = 2_000
 BATCH_BYTES_MAX = 8 << 20
-WAITING_MAX = 8_000  # records in an inbox; above, the partition's fetching is paused
+WAITING_MAX = 4_000  # records in an inbox; above, the partition's fetching is paused
 WAITING_BYTES_MAX = 32 << 20
 SUSPEND_S = 7.0
 CLOSE_S = 10.0

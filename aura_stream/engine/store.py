@@ -113,7 +113,7 @@ class RocksStore:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if RocksStore._cache is None:
-            RocksStore._cache = Cache(64 << 20)
+            RocksStore._cache = Cache(32 << 20)
         table = BlockBasedOptions()
         table.set_block_cache(RocksStore._cache)
         table.set_bloom_filter(10, False)
@@ -124,7 +124,7 @@ class RocksStore:
         # Most look-ups are of keys that are new: a filter over what is not in a file yet saves nine tenths of each.
         options.set_memtable_prefix_bloom_ratio(0.1)
         options.set_memtable_whole_key_filtering(True)
-        options.set_write_buffer_size(8 << 20)
+        options.set_write_buffer_size(4 << 20)
         options.set_max_write_buffer_number(2)
         options.set_max_background_jobs(1)
         options.set_compression_type(DBCompressionType.lz4())
