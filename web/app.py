@@ -167,6 +167,7 @@ HANDLERS: dict[str, Handler] = {
     "listLanes": lanes.list_lanes,
     "getLane": lanes.get_lane,
     "releaseLane": lanes.release_lane,
+    "cancelNonce": lanes.cancel_nonce,
     "receiveBankWebhook": bank_webhooks.receive,
     "getHealth": system.get_health,
     "getDetailedHealth": system.get_detailed_health,
