@@ -19,7 +19,15 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from aura_stream.brokers import Brokers, client_options
-from aura_stream.domain.lanes.lines import AttemptLine, LaneLine, LaneRecord, NoteLine, ReleaseLine
+from aura_stream.domain.lanes.lines import (
+    AddressLine,
+    AttemptLine,
+    CancelLine,
+    LaneLine,
+    LaneRecord,
+    NoteLine,
+    ReleaseLine,
+)
 from aura_stream.ledger.connection import WRITER, connect
 
 log = logging.getLogger(__name__)
@@ -46,6 +54,14 @@ ON CONFLICT (lane) DO UPDATE SET
 """
 _RELEASE: Final = """
 INSERT INTO settlement.lane_releases (release_id, lane, stopped, operator, outcome, at) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT DO NOTHING
+"""
+_CANCEL: Final = """
+INSERT INTO settlement.nonce_cancels (cancel_id, lane, nonce, operator, outcome, transaction_id, hash, at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
+"""
+_ADDRESS: Final = """
+INSERT INTO settlement.deposit_addresses (lane, address, tenant_id, account_id, given_at) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING
 """
 _MOVE: Final = """
@@ -157,7 +173,8 @@ class AttemptsSink:
 
 
 async def _write_line(
-    connection: asyncpg.Connection[asyncpg.Record], line: AttemptLine | LaneLine | ReleaseLine
+    connection: asyncpg.Connection[asyncpg.Record],
+    line: AttemptLine | LaneLine | ReleaseLine | CancelLine | AddressLine,
 ) -> None:
     at = datetime.fromtimestamp(line.at / 1000, UTC)
     if isinstance(line, LaneLine):
@@ -169,6 +186,13 @@ async def _write_line(
     if isinstance(line, ReleaseLine):
         # The same request again: its first outcome counts.
         await connection.execute(_RELEASE, line.id, line.lane, line.stopped, line.operator, line.outcome, at)
+        return
+    if isinstance(line, CancelLine):
+        about = (line.transaction_id or None, line.hash)
+        await connection.execute(_CANCEL, line.id, line.lane, line.nonce, line.operator, line.outcome, *about, at)
+        return
+    if isinstance(line, AddressLine):
+        await connection.execute(_ADDRESS, line.lane, line.address, line.tenant, line.account, at)
         return
     ended = at if line.state == "ended" else None
     await connection.execute(

@@ -21,9 +21,10 @@ from aura_stream.chain.chaos import ETHER, Chaos
 from aura_stream.chain.rpc import ChainError, ChainNode, Kind, Refused
 from aura_stream.chain.setup import ensure_token, token_address
 from aura_stream.chain.signer import SigningKey
+from aura_stream.chain.token import ZERO_ADDRESS, TokenEvent, padded
 from aura_stream.chain.watch import Effect, State, Watched, decide, fetch
 from aura_stream.domain.ids import chain_lane_key
-from aura_stream.domain.lane_news import ENCODE, ChainNews, Looked, NotSeen, Opened, Sent, Sighting
+from aura_stream.domain.lane_news import ENCODE, Arrival, ChainNews, Looked, NotSeen, Opened, Sent, Sighting
 from aura_stream.domain.lanes.minter import REFERENCE_USED
 from aura_stream.domain.lanes.rules import LaneRules
 from aura_stream.settings import Settings
@@ -31,6 +32,8 @@ from aura_stream.settings import Settings
 log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 25.0
+_SCANNED_AT_ONCE: Final = 2_000  # blocks
+_ARRIVALS_AT_ONCE: Final = 1_000
 
 
 class ChainCalls:
@@ -117,12 +120,14 @@ class ChainCalls:
         if head.number < look.height:
             return NotSeen(f"the node is behind: block {head.number} of {look.height}")
         final = min(rpc.block(await node.call("eth_getBlockByNumber", "finalized", False)).number, head.number)
+        scanned, arrivals = await self._scanned(look, final)
         market = await node.market()
         chain_id, genesis = await node.identity()
         sightings = []
         for watch, one, about in zip(look.jobs, watched, facts, strict=True):
             seen = decide(one, about, confirmations=confirmations, seen_head=look.height)
-            inclusion, happened = seen.inclusion, seen.event is not None
+            inclusion = seen.inclusion
+            happened = seen.event is not None if one.effect is not None else seen.state is State.MINED
             if seen.state is State.REPLACED and happened:
                 sightings.append(Sighting(watch.job.reference, error=REFERENCE_USED))
             elif inclusion is not None:
@@ -147,10 +152,32 @@ class ChainCalls:
             tip=market.tip,
             supply=await node.total_supply(self._addresses[look.token], head.number),
             sightings=sightings,
+            scanned_from=look.scan_from,
+            scanned=scanned,
+            arrivals=arrivals,
         )
+
+    async def _scanned(self, look: Look, final: int) -> tuple[int, list[Arrival]]:
+        """The last block that was read of those that are final, and what moved in them to others than us."""
+        last = min(final, look.scan_from + _SCANNED_AT_ONCE - 1)
+        if not look.scan_from or last < look.scan_from:
+            return 0, []
+        key, token = self._keys[look.token], self._addresses[look.token]
+        ours = {padded(key.address), padded(ZERO_ADDRESS)}
+        events = [one for one in await self._node.transfers(token, look.scan_from, last) if one.reference not in ours]
+        if len(events) > _ARRIVALS_AT_ONCE and events[_ARRIVALS_AT_ONCE].block_number > events[0].block_number:
+            # Whole blocks only: the next look reads on.
+            last = events[_ARRIVALS_AT_ONCE].block_number - 1
+            events = [one for one in events if one.block_number <= last]
+        return last, [_arrival(one) for one in events]
 
     def _watched(self, token: str, watch: Watch) -> Watched:
         job, key = watch.job, self._keys[token]
+        if job.step in ("pause", "deploy"):
+            return Watched(key.address, job.nonce, job.hashes, None, watch.since)
+        if job.step == "sweep":
+            moved = Effect("transferred", self._addresses[token], job.to, job.amount, padded(key.address))
+            return Watched(key.address, job.nonce, job.hashes, moved, watch.since)
         account = to_checksum_address(job.to) if job.step == "mint" and job.to else key.address
         effect = Effect(
             "minted" if job.step == "mint" else "burned",
@@ -177,3 +204,8 @@ class ChainCalls:
     async def _write(self, lane: str, news: ChainNews) -> None:
         chain, _, token = lane.partition(":")
         await self._inbox.write(chain_lane_key(chain, token), ENCODE(news))
+
+
+def _arrival(event: TokenEvent) -> Arrival:
+    to = to_checksum_address(event.reference[-20:])
+    return Arrival(event.tx_hash, event.log_index, event.block_number, to, event.amount)

@@ -13,40 +13,48 @@ signed without a fresh one.
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import count, islice
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from eth_utils.address import to_checksum_address
 
 from agents.bank_lanes import pauses, set_pause
+from aura_stream.chain import forwarder
 from aura_stream.chain import token as contract
 from aura_stream.chain.setup import token_address
-from aura_stream.chain.signer import Fees, Signed, SigningKey, Transaction, sign
+from aura_stream.chain.signer import Fees, Signed, SigningKey, Transaction, cancellation, contract_address, sign
 from aura_stream.domain import lane_news
-from aura_stream.domain.ids import record_key
-from aura_stream.domain.lane_news import Looked, NotSeen, Release, Sent
+from aura_stream.domain.ids import chain_reference, derived_id, id_text, parse_account_id, record_key
+from aura_stream.domain.lane_news import AddressWanted, Arrival, Cancel, Looked, NotSeen, Release, Sent
 from aura_stream.domain.lane_requests import DECODE_CHAIN, Burn, ChainRequest, Mint, SetPause, StatementRead, Withdraw
 from aura_stream.domain.lanes import minter as lanes
 from aura_stream.domain.lanes.bank import Limits as Pace
 from aura_stream.domain.lanes.bank import backoff
-from aura_stream.domain.lanes.lines import AttemptLine, LaneLine, NoteLine, ReleaseLine
+from aura_stream.domain.lanes.lines import AddressLine, AttemptLine, CancelLine, LaneLine, NoteLine, ReleaseLine
 from aura_stream.domain.lanes.minter import Decided, Job, Minter, Receipt, View
 from aura_stream.domain.lanes.rules import LaneRules
 from aura_stream.domain.pauses import Scope, in_force
 from aura_stream.domain.settlement import TOKENS
+from aura_stream.domain.signals import CONFIRMED, STUCK, ChainFact, TokensIn
 from aura_stream.engine.errors import Poison
 from aura_stream.engine.unit import Record, Unit
 from tables.chain_lanes import (
+    CHAIN_ADDRESSES,
     CHAIN_JOBS,
     CHAIN_LANES,
     CHAIN_WAITING,
+    CHAIN_WANTED,
     ChainJob,
     ChainLane,
+    OpenSend,
+    Owner,
     Waiting,
+    address_key,
     job_key,
     waiting_key,
     waiting_prefix,
+    wanted_key,
 )
 from topics.chain_requests import CHAIN_REQUESTS
 
@@ -54,9 +62,12 @@ _PREFIX: Final = b"~chain:"
 FIRST_NONCE: Final = 2
 """The key's first two transactions have put the token on the chain."""
 _GAS: Final = 200_000
-"""A mint or burn takes about 62,000."""
+"""A mint or burn takes about 62,000, the first sweep of an address about 130,000."""
+_GAS_DEPLOY: Final = 1_000_000
 _AT_ONCE: Final = 200  # jobs that one unit signs, or one look watches
 _LOOK_GIVEN_UP_MS: Final = 30_000
+_SEND_CUT_OFF_MS: Final = 30_000
+"""After that nobody tells any more how a broadcast ended: what a look sees has to do."""
 _FAILURES_TO_OPEN: Final = 5
 _PACE: Final = Pace(backoff_ms=1000)
 
@@ -69,12 +80,16 @@ class Watch(NamedTuple):
 
 
 class Look(NamedTuple):
-    """A wish: the chain as it is now, and what it has of these jobs. `height` is the highest block seen before."""
+    """A wish: the chain as it is now, and what it has of these jobs. `height` is the highest block seen before.
+
+    With `scan_from` also what has moved of the token in final blocks from that one on.
+    """
 
     lane: str
     token: str
     height: int
     jobs: tuple[Watch, ...]
+    scan_from: int = 0
 
 
 class Send(NamedTuple):
@@ -166,7 +181,13 @@ class ChainLanes:
             self._not_seen(unit, lane, news)
         elif isinstance(news, Release):
             self._release(unit, lane, news)
+        elif isinstance(news, Cancel):
+            self._cancel(unit, lane, news)
+        elif isinstance(news, AddressWanted):
+            self._address(unit, lane, Owner(news.tenant, news.account))
+            self._look(unit, lane, soon=True)
         else:
+            self._tell(unit, lane, self._lane(lane))  # so that it is known before anything has happened to it
             self._look(unit, lane, soon=True)
 
     def _not_seen(self, unit: Unit, lane: str, news: NotSeen) -> None:
@@ -190,6 +211,20 @@ class ChainLanes:
             CHAIN_LANES.set(lane.encode(), row)
             self._tell(unit, lane, row)
             self._look(unit, lane, soon=True)
+
+    def _cancel(self, unit: Unit, lane: str, news: Cancel) -> None:
+        """The nonce's next bytes are a transfer to itself; whatever was signed under it before is watched as well."""
+        row, known, decided = self._lane(lane), None, None
+        prefix = waiting_prefix(lane, "s") + news.nonce.to_bytes(8, "big")
+        for key, _ in islice(CHAIN_WAITING.range(prefix, prefix + b"\xff"), 1):
+            known = CHAIN_JOBS.get(job_key(lane, key[len(prefix) :].decode()))
+        higher = None if known is None else lanes.to_cancel(known.job, row.height)
+        if known is not None and higher is not None:
+            decided = self._sign(unit, lane, row.minter, known, higher, int(row.chain.partition(":")[0]), cancels=True)
+        job, outcome = (None, lanes.NOT_WAITING) if decided is None else (decided.job, lanes.CANCELED)
+        about = ("", "") if job is None else (job.transaction_id, job.hashes[-1])
+        unit.line(CancelLine(news.id, f"chain:{lane}", news.operator, news.nonce, outcome, unit.at, *about))
+        self._look(unit, lane, soon=True)
 
     def _looked(self, unit: Unit, lane: str, news: Looked) -> None:
         row = self._lane(lane)
@@ -225,12 +260,16 @@ class ChainLanes:
                 self._stop(unit, lane, sighting.error)
                 continue
             self._observed(unit, lane, known, view, sighting, news.chain_id)
+        self._arrived(unit, lane, news)
+        self._sign_pause(unit, lane, view, news.chain_id)
+        self._sign_forwarder(unit, lane, view, news.chain_id)
         self._sign_queued(unit, lane, view, news.chain_id)
         is_busy = any(
             next(iter(CHAIN_WAITING.range(prefix, prefix + b"\xff")), None) is not None
             for prefix in (waiting_prefix(lane, "q"), waiting_prefix(lane, "s"))
         )
-        self._look(unit, lane, at=unit.at + (self.rules.look_ms if is_busy else self.rules.idle_look_ms))
+        idle_ms = self.rules.scan_ms if row.scanned else self.rules.idle_look_ms
+        self._look(unit, lane, at=unit.at + (self.rules.look_ms if is_busy else idle_ms))
 
     def _stop(self, unit: Unit, lane: str, why: str) -> None:
         row = self._lane(lane)
@@ -246,14 +285,110 @@ class ChainLanes:
         receipts = (Receipt(sighting.hash, sighting.block, sighting.ok, sighting.gas),) if sighting.hash else ()
         decided = lanes.observed(row.minter, known.job, view, receipts, self.rules.chain)
         known = self._decided(unit, lane, row, known, decided)
+        if decided.lane.acts_final != row.minter.acts_final:
+            self._tell(unit, lane, self._lane(lane))
+        if known.job.step == "deploy":
+            self._deployed(unit, lane, known.job)
+        elif known.job.step == "sweep" and known.job.state == "dead":
+            self._sweep_again(unit, lane, known.job)
+        known = self._sends_ended(unit, lane, known, sighting.hash)
         if known.job.state != "signed":
             return
         higher = lanes.bumped(known.job, view, self.rules.chain)
         if higher is not None:
             row = self._lane(lane)
-            self._sign(unit, lane, row.minter, known, higher, chain_id)
+            self._sign(unit, lane, row.minter, known, higher, chain_id, cancels=bool(higher.cancels))
         elif sighting.is_missing or decided.send:
             self._send(unit, lane, known)
+
+    def _sign_pause(self, unit: Unit, lane: str, view: View, chain_id: int) -> None:
+        """The contract's own pause, before anything that it stops or lets go on; it stands behind what is signed."""
+        row = self._lane(lane)
+        chain, _, token = lane.partition(":")
+        acts = lanes.paused_acts(pauses(), chain, token)
+        if row.minter.stopped or acts == row.minter.acts:
+            return
+        name, tenant = f"pause/{row.minter.next_nonce}", self.rules.house_tenant
+        id_ = id_text(derived_id(tenant, f"~chain:{lane}", name))
+        job = Job(id_, tenant, f"~chain:{lane}", "pause", chain_reference(id_, name), acts)
+        taken = lanes.take_nonce(row.minter, job, view)
+        self._sign(unit, lane, taken.lane, ChainJob(job, unit.next_number(f"jobs:{lane}")), taken.job, chain_id)
+        self._tell(unit, lane, self._lane(lane))
+
+    def _sign_forwarder(self, unit: Unit, lane: str, view: View, chain_id: int) -> None:
+        """The contract behind the deposit addresses, for the first one; where it lies follows from its nonce."""
+        row, prefix = self._lane(lane), f"{lane}/".encode()
+        is_wanted = next(iter(CHAIN_WANTED.range(prefix, prefix + b"\xff")), None) is not None
+        if not is_wanted or row.forwarder or row.deploying or row.minter.stopped:
+            return
+        name, tenant = f"deploy/{row.minter.next_nonce}", self.rules.house_tenant
+        id_ = id_text(derived_id(tenant, f"~chain:{lane}", name))
+        job = Job(id_, tenant, f"~chain:{lane}", "deploy", chain_reference(id_, name), 0)
+        taken = lanes.take_nonce(row.minter, job, view)
+        CHAIN_LANES.set(lane.encode(), msgspec.structs.replace(row, deploying=job.reference))
+        self._sign(unit, lane, taken.lane, ChainJob(job, unit.next_number(f"jobs:{lane}")), taken.job, chain_id)
+
+    def _deployed(self, unit: Unit, lane: str, job: Job) -> None:
+        """Once it is final everybody who waits has an address; one that can never land is asked for again."""
+        row = self._lane(lane)
+        if row.deploying != job.reference or job.state not in ("final", "dead"):
+            return
+        made = contract_address(self._keys[row.minter.token].address, job.nonce) if job.state == "final" else ""
+        CHAIN_LANES.set(lane.encode(), msgspec.structs.replace(row, forwarder=made, deploying=""))
+        prefix = f"{lane}/".encode()
+        for key, owner in list(CHAIN_WANTED.range(prefix, prefix + b"\xff")) if made else ():
+            CHAIN_WANTED.delete(key)
+            self._address(unit, lane, owner)
+
+    def _address(self, unit: Unit, lane: str, owner: Owner) -> None:
+        """An address for an account, at once if the contract is there. Asked again, it is the same one."""
+        row = self._lane(lane)
+        if parse_account_id(owner.account).asset != row.minter.token:
+            raise Poison("invalid_message", f"{owner.account[:80]!r} is no account of {row.minter.token}")
+        if not row.forwarder:
+            CHAIN_WANTED.set(wanted_key(lane, owner.tenant, owner.account), owner)
+            return
+        address = forwarder.address(row.forwarder, forwarder.salt(owner.tenant, owner.account))
+        if CHAIN_ADDRESSES.get(address_key(lane, address)) is None:
+            CHAIN_ADDRESSES.set(address_key(lane, address), owner)
+            unit.line(AddressLine(f"chain:{lane}", address, owner.tenant, owner.account, unit.at))
+        if not row.scanned:
+            # Nobody can have sent anything there before.
+            CHAIN_LANES.set(lane.encode(), msgspec.structs.replace(row, scanned=max(row.height, 1)))
+
+    def _arrived(self, unit: Unit, lane: str, news: Looked) -> None:
+        """Tokens that came to deposit addresses are swept. Each final block is read once, so each log counts once."""
+        row = self._lane(lane)
+        if not row.scanned or news.scanned_from != row.scanned + 1 or news.scanned <= row.scanned:
+            return
+        CHAIN_LANES.set(lane.encode(), msgspec.structs.replace(row, scanned=news.scanned))
+        for arrival in news.arrivals:
+            owner = CHAIN_ADDRESSES.get(address_key(lane, arrival.to))
+            if owner is not None and arrival.amount > 0:
+                self._redeem(unit, lane, owner, arrival)
+
+    def _redeem(self, unit: Unit, lane: str, owner: Owner, arrival: Arrival) -> None:
+        chain, _, token = lane.partition(":")
+        customer = parse_account_id(owner.account).customer
+        id_ = id_text(derived_id(owner.tenant, f"~chain:{lane}", f"{arrival.hash}/{arrival.index}"))
+        reference = chain_reference(id_, "sweep/1")
+        if CHAIN_JOBS.get(job_key(lane, reference)) is not None:
+            return
+        job = Job(id_, owner.tenant, customer, "sweep", reference, arrival.amount, arrival.to)
+        self._put(lane, None, ChainJob(job, unit.next_number(f"jobs:{lane}")))
+        told = TokensIn(
+            *(id_, owner.tenant, owner.account, chain, token, arrival.amount, arrival.to),
+            arrival.hash,
+        )
+        unit.signal(record_key(owner.tenant, customer), told)
+
+    def _sweep_again(self, unit: Unit, lane: str, dead: Job) -> None:
+        """It moved nothing and never will: the tokens still lie at their address."""
+        rounds = (chain_reference(dead.transaction_id, f"sweep/{number}") for number in count(2))
+        reference = next(one for one in rounds if CHAIN_JOBS.get(job_key(lane, one)) is None)
+        who = (dead.transaction_id, dead.tenant, dead.customer)
+        job = Job(*who, "sweep", reference, dead.amount, dead.to)
+        self._put(lane, None, ChainJob(job, unit.next_number(f"jobs:{lane}")))
 
     def _sign_queued(self, unit: Unit, lane: str, view: View, chain_id: int) -> None:
         prefix, waits = waiting_prefix(lane, "q"), ""
@@ -275,34 +410,79 @@ class ChainLanes:
             CHAIN_LANES.set(lane.encode(), row)
             self._tell(unit, lane, row)
 
-    def _sign(self, unit: Unit, lane: str, minter: Minter, known: ChainJob, job: Job, chain_id: int) -> None:
-        """Signs, stores and lets it go out."""
-        _, _, token = lane.partition(":")
-        key = self._keys[token]
-        reference = bytes.fromhex(job.reference)
-        data = (
-            contract.mint(to_checksum_address(job.to) if job.to else key.address, job.amount, reference)
-            if job.step == "mint"
-            else contract.burn(job.amount, reference)
-        )
+    def _sign(
+        self,
+        unit: Unit,
+        lane: str,
+        minter: Minter,
+        known: ChainJob,
+        job: Job,
+        chain_id: int,
+        *,
+        cancels: bool = False,
+    ) -> ChainJob:
+        """Signs, stores and lets it go out: the job's work, or a transfer to itself that takes its place."""
+        key = self._keys[lane.partition(":")[2]]
         fees = Fees(job.fee, job.tip)
-        signed = sign(Transaction(chain_id, job.nonce, self._addresses[token], data, _GAS, fees), key)
-        decided = lanes.signed(minter, job, signed.tx_hash)
+        transaction = Transaction(chain_id, job.nonce, *self._call(lane, job), fees)
+        signed = sign(cancellation(transaction, key.address, fees) if cancels else transaction, key)
+        decide = lanes.canceled if cancels else lanes.signed
+        decided = decide(minter, job, signed.tx_hash)
         after = msgspec.structs.replace(known, raw=signed.raw.hex())
         after = self._decided(unit, lane, self._lane(lane), known, decided, after)
-        self._send(unit, lane, after)
+        return self._send(unit, lane, after)
 
-    def _send(self, unit: Unit, lane: str, known: ChainJob) -> None:
-        after = msgspec.structs.replace(known, sends=known.sends + 1)
+    def _call(self, lane: str, job: Job) -> tuple[str | None, bytes, int]:
+        """What a job asks of which contract, and how much gas it may take."""
+        token = lane.partition(":")[2]
+        address, custody = self._addresses[token], self._keys[token].address
+        if job.step == "deploy":
+            return None, forwarder.creation(address), _GAS_DEPLOY
+        if job.step == "sweep":
+            owner = CHAIN_ADDRESSES.get(address_key(lane, job.to))
+            assert owner is not None
+            salt = forwarder.salt(owner.tenant, owner.account)
+            return self._lane(lane).forwarder, forwarder.sweep(salt, job.amount), _GAS
+        if job.step == "pause":
+            return address, contract.set_paused(contract.Act(job.amount)), _GAS
+        reference = bytes.fromhex(job.reference)
+        if job.step == "burn":
+            return address, contract.burn(job.amount, reference), _GAS
+        to = to_checksum_address(job.to) if job.to else custody
+        return address, contract.mint(to, job.amount, reference), _GAS
+
+    def _send(self, unit: Unit, lane: str, known: ChainJob) -> ChainJob:
+        number, hash_ = known.sends + 1, known.job.hashes[-1]
+        after = msgspec.structs.replace(known, sends=number, open=(*known.open, OpenSend(number, hash_, unit.at)))
         self._put(lane, known, after)
-        self._line(unit, lane, after, after.job.hashes[-1], "started")
-        unit.wish(Send(lane, after.job.reference, after.sends, Signed(bytes.fromhex(after.raw), after.job.hashes[-1])))
+        self._line(unit, lane, after, number, hash_, "started")
+        unit.wish(Send(lane, after.job.reference, number, Signed(bytes.fromhex(after.raw), hash_)))
+        return after
 
     def _sent(self, unit: Unit, lane: str, news: Sent) -> None:
         known = CHAIN_JOBS.get(job_key(lane, news.reference))
         if known is None:
             raise LookupError(f"bytes of the unknown reference {news.reference} were sent")
-        self._line(unit, lane, known, news.hash, "ended", news)
+        rest = tuple(one for one in known.open if one.number != news.number)
+        if len(rest) < len(known.open):  # else a look has ended it already
+            self._put(lane, known, msgspec.structs.replace(known, open=rest))
+            answer = "lost" if news.error else "taken"
+            self._line(unit, lane, known, news.number, news.hash, "ended", answer, news.error[:200], news.took_ms)
+
+    def _sends_ended(self, unit: Unit, lane: str, known: ChainJob, seen: str) -> ChainJob:
+        """Ends the broadcasts that a crash has cut off: their nonce is used up, by what was `seen` in a block."""
+        job = known.job
+        if not known.open or job.state == "signed":
+            return known
+        is_over = job.state in ("final", "dead")
+        ended = tuple(one for one in known.open if is_over or unit.at - one.at >= _SEND_CUT_OFF_MS)
+        for one in ended:
+            answer = "taken" if one.hash == seen else "lost"
+            detail = "seen in a block" if one.hash == seen else f"its nonce was used by {seen or 'none of ours'}"
+            self._line(unit, lane, known, one.number, one.hash, "ended", answer, detail)
+        after = msgspec.structs.replace(known, open=tuple(one for one in known.open if one not in ended))
+        self._put(lane, known, after)
+        return after
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -332,14 +512,15 @@ class ChainLanes:
             lane.encode(), msgspec.structs.replace(row, looking_until=until, look_at=until, breaker=breaker)
         )
         unit.deadline(lane.encode(), until)
-        unit.wish(Look(lane, lane.partition(":")[2], row.height, tuple(jobs)))
+        scan_from = row.scanned + 1 if row.scanned else 0
+        unit.wish(Look(lane, lane.partition(":")[2], row.height, tuple(jobs), scan_from))
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
     def _tell(self, unit: Unit, lane: str, row: ChainLane) -> None:
         """Writes down how the lane stands."""
         minter = row.minter
-        names = ("next_nonce", "seen_nonce", "mintable", "in_flight", "open_returns")
+        names = ("next_nonce", "seen_nonce", "mintable", "in_flight", "open_returns", "acts", "acts_final")
         unit.line(
             LaneLine(
                 *(f"chain:{lane}", row.breaker, unit.at, row.failures, minter.stopped, minter.waits),
@@ -363,7 +544,8 @@ class ChainLanes:
         self._put(lane, before, after)
         CHAIN_LANES.set(lane.encode(), msgspec.structs.replace(row, minter=decided.lane))
         for fact in decided.facts:
-            unit.signal(record_key(after.job.tenant, after.job.customer), fact)
+            if _concerns_the_ledger(fact):
+                unit.signal(record_key(after.job.tenant, after.job.customer), fact)
         return after
 
     def _put(self, lane: str, before: ChainJob | None, after: ChainJob) -> None:
@@ -374,33 +556,28 @@ class ChainLanes:
         if is_ is not None and was != is_:
             CHAIN_WAITING.set(is_, Waiting())
 
-    def _line(self, unit: Unit, lane: str, row: ChainJob, hash_: str, state: str, news: Sent | None = None) -> None:
+    def _line(
+        self,
+        unit: Unit,
+        lane: str,
+        row: ChainJob,
+        number: int,
+        hash_: str,
+        state: str,
+        answer: str = "",
+        detail: str = "",
+        took_ms: int = 0,
+    ) -> None:
+        """One line of an attempt. Its detail begins with the nonce, by which an operator cancels it."""
         job, breaker = row.job, self._lane(lane).breaker
-        answer = "" if news is None else "lost" if news.error else "taken"
-        number = row.sends if news is None else news.number
-        unit.line(
-            AttemptLine(
-                *(
-                    f"chain:{lane}",
-                    job.transaction_id,
-                    job.tenant,
-                    job.step,
-                    "broadcast",
-                    hash_,
-                    number,
-                    state,
-                    unit.at,
-                ),
-                *(
-                    breaker,
-                    answer,
-                    "",
-                    0,
-                    "" if news is None else news.error[:200],
-                    0 if news is None else news.took_ms,
-                ),
-            )
-        )
+        said = f"nonce {job.nonce}" + (f": {detail}" if detail else "")
+        of = (f"chain:{lane}", job.transaction_id, job.tenant, job.step, "broadcast", hash_, number, state, unit.at)
+        unit.line(AttemptLine(*of, breaker, answer, detail=said, took_ms=took_ms))
+
+
+def _concerns_the_ledger(fact: ChainFact) -> bool:
+    """What else a lane does is its own; a sweep that is dead is asked for again, and lands in the end."""
+    return fact.step in ("mint", "burn") or (fact.step == "sweep" and fact.kind in (CONFIRMED, STUCK))
 
 
 def _waiting(lane: str, row: ChainJob) -> bytes | None:

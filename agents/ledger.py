@@ -60,6 +60,7 @@ from aura_stream.domain.signals import (
     Signal,
     TenantKnown,
     TenantOpened,
+    TokensIn,
 )
 from aura_stream.domain.state import IdempotencyKey, Rules
 from aura_stream.engine.errors import Poison
@@ -304,7 +305,7 @@ class Ledger:
     # --- signals and deadlines -------------------------------------------------------------------------------------
 
     def signal(self, unit: Unit, signal: Signal) -> None:
-        """A credit from another customer or the answer to one, a fact of a bank or the chain, a pause, or a tenant."""
+        """A credit of another customer, the answer to one, a fact of a bank or the chain, tokens, a pause, a tenant."""
         if isinstance(signal, Credit):
             self._receive(unit, signal)
         elif isinstance(signal, Answer):
@@ -322,6 +323,8 @@ class Ledger:
             settlements.applied(unit, signal)
         elif isinstance(signal, TenantOpened):
             tenants.opened(unit, signal)
+        elif isinstance(signal, TokensIn):
+            settlements.tokens_in(unit, signal)
         elif isinstance(signal, TenantKnown):
             tenants.known_by_one_more(signal)
         else:

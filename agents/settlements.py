@@ -21,7 +21,7 @@ from agents.writing import (
     send_event,
     tell_refused,
 )
-from aura_stream.domain import bank_deposits, beginnings, withdrawals
+from aura_stream.domain import bank_deposits, beginnings, redemptions, withdrawals
 from aura_stream.domain.commands import (
     DepositRetry,
     PauseLift,
@@ -49,7 +49,7 @@ from aura_stream.domain.pauses import (
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.requests import ActionCommand, ChildCommand, PauseCommand, Submission
 from aura_stream.domain.settlement import TOKENS, Case, Settled, attention, journal, moved, same_state
-from aura_stream.domain.signals import Applied, BankFact, ChainFact, Paused, Unmatched
+from aura_stream.domain.signals import Applied, BankFact, ChainFact, Paused, TokensIn, Unmatched
 from aura_stream.domain.state import (
     REQUIRES_ATTENTION,
     TERMINAL,
@@ -222,6 +222,15 @@ def unmatched(unit: Unit, news: Unmatched, rules: Rules) -> None:
         journals=journal(news.asset, received),
     )
     begin(unit, None, key, id_text(key), decision, idempotency_key=news.fact_id)
+
+
+def tokens_in(unit: Unit, news: TokensIn) -> None:
+    """Tokens that have come to a customer's deposit address."""
+    key = id_bytes(news.transaction_id)
+    if TRANSACTIONS.get(key) is None:
+        decision = redemptions.begin(news, reader(news.tenant)(news.account), unit.at)
+        # A customer's own keys are ASCII: no command can ever have this one.
+        begin(unit, None, key, news.transaction_id, decision, idempotency_key=f"\u2193{news.transaction_id}")
 
 
 # --- pauses ----------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from aura_stream.domain.signals import (
     Signal,
     TenantKnown,
     TenantOpened,
+    TokensIn,
     Unmatched,
 )
 from aura_stream.engine.unit import Packed
@@ -360,7 +361,10 @@ def _plain(message: msgspec.Struct) -> Any:
 def _described(schema: dict[str, Any], meaning: dict[str, str]) -> dict[str, Any]:
     """msgspec's schema with the meaning of fields, the names of array items, and docstrings without their indent."""
     about_tenants = (TenantOpened, TenantKnown)
-    arrays = (Entry, Credit, Answer, BankFact, ChainFact, Unmatched, Paused, Applied, Pause, Pauses, Scope, Rollout)
+    arrays = (
+        *(Entry, Credit, Answer, BankFact, ChainFact, Unmatched, TokensIn, Paused, Applied, Pause, Pauses, Scope),
+        Rollout,
+    )
     structs: dict[str, type[msgspec.Struct]] = {struct.__name__: struct for struct in (*arrays, *about_tenants)}
     for name, part in schema["$defs"].items():
         if "description" in part:

@@ -135,6 +135,13 @@ def _partition(call: Call) -> int:
     return call.services.commands.partition_of(record_key(call.tenant, customer))
 
 
+async def known_account(call: Call) -> dict[str, Any]:
+    """The row of the path's account as of now. Raises Problem, 404 only when it is proven."""
+    ends = await call.services.lookup.ends()
+    await call.services.lookup.settled([_partition(call)], ends)
+    return await _account(call, ends)
+
+
 async def _account(call: Call, ends: Ends) -> dict[str, Any]:
     """The account's row after everything decided below `ends`. Raises Problem, 404 only when it is proven."""
     account_id = call.path["account_id"]

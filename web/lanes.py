@@ -1,9 +1,9 @@
-"""`/v1/lanes`: how the lanes to banks and chain stand, why one is stopped, and its release."""
+"""`/v1/lanes`: how the lanes to banks and chain stand, why one is stopped, its release, and the cancel of a nonce."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,8 +13,8 @@ from aiohttp import web
 
 from aura_stream.domain.assets import format_amount
 from aura_stream.domain.ids import chain_lane_key, derived_id, id_text
-from aura_stream.domain.lane_news import Release
-from aura_stream.domain.lanes.minter import RELEASED, STOPS, WAITS
+from aura_stream.domain.lane_news import Cancel, Release
+from aura_stream.domain.lanes.minter import CANCELED, RELEASED, STOPS, WAITS
 from aura_stream.domain.reasons import Refused
 from aura_stream.identity.audit import NO_TENANT
 from aura_stream.ledger import lanes as stored
@@ -37,7 +37,7 @@ async def list_lanes(call: Call) -> web.Response:
 
 
 async def get_lane(call: Call) -> web.Response:
-    """GET /v1/lanes/{lane}, with its releases."""
+    """GET /v1/lanes/{lane}, with its releases and cancels."""
     async with call.services.identity.database.platform() as connection:
         return json_response(await _detail(connection, call.path["lane"]))
 
@@ -45,27 +45,53 @@ async def get_lane(call: Call) -> web.Response:
 async def release_lane(call: Call) -> web.Response:
     """POST /v1/lanes/{lane}/release: told to the lane, which decides; waits for its answer for a while."""
     lane, stopped = call.path["lane"], call.body["stopped"]
-    actor = call.principal.actor
-    release_id = id_text(derived_id(NO_TENANT, actor, call.idempotency_key))
+    release_id = id_text(derived_id(NO_TENANT, call.principal.actor, call.idempotency_key))
 
     async def make() -> tuple[int, dict[str, Any]]:
-        identity = call.services.identity
-        async with identity.database.platform() as connection:
+        async with call.services.identity.database.platform() as connection:
             _check(await _detail(connection, lane), stopped)
-        _, chain, token = lane.split(":")
         news = Release(release_id, name_of(call.principal), stopped)
-        await call.services.chain_inbox.append(chain_lane_key(chain, token), msgspec.json.encode(news))
-        about = f"{lane} {stopped}: {call.body['note']}"
-        async with identity.database.platform() as connection:
-            await identity.audit.done(connection, NO_TENANT, actor, "lane.release", about[:200], call.origin)
-        outcome = await _outcome(call, release_id)
+        outcome = await _told(call, "lane.release", stopped, news, release_id, stored.outcome)
         if outcome not in (RELEASED, ""):
             raise Refused("invalid_state_transition", f"the lane says: {outcome}")
-        async with identity.database.platform() as connection:
+        async with call.services.identity.database.platform() as connection:
             body = await _detail(connection, lane)
         return (200 if outcome else 202), body | {"release_id": release_id}
 
     return await once(call, make)
+
+
+async def cancel_nonce(call: Call) -> web.Response:
+    """POST /v1/lanes/{lane}/cancel-nonce: told to the lane, which decides; waits for its answer for a while."""
+    lane, nonce = call.path["lane"], call.body["nonce"]
+    cancel_id = id_text(derived_id(NO_TENANT, call.principal.actor, call.idempotency_key))
+
+    async def make() -> tuple[int, dict[str, Any]]:
+        async with call.services.identity.database.platform() as connection:
+            if (await _detail(connection, lane))["kind"] == "bank":
+                raise Refused("invalid_state_transition", "a bank's lane has no nonces")
+        news = Cancel(cancel_id, name_of(call.principal), nonce)
+        outcome = await _told(call, "lane.cancel_nonce", str(nonce), news, cancel_id, stored.cancel_outcome)
+        if outcome not in (CANCELED, ""):
+            raise Refused("invalid_state_transition", f"nothing signed under nonce {nonce} waits for a block")
+        async with call.services.identity.database.platform() as connection:
+            body = await _detail(connection, lane)
+        return (200 if outcome else 202), body | {"cancel_id": cancel_id}
+
+    return await once(call, make)
+
+
+async def _told(
+    call: Call, action: str, what: str, news: Release | Cancel, id_: str, outcome: Callable[[Any, str], Awaitable[str]]
+) -> str:
+    """Writes an operator's news to the lane, and who did it to the audit log; what the lane made of it."""
+    lane, identity = call.path["lane"], call.services.identity
+    _, chain, token = lane.split(":")
+    await call.services.chain_inbox.append(chain_lane_key(chain, token), msgspec.json.encode(news))
+    about = f"{lane} {what}: {call.body['note']}"
+    async with identity.database.platform() as connection:
+        await identity.audit.done(connection, NO_TENANT, call.principal.actor, action, about[:200], call.origin)
+    return await _answer(call, id_, outcome)
 
 
 def _check(lane: Mapping[str, Any], stopped: str) -> None:
@@ -78,13 +104,13 @@ def _check(lane: Mapping[str, Any], stopped: str) -> None:
         raise Refused("invalid_state_transition", f"{lane['lane']} is stopped for {lane['stopped']}")
 
 
-async def _outcome(call: Call, release_id: str) -> str:
+async def _answer(call: Call, id_: str, outcome: Callable[[Any, str], Awaitable[str]]) -> str:
     """What the lane made of it, "" while it has not answered."""
     try:
         async with asyncio.timeout(_WAIT_S):
             while True:
                 async with call.services.identity.database.platform() as connection:
-                    found = await stored.outcome(connection, release_id)
+                    found = await outcome(connection, id_)
                 if found:
                     return found
                 await asyncio.sleep(_POLL_S)
@@ -96,8 +122,20 @@ async def _detail(connection: Any, lane: str) -> dict[str, Any]:
     row = await stored.one(connection, lane)
     if row is None:
         raise Refused("lane_not_found", f"there is no lane {lane}, or nothing has ever happened on it")
-    releases = await stored.releases(connection, lane)
+    releases, cancels = await stored.releases(connection, lane), await stored.cancels(connection, lane)
     return lane_of_row(row) | {
+        "cancels": [
+            {
+                "cancel_id": str(one["cancel_id"]),
+                "nonce": one["nonce"],
+                "transaction_id": None if one["transaction_id"] is None else str(one["transaction_id"]),
+                "hash": one["hash"] or None,
+                "operator": one["operator"],
+                "outcome": one["outcome"],
+                "at": _time(one["at"]),
+            }
+            for one in cancels
+        ],
         "releases": [
             {
                 "release_id": str(one["release_id"]),
@@ -107,7 +145,7 @@ async def _detail(connection: Any, lane: str) -> dict[str, Any]:
                 "at": _time(one["at"]),
             }
             for one in releases
-        ]
+        ],
     }
 
 

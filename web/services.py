@@ -47,7 +47,7 @@ class Services:
     bank_inbox: CommandLog
     """Where banks' webhooks go."""
     chain_inbox: CommandLog
-    """Where operators' releases of the minters' lanes go."""
+    """Where operators' releases and cancels of the minters' lanes go, and who wants a deposit address."""
     answers: Answers
     """Answers of reads that are kept."""
     proxies: Networks

@@ -1,4 +1,5 @@
-"""Compiles the token: `python -m aura_stream.chain.compile` writes `token.json` after `token.vy` was changed.
+"""Compiles the contracts: `python -m aura_stream.chain.compile` writes `token.json` and `forwarder.json` after their
+sources were changed.
 
 The compiler is needed by developers only. A test compiles again and compares, so what is deployed is what can be read.
 """
@@ -11,20 +12,26 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-SOURCE: Final = Path(__file__).with_name("token.vy")
-ARTEFACT: Final = Path(__file__).with_name("token.json")
+_HERE: Final = Path(__file__).parent
+CONTRACTS: Final = {"token": "Aura Dollar", "forwarder": "Aura Deposit Addresses"}
 
 
-def compiled() -> dict[str, Any]:
+def artefact(contract: str) -> Path:
+    """Where what was compiled lies."""
+    return _HERE / f"{contract}.json"
+
+
+def compiled(contract: str) -> dict[str, Any]:
     """The artefact of the source as it is now."""
     import vyper
     from vyper import compile_code
 
-    source = SOURCE.read_text(encoding="utf-8")
+    path = _HERE / f"{contract}.vy"
+    source = path.read_text(encoding="utf-8")
     output = compile_code(source, output_formats=["abi", "bytecode", "bytecode_runtime", "layout"])
     return {
-        "name": "Aura Dollar",
-        "source": SOURCE.name,
+        "name": CONTRACTS[contract],
+        "source": path.name,
         "source_sha256": hashlib.sha256(source.encode()).hexdigest(),
         "compiler": f"vyper {vyper.__long_version__}",
         "settings": {"evm_version": "cancun", "optimize": "gas"},
@@ -36,5 +43,6 @@ def compiled() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    ARTEFACT.write_text(json.dumps(compiled(), indent=1) + "\n", encoding="utf-8")
-    print(ARTEFACT, file=sys.stderr)
+    for contract in CONTRACTS:
+        artefact(contract).write_text(json.dumps(compiled(contract), indent=1) + "\n", encoding="utf-8")
+        print(artefact(contract), file=sys.stderr)

@@ -157,7 +157,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a mined transaction. ``events`` are the mints and burns in it, of any contract of that form."""
+    """What became of a mined transaction. ``events`` are those of any contract of our token's form."""
 
     tx_hash: str
     block_number: int
@@ -332,13 +332,20 @@ class ChainNode:
     ) -> list[TokenEvent]:
         """Mints and burns of a token in blocks ``first`` to ``last``, oldest first; only of ``references`` if given."""
         wanted = None if references is None else ["0x" + ref.hex() for ref in references]
+        return await self._events(contract, first, last, [[token.MINTED, token.BURNED], None, wanted])
+
+    async def transfers(self, contract: str, first: int, last: int) -> list[TokenEvent]:
+        """All that has moved of a token in blocks ``first`` to ``last``, mints and burns too, oldest first."""
+        return await self._events(contract, first, last, [token.TRANSFERRED])
+
+    async def _events(self, contract: str, first: int, last: int, topics: list[object]) -> list[TokenEvent]:
         found: list[TokenEvent] = []
         for begin in range(first, last + 1, LOG_SPAN):
             query = {
                 "address": contract,
                 "fromBlock": hex(begin),
                 "toBlock": hex(min(begin + LOG_SPAN - 1, last)),
-                "topics": [[token.MINTED, token.BURNED], None, wanted],
+                "topics": topics,
             }
             logs = await self.call("eth_getLogs", query)
             found += [event for event in events(logs) if event.token == contract]
@@ -425,7 +432,7 @@ def receipt(value: object) -> Receipt:
 
 
 def events(logs: object) -> list[TokenEvent]:
-    """The mints and burns among logs. Raises :class:`BadAnswer`."""
+    """The mints, burns and transfers among logs. Raises :class:`BadAnswer`."""
     if not isinstance(logs, list):
         raise BadAnswer("the logs are not a list")
     try:

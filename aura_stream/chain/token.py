@@ -15,7 +15,7 @@ from uuid import UUID
 
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
-from eth_utils.address import to_checksum_address
+from eth_utils.address import to_canonical_address, to_checksum_address
 from eth_utils.crypto import keccak
 
 PLACES: Final = 6
@@ -45,9 +45,12 @@ class Act(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """A mint or a burn as the chain has logged it. ``account`` received, or held, the ``amount``."""
+    """A mint, a burn or a transfer as the chain has logged it. ``account`` received, or held, the ``amount``.
 
-    kind: Literal["minted", "burned"]
+    A transfer's ``account`` is its sender, and its ``reference`` the receiver's address with zeros before it.
+    """
+
+    kind: Literal["minted", "burned", "transferred"]
     token: str
     account: str
     reference: bytes
@@ -55,6 +58,7 @@ class TokenEvent:
     tx_hash: str
     block_number: int
     block_hash: str
+    log_index: int = 0
 
 
 class NotOurs(ValueError):
@@ -85,6 +89,13 @@ MINTED: Final = "0x" + keccak(text="Minted(address,bytes32,uint256)").hex()
 """First topic of a mint's log."""
 BURNED: Final = "0x" + keccak(text="Burned(address,bytes32,uint256)").hex()
 """First topic of a burn's log."""
+TRANSFERRED: Final = "0x" + keccak(text="Transfer(address,address,uint256)").hex()
+"""First topic of a transfer's log; a mint comes from the zero address, a burn goes there."""
+_KINDS: Final[dict[str, Literal["minted", "burned", "transferred"]]] = {
+    MINTED: "minted",
+    BURNED: "burned",
+    TRANSFERRED: "transferred",
+}
 _ERROR: Final = keccak(text="Error(string)")[:4]
 _PANIC: Final = keccak(text="Panic(uint256)")[:4]
 
@@ -92,6 +103,11 @@ _PANIC: Final = keccak(text="Panic(uint256)")[:4]
 def reference(transaction_id: UUID) -> bytes:
     """The one-time reference of a transaction: its id, and zeros behind it."""
     return transaction_id.bytes.ljust(32, b"\0")
+
+
+def padded(address: str) -> bytes:
+    """An address as a log's topic has it."""
+    return to_canonical_address(address).rjust(32, b"\0")
 
 
 def transaction_of(ref: bytes) -> UUID | None:
@@ -153,21 +169,21 @@ def decode_return(function: str, data: bytes) -> Any:
 
 
 def decode_event(log: Mapping[str, Any]) -> TokenEvent | None:
-    """The mint or burn that a log of ``eth_getLogs`` or of a receipt tells; None for any other log.
+    """The mint, burn or transfer that a log of ``eth_getLogs`` or of a receipt tells; None for any other log.
 
     It does not say whose log it is: compare ``token`` with our address. Raises :class:`NotOurs` for a damaged one.
     """
     try:
         topics = log["topics"]
-        if not topics or topics[0] not in (MINTED, BURNED):
+        if not topics or topics[0] not in _KINDS:
             return None
         account = to_checksum_address(_decode(["address"], bytes.fromhex(topics[1][2:]))[0])
         (amount,) = _decode(["uint256"], bytes.fromhex(log["data"][2:]))
         ref = bytes.fromhex(topics[2][2:])
         if len(topics) != 3 or len(ref) != 32:
-            raise NotOurs("a mint or burn has three topics")
+            raise NotOurs("a mint, burn or transfer has three topics")
         return TokenEvent(
-            "minted" if topics[0] == MINTED else "burned",
+            _KINDS[topics[0]],
             to_checksum_address(log["address"]),
             account,
             ref,
@@ -175,6 +191,7 @@ def decode_event(log: Mapping[str, Any]) -> TokenEvent | None:
             log["transactionHash"],
             int(log["blockNumber"], 16),
             log["blockHash"],
+            int(log["logIndex"], 16),
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise error if isinstance(error, NotOurs) else NotOurs(f"a log cannot be read: {error!r}") from error

@@ -43,9 +43,12 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a transaction is to do to the token. ``account`` receives, or its tokens are burned."""
+    """What a transaction is to do to the token. ``account`` receives, or its tokens are burned or move.
 
-    kind: Literal["minted", "burned"]
+    Mints and burns use up their ``reference``; that of a transfer is its receiver, and says nothing of other transfers.
+    """
+
+    kind: Literal["minted", "burned", "transferred"]
     token: str
     account: str
     amount: int
@@ -304,7 +307,7 @@ async def _known(node: ChainNode, unexplained: Iterable[Watched]) -> list[tuple[
 
 
 async def _others(node: ChainNode, one: Watched, head: Block) -> tuple[TokenEvent, ...]:
-    if one.effect is None:
+    if one.effect is None or one.effect.kind == "transferred":
         return ()
     events = await node.events(one.effect.token, one.since, head.number, [one.effect.reference])
     spent = await node.read(one.effect.token, one.effect.kind, one.effect.reference, at=head.number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Annotated, Any
 
 import typer
@@ -49,6 +50,20 @@ def show(
     for name in ("available", "held", "posted", "pending"):
         money.add_row(Text(name, "dim"), Text(f"{balances[name]} {balances['asset']}", justify="right"))
     console().print(Group(head, money, *([_table(found["entries"], found["has_more"])] if found["entries"] else [])))
+
+
+@app.command("deposit-address")
+def deposit_address(
+    account_id: Annotated[str, typer.Argument(metavar="ID", help="An account of a token, as alice:AUSD.")],
+    tenant: Annotated[str, typer.Option(help="The tenant.")] = "default",
+) -> None:
+    """Ask where tokens held outside come back to an account. Its first address of a token takes some blocks: again."""
+
+    async def ask() -> dict[str, Any]:
+        async with ApiClient(load_settings(), tenant) as client:
+            return await client.post(f"/v1/accounts/{account_id}/deposit-address", {}, str(uuid.uuid4()))
+
+    emit(run(ask()))
 
 
 def _table(entries: list[dict[str, Any]], has_more: bool) -> Table:

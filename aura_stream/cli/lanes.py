@@ -1,8 +1,9 @@
-"""``aura lanes``: how the lanes to banks and chain stand, and the release of one that is stopped."""
+"""``aura lanes``: how the lanes to banks and chain stand, the release of one that is stopped, the cancel of a nonce."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -54,6 +55,8 @@ def show(lane: LaneArgument, json: JsonOption = False) -> None:
         print(f"  {name} {value}")
     for one in found["releases"]:
         print(f"{one['at']} {one['operator']}: {one['stopped']}, {one['outcome']}")
+    for one in found["cancels"]:
+        print(f"{one['at']} {one['operator']}: nonce {one['nonce']}, {one['outcome']} {one['hash'] or ''}")
 
 
 @app.command()
@@ -66,16 +69,33 @@ def release(
 ) -> None:
     """Let a stopped lane go on. Exit code 3 when it has not answered yet: look again with `aura lanes show`."""
 
-    async def ask() -> dict[str, Any]:
-        async with ApiClient(load_settings(), "") as client:
-            body = {"stopped": stopped, "note": note}
-            return await client.post(f"/v1/lanes/{lane}/release", body, str(uuid.uuid4()))
-
-    found = run(ask())
+    found = run(_post(f"/v1/lanes/{lane}/release", {"stopped": stopped, "note": note}))
     emit(found)
-    if not any(one["release_id"] == found["release_id"] for one in found["releases"]):
-        say("The lane has the release and has not answered yet: is its worker running (aura status)?")
+    _answered(one["release_id"] == found["release_id"] for one in found["releases"])
+
+
+@app.command("cancel-nonce")
+def cancel_nonce(
+    lane: LaneArgument,
+    nonce: Annotated[int, typer.Option(help="Of the transaction that is stuck, as its attempts say.", min=0)],
+    note: Annotated[str, typer.Option(help="Why it shall not land; for the audit log.")],
+) -> None:
+    """Use up a nonce by a transfer to itself that pays more; again: still more. What is replaced fails once that is
+    final, and may land all the same before. Exit code 3 when the lane has not answered yet."""
+    found = run(_post(f"/v1/lanes/{lane}/cancel-nonce", {"nonce": nonce, "note": note}))
+    emit(found)
+    _answered(one["cancel_id"] == found["cancel_id"] for one in found["cancels"])
+
+
+def _answered(answers: Iterable[bool]) -> None:
+    if not any(answers):
+        say("The lane has been told and has not answered yet: is its worker running (aura status)?")
         raise typer.Exit(COULD_NOT)
+
+
+async def _post(path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async with ApiClient(load_settings(), "") as client:
+        return await client.post(path, body, str(uuid.uuid4()))
 
 
 async def _get(path: str) -> dict[str, Any]:

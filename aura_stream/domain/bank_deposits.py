@@ -29,6 +29,8 @@
     completed ──reorged──▶ completed ──confirmed──▶ completed (journals only; no customer, no status)
     completed ──lost──▶ mint_lost                             (returned: the tokens can never land)
 
+    tokens_received ──swept──▶ completed                      (tokens that come back from outside: `redemptions.py`)
+
     Any wait without an answer ends in the same state with status requires_attention; a later fact still ends it.
     Ways out for an operator: inquire; settled, rejected (the statement says so); match, refund; mint_again, burn_again.
 
@@ -58,6 +60,7 @@ from typing import Any, Final
 
 import msgspec
 
+from aura_stream.domain import redemptions
 from aura_stream.domain.bank_codes import ATTENTION, FREEZE, INQUIRE, RETRIES_MAX, RETRY, code_of
 from aura_stream.domain.banking_days import banking_days_after
 from aura_stream.domain.ids import bank_reference, chain_reference
@@ -149,10 +152,13 @@ WAITS_MS: Final = {
     "mint_broadcast": DAY,
     "mint_confirming": DAY,
     "returning": DAY,
+    "tokens_received": redemptions.WAIT_MS,
 }
 """How long each state waits before it expires (requires_approval, awaiting_funds) or a person must look at it."""
 
-ON_CHAIN: Final = frozenset({"mint_queued", "withdrawing", "mint_broadcast", "mint_confirming", "returning"})
+ON_CHAIN: Final = frozenset(
+    {"mint_queued", "withdrawing", "mint_broadcast", "mint_confirming", "returning", "tokens_received"}
+)
 _AT_BANK: Final = ("awaiting_funds", "submitting", "submitted")
 _SIGNED: Final = ("mint_broadcast", "mint_confirming")
 _HOLDS_FIAT: Final = ("funds_settled", "mint_queued", "withdrawing", "mint_broadcast", "mint_confirming")
@@ -283,6 +289,8 @@ def _given_back(case: Case) -> tuple[Booking, ...]:
 def resolve(case: Case, outcome: str, operator: str) -> Settled:
     """`transaction.resolve`: an operator's way out. Raises :class:`Refused` where it does not lead anywhere."""
     t, s = case.transaction, case.settlement
+    if outcome == "match" and t.state == "tokens_received":
+        return redemptions.matched(case)
     is_waiting = t.status == REQUIRES_ATTENTION
     at_bank = is_waiting and t.state in ("submitting", "submitted")
     if outcome == "inquire" and at_bank:
@@ -620,8 +628,10 @@ def _needed_again(case: Case, decided: Settled) -> dict[str, Account]:
 
 
 def chain_fact(case: Case, fact: ChainFact) -> Settled | None:
-    """What became of the mint, or of a claw-back's burn; None when it says nothing new."""
+    """What became of the mint, a claw-back's burn, or a sweep; None when it says nothing new."""
     t, s = case.transaction, case.settlement
+    if fact.step == "sweep":
+        return redemptions.swept(case, fact)
     if fact.step == "burn":
         return _burn_fact(case, fact) if fact.reference == burn_reference(case) else None
     if fact.reference != mint_reference(case):

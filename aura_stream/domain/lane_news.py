@@ -55,6 +55,16 @@ class Sighting(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str = ""  # why nothing may be concluded: somebody else has used the reference
 
 
+class Arrival(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tokens that came to an address outside our custody, in a final block."""
+
+    hash: str
+    index: int  # of the log, in its block
+    block: int
+    to: str
+    amount: int
+
+
 class Looked(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="news", tag="looked"):
     """The chain as one node shows it, as of one head. Fees are wei per gas."""
 
@@ -68,6 +78,9 @@ class Looked(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="news", 
     tip: int
     supply: int
     sightings: list[Sighting] = []
+    scanned_from: int = 0  # the first final block whose transfers were read; 0 = none was
+    scanned: int = 0  # the last one
+    arrivals: list[Arrival] = []  # all that moved there, but to our custody
 
 
 class NotSeen(msgspec.Struct, frozen=True, tag_field="news", tag="not_seen"):
@@ -94,8 +107,23 @@ class Release(msgspec.Struct, frozen=True, tag_field="news", tag="release"):
     stopped: str
 
 
+class Cancel(msgspec.Struct, frozen=True, tag_field="news", tag="cancel"):
+    """An operator has a nonce used up by a transfer to itself: what was signed under it has not come into a block."""
+
+    id: str  # UUID; the same for a repeat
+    operator: str
+    nonce: int
+
+
+class AddressWanted(msgspec.Struct, frozen=True, tag_field="news", tag="address"):
+    """An account of the lane's token shall have an address to which its owner sends tokens from outside."""
+
+    tenant: str
+    account: str
+
+
 BankNews = Opened | Heard | CallEnded | Polled
-ChainNews = Opened | Looked | NotSeen | Sent | Release
+ChainNews = Opened | Looked | NotSeen | Sent | Release | Cancel | AddressWanted
 
 ENCODE = msgspec.json.Encoder().encode
 DECODE_BANK = msgspec.json.Decoder(BankNews).decode

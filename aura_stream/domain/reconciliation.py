@@ -412,7 +412,7 @@ class Custody:
     balance: int
     """balanceOf our address, at finality."""
     minting: int = 0
-    """To our address; what goes to addresses outside is not in custody."""
+    """To our address, or coming back to it; what goes to addresses outside is not in custody."""
     burning: int = 0
     unconfirmed: int = 0
     """Credited, taken out of custody because their block was lost, and perhaps mined again."""
@@ -452,7 +452,7 @@ def custody_findings(custody: Mapping[str, Custody]) -> list[Finding]:
     for name, one in custody.items():
         if one.unexplained:
             detail = (
-                f"{one.balance} at our address, {one.booked} in custody, {one.minting} being minted, "
+                f"{one.balance} at our address, {one.booked} in custody, {one.minting} being minted or coming back, "
                 f"{one.burning} being burnt, {one.unconfirmed} lost, in minor units"
             )
             found.append(Finding(CUSTODY_DIFFERS, f"custody:{name}", one.unexplained, detail))

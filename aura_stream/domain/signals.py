@@ -80,11 +80,11 @@ class BankFact(msgspec.Struct, frozen=True, array_like=True, tag="bank"):
 
 
 class ChainFact(msgspec.Struct, frozen=True, array_like=True, tag="chain"):
-    """What became of a mint or burn; from the chain's lane to the customer's partition."""
+    """What became of a mint, burn or sweep; from the chain's lane to the customer's partition."""
 
     transaction_id: str
     tenant: str
-    step: str  # mint | burn
+    step: str  # mint | burn | sweep
     kind: str  # one of CHAIN_KINDS
     reference: str  # ours, the contract's one-time reference
     hash: str = ""  # of the chain's transaction
@@ -101,6 +101,20 @@ class Unmatched(msgspec.Struct, frozen=True, array_like=True, tag="unmatched"):
     fact_id: str
     text: str = ""  # what the payer wrote, printable
     effective_at: int = 0
+
+
+class TokensIn(msgspec.Struct, frozen=True, array_like=True, tag="tokens_in"):
+    """Tokens have come from outside to an account's deposit address, in a final block; from the chain's lane to the
+    customer's partition. They are the customer's once a `ChainFact` of the step `sweep` says `confirmed`."""
+
+    transaction_id: str  # derived from the log: the same tokens come once
+    tenant: str
+    account: str
+    chain: str
+    token: str
+    amount: int
+    address: str
+    hash: str  # of the sender's transaction
 
 
 class Paused(msgspec.Struct, frozen=True, array_like=True, tag="paused"):
@@ -130,4 +144,4 @@ class TenantKnown(msgspec.Struct, frozen=True, array_like=True, tag="tenant_know
     tenant: str
 
 
-Signal = Credit | Answer | BankFact | ChainFact | Unmatched | Paused | Applied | TenantOpened | TenantKnown
+Signal = Credit | Answer | BankFact | ChainFact | Unmatched | TokensIn | Paused | Applied | TenantOpened | TenantKnown

@@ -123,7 +123,7 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True):
     parked_by: str = ""  # id of the pause
     left_ms: int = 0  # what was left of the deadline when it parked
     is_asked: bool = False  # whether the present state's request has gone to its lane
-    booked: bool = False  # D1 or W3 is booked
+    booked: bool = False  # D1 or W3 is booked; of swept tokens: they are in suspense
     bank_reference: str = ""
     settled_by: str = ""  # id of the fact that settled it
     hash: str = ""  # of the chain's transaction

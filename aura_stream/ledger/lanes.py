@@ -35,6 +35,21 @@ async def releases(connection: Connection, lane: str) -> Sequence[Row]:
     )
 
 
+async def cancels(connection: Connection, lane: str) -> Sequence[Row]:
+    """A lane's last cancels of nonces, the newest first."""
+    return await connection.fetch(
+        """SELECT cancel_id, nonce, transaction_id, hash, operator, outcome, at FROM settlement.nonce_cancels
+        WHERE lane = $1 ORDER BY at DESC LIMIT $2""",
+        *(lane, _RELEASES_SHOWN),
+    )
+
+
+async def cancel_outcome(connection: Connection, cancel_id: str) -> str:
+    """What a lane made of a cancel; "" while it has not answered."""
+    found = await connection.fetchval("SELECT outcome FROM settlement.nonce_cancels WHERE cancel_id = $1", cancel_id)
+    return str(found or "")
+
+
 async def outcome(connection: Connection, release_id: str) -> str:
     """What a lane made of a release; "" while it has not answered."""
     found = await connection.fetchval("SELECT outcome FROM settlement.lane_releases WHERE release_id = $1", release_id)

@@ -53,6 +53,9 @@ _ACCOUNT = """
 SELECT account_id, tenant_id, customer_id, asset, name, status, opened_at, closed_at
 FROM ledger.accounts WHERE tenant_id = $1 AND account_id = $2
 """
+_DEPOSIT_ADDRESS = """
+SELECT address, given_at FROM settlement.deposit_addresses WHERE tenant_id = $1 AND account_id = $2 AND lane = $3
+"""
 _BALANCES = """
 SELECT coalesce(b.posted, 0) AS posted, coalesce(b.pending, 0) AS pending, coalesce(b.available, 0) AS available
 FROM ledger.accounts a LEFT JOIN ledger.balances b ON b.tenant_id = a.tenant_id AND b.account_id = a.account_id
@@ -237,6 +240,12 @@ class LedgerReads:
         """An account's row, None when there is none."""
         async with self._connection(tenant) as connection:
             row = await connection.fetchrow(_ACCOUNT, tenant, account_id)
+        return dict(row) if row is not None else None
+
+    async def deposit_address(self, tenant: str, account_id: str, lane: str) -> dict[str, Any] | None:
+        """Where tokens of a lane come back to an account from outside; None while it has no such address."""
+        async with self._connection(tenant) as connection:
+            row = await connection.fetchrow(_DEPOSIT_ADDRESS, tenant, account_id, lane)
         return dict(row) if row is not None else None
 
     async def accounts_of(self, tenant: str, customer: str) -> list[tuple[dict[str, Any], Balances]]:

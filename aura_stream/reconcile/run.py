@@ -252,7 +252,7 @@ def custody_of(house: Mapping[str, int], name: str, flying: store.InFlight, bala
         for account, amount in house.items()
         if account.startswith("@custody:chain:") and account.endswith(f":{name}") and ":unconfirmed:" not in account
     )
-    return Custody(booked, balance, flying.to_custody, flying.burning, unconfirmed)
+    return Custody(booked, balance, flying.to_custody + flying.redeeming, flying.burning, unconfirmed)
 
 
 def token_of(house: Mapping[str, int], name: str, flying: store.InFlight, supply: int) -> Token:

@@ -49,6 +49,8 @@ class InFlight(NamedTuple):
     transactions: int
     to_custody: int
     """Of `minting`, what goes to our own address."""
+    redeeming: int
+    """Tokens that come back from outside: they may be at our address already."""
 
 
 @contextlib.asynccontextmanager
@@ -369,9 +371,16 @@ async def in_flight(connection: Connection, token: str) -> InFlight:
         ) w""",
         *(token, fiat, list(_ON_CHAIN)),
     )
+    back = await connection.fetchval(
+        """SELECT coalesce(sum(amount), 0) FROM ledger.transactions
+        WHERE type = 'deposit' AND state = 'tokens_received' AND asset = $1
+            AND NOT (status = 'requires_attention' AND reason = 'account_inactive')""",
+        token,
+    )
     assert row is not None
     one = cents(token, fiat)
-    return InFlight(int(row["minting"]) * one, int(row["burning"]), row["count"], int(row["to_custody"]) * one)
+    minting, to_custody = int(row["minting"]) * one, int(row["to_custody"]) * one
+    return InFlight(minting, int(row["burning"]), row["count"], to_custody, int(back))
 
 
 _ON_CHAIN: Final = (

@@ -60,6 +60,11 @@ async def test_n32_a_killed_signer_and_a_node_that_forgets_mint_once(town: Town,
     assert len({one["reference"] for one in found}) == 1, "the same bytes were sent again, none other"
     assert len(found) >= 2
 
+    async def unended() -> str:
+        return ", ".join(f"{one['number']}" for one in await town.attempts(id_) if one["ended_at"] is None)
+
+    await soon(unended, "what the crash has cut off is ended by a look", town)
+
 
 @pytest.mark.row("N32")
 async def test_n32_a_block_lost_after_the_credit_is_mined_again_and_no_status_goes_back(

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from aura_stream.domain import bank_deposits, beginnings, withdrawals
+from aura_stream.domain import bank_deposits, beginnings, redemptions, withdrawals
 from aura_stream.domain.ids import bank_reference, chain_reference
 from aura_stream.domain.pauses import Pause, Scope, lifted
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.requests import Submission
 from aura_stream.domain.settlement import Case, Settled
-from aura_stream.domain.signals import BankFact, ChainFact
+from aura_stream.domain.signals import BankFact, ChainFact, TokensIn
 from aura_stream.domain.state import Account, Rules, Settlement, SettlementRules, Transaction
 from tests.domain.golden import FOLDER, Player
 
@@ -133,6 +133,20 @@ def _beginnings(type_: str) -> Iterator[list[tuple[Edge | None, Node]]]:
         t, s = _deposit("", "EUR", "AEUR", "AEUR")
         t = msgspec.structs.replace(t, from_account="alice:EUR")
         yield _begun(type_, t, s, Rules(("default",), "sandbox"), ("rules hold=0", "remint"))
+        for account in ("alice:AUSD", "alice:AUSD:gone"):
+            yield _tokens_in(account)
+
+
+def _tokens_in(account: str) -> list[tuple[Edge | None, Node]]:
+    """Tokens that come back from outside, to an account that there is or is not."""
+    accounts = {"alice:AUSD": Account("open")}
+    at, rules = 1_800_000_000_000, Rules(("default",), "sandbox")
+    news = TokensIn(ID, "default", account, "local", "AUSD", HUNDRED, ADDRESS, "0xa")
+    decision = redemptions.begin(news, accounts.get(account), at)
+    assert decision.settlement is not None
+    node = Node(decision.transaction, decision.settlement, accounts, (), rules, at, ("rules hold=0",))
+    ((edge, node),) = _applied("deposit", node, decision, f"tokens {account} 25.50")
+    return [(Edge("", edge.event, edge.after) if edge is not None else None, node)]
 
 
 def _deposit(rail: str, fiat: str, token: str, way: str) -> tuple[Transaction, Settlement]:
@@ -256,6 +270,8 @@ def _chain_fact(case: Case, kind: str, named: dict[str, str]) -> ChainFact:
     t, s = case.transaction, case.settlement
     if t.type == "withdrawal":
         step, place = "burn", "burn"
+    elif t.state == "tokens_received":
+        step, place = "sweep", "sweep/1"
     elif t.state == "returning":
         step, place = "burn", f"return/{s.round}"
     else:

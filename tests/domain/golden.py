@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from aura_stream.domain.assets import format_amount
+from aura_stream.domain.assets import format_amount, parse_amount
 from aura_stream.domain.lane_requests import Burn, Expect, Inquire, Instruct, Mint, SetPause, Withdraw
 from aura_stream.domain.state import Fee, SettlementRules
 from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, Line, PauseLine, TransactionLine
@@ -164,6 +164,10 @@ class Player:
         """A fact of the chain."""
         what: dict[str, Any] = {"gas": int(gas)} if int(gas) else {}
         self.world.chain(self.now, kind, **what, **({"hash": tx} if tx else {}))
+
+    def do_tokens(self, account: str, amount: str) -> None:
+        """Tokens come back from outside, to an account's deposit address."""
+        self.ids.append(self.world.tokens(account, parse_amount(amount, account.split(":")[1])))
 
     def do_wait(self, time: str = "") -> None:
         """Time passes: 3h, 7d; else until the latest's deadline."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from aura_stream.domain.ids import bank_reference, chain_reference, id_text, record_key
+from aura_stream.domain.ids import bank_reference, chain_reference, derived_id, id_text, record_key
 from aura_stream.domain.lane_requests import (
     DECODE_BANK,
     DECODE_CHAIN,
@@ -20,7 +20,7 @@ from aura_stream.domain.lane_requests import (
     Withdraw,
 )
 from aura_stream.domain.settlement import TOKENS, cents
-from aura_stream.domain.signals import Applied, BankFact, ChainFact
+from aura_stream.domain.signals import Applied, BankFact, ChainFact, TokensIn
 from aura_stream.domain.state import TERMINAL, Rules, Settlement, SettlementRules, Transaction
 from aura_stream.engine.driver import Driver
 from tables.balances import BALANCES
@@ -80,6 +80,8 @@ class SettlementWorld(World):
         t, s = self.transaction(transaction_id), self.settlement(transaction_id)
         if t.type == "withdrawal":
             step, reference = "burn", chain_reference(transaction_id, "burn")
+        elif t.state == "tokens_received":
+            step, reference = "sweep", chain_reference(transaction_id, "sweep/1")
         elif t.state == "returning":
             step, reference = "burn", chain_reference(transaction_id, f"return/{s.round}")
         else:
@@ -89,6 +91,17 @@ class SettlementWorld(World):
             self.partition(t.customer, t.tenant), ChainFact(transaction_id, t.tenant, step, kind, reference, **what)
         )
         self.driver.run()
+
+    def tokens(self, account: str, amount: int) -> str:
+        """Tokens come to an account's deposit address; runs. The deposit's id."""
+        customer, token, *_ = account.split(":")
+        self.facts += 1
+        id_ = id_text(derived_id("default", f"~chain:local:{token}", f"0xa/{self.facts}"))
+        news = TokensIn(id_, "default", account, "local", token, amount, "0xdeposit", "0xa")
+        for _ in range(2):  # the same log twice counts once
+            self.signal(self.partition(customer), news)
+        self.driver.run()
+        return id_
 
     def answer_pauses(self) -> None:
         """The lanes apply the pauses that they were told of and have not answered yet."""

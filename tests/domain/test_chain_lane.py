@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from itertools import count
 from typing import Any
@@ -12,15 +13,19 @@ from agents.chain_lanes import ChainLanes, Look, Send
 from aura_stream.chain.signer import SigningKey
 from aura_stream.domain.ids import chain_lane_key, chain_reference
 from aura_stream.domain.lane_news import ENCODE as ENCODE_NEWS
-from aura_stream.domain.lane_news import ChainNews, Looked, Release, Sighting
-from aura_stream.domain.lane_requests import ENCODE, ChainRequest, Mint, StatementRead
-from aura_stream.domain.lanes.lines import LaneLine, LaneRecord, Line, ReleaseLine
+from aura_stream.domain.lane_news import Cancel, ChainNews, Looked, Release, Sent, Sighting
+from aura_stream.domain.lane_requests import ENCODE, ChainRequest, Mint, SetPause, StatementRead
+from aura_stream.domain.lanes.lines import AttemptLine, CancelLine, LaneLine, LaneRecord, Line, ReleaseLine
+from aura_stream.domain.lanes.minter import Job
 from aura_stream.domain.lanes.rules import LaneRules
+from aura_stream.domain.pauses import Pause, Scope
+from aura_stream.domain.signals import ChainFact, Signal
 from aura_stream.domain.state import SettlementRules
 from aura_stream.engine.driver import LogRecord
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.engine.store import MemoryStore
 from aura_stream.engine.unit import Memory, Names
+from tables.chain_lanes import CHAIN_JOBS
 from topics.chain_requests import CHAIN_REQUESTS
 
 KEY = chain_lane_key("local", "AUSD")
@@ -47,6 +52,7 @@ class LaneWorld:
         self.at = 20 * DAY
         self.offsets = {NAMES.commands: count(), "inbox": count()}
         self.numbers = count(1)
+        self.told: list[Signal] = []
 
     def take(self, topic: str, value: bytes) -> tuple[list[Line], list[Any]]:
         """One record; its lines and what it wishes for."""
@@ -57,6 +63,8 @@ class LaneWorld:
         finished = unit.finish()
         self.shard.adopt(finished)
         journal = [one.value for one in finished.outputs if one.topic == "journal"]
+        packed = [json.loads(one.value or b"") for one in finished.outputs if one.topic == "signals"]
+        self.told = [msgspec.convert(signal, Signal) for one in packed for signal in one["signals"]]
         return [line for one in journal for line in msgspec.json.decode(one or b"", type=LaneRecord).lines], unit.wishes
 
     def ask(self, request: ChainRequest) -> list[Line]:
@@ -77,6 +85,33 @@ class LaneWorld:
         (said,) = [one for one in lines if isinstance(one, ReleaseLine)]
         assert (said.id, said.operator, said.stopped) == (id_, "olga", stopped)
         return said.outcome, [one for one in lines if isinstance(one, LaneLine)], wishes
+
+    def seen(self, nonce: int, *sightings: Sighting) -> tuple[list[Line], list[Any]]:
+        """What the chain says; every line, and what is wished for."""
+        return self.tell(Looked("1:0xa", 1, 100, 90, nonce, nonce, 10, 1, 0, list(sightings)))
+
+    def facts(self, *sightings: Sighting, nonce: int) -> list[str]:
+        """Kinds of what the ledger is told of what the chain says."""
+        self.seen(nonce, *sightings)
+        return [one.kind for one in self.told if isinstance(one, ChainFact)]
+
+    def cancel(self, nonce: int) -> tuple[CancelLine, list[Line]]:
+        lines, _ = self.tell(Cancel(f"00000000-0000-5000-8000-{next(self.numbers):012}", "olga", nonce))
+        (said,) = [one for one in lines if isinstance(one, CancelLine)]
+        assert (said.operator, said.nonce) == ("olga", nonce)
+        return said, lines
+
+    def pause(self, scope: Scope) -> None:
+        self.standing = Pause(f"00000000-0000-5000-8000-{next(self.numbers):012}", scope, self.at, "olga")
+        self.ask(SetPause(self.standing, 0))
+
+    def lift(self) -> None:
+        self.ask(SetPause(msgspec.structs.replace(self.standing, lifted_at=self.at + 1), 0))
+
+    def jobs(self) -> list[Job]:
+        """All jobs that have a nonce, in its order."""
+        rows = [CHAIN_JOBS.decode(value).job for key, value in self.shard.store.scan(b"M", b"N")]
+        return sorted((job for job in rows if job.nonce >= 0), key=lambda job: job.nonce)
 
     def ready(self) -> None:
         """The bank's books are read, the chain is seen, a mint is asked for."""
@@ -149,3 +184,119 @@ def test_sec34_a_reference_that_somebody_else_has_used_stops_the_lane_again_afte
     assert world.release("reference_used_elsewhere")[0] == "released"
     (line,), _ = world.look(3, "1:0xa", used)
     assert line.stopped == "reference_used_elsewhere"
+
+
+def attempts(lines: list[Line]) -> list[tuple[str, int, str, str]]:
+    """Hash, number, state and answer of each line of an attempt."""
+    return [(one.reference, one.number, one.state, one.answer) for one in lines if isinstance(one, AttemptLine)]
+
+
+def test_n32_an_operator_cancels_a_nonce_and_whichever_of_its_transactions_lands_decides() -> None:
+    world = LaneWorld()
+    world.ready()
+    assert world.look()[1] == 1
+
+    first, lines = world.cancel(2)
+    assert (first.outcome, first.transaction_id) == ("canceled", MINT.transaction_id)
+    assert [(hash_, state) for hash_, _, state, _ in attempts(lines)] == [(first.hash, "started")]
+    again, _ = world.cancel(2)
+    assert again.hash not in ("", first.hash), "asked again, it pays more"
+    (job,) = world.jobs()
+    assert (job.nonce, len(job.hashes), job.cancels) == (2, 3, (first.hash, again.hash))
+    assert job.hashes[0] not in job.cancels, "the mint is watched as well"
+
+    # Lost by the node: the latest bytes go out again, which is the cancel.
+    lines, wishes = world.seen(2, Sighting(MINT.reference, is_missing=True))
+    assert [one.signed.tx_hash for one in wishes if isinstance(one, Send)] == [again.hash]
+    # In a block, not final: it may still be undone. Then final: the mint can never land.
+    assert world.facts(Sighting(MINT.reference, first.hash, 95, ok=True), nonce=3) == []
+    assert world.facts(Sighting(MINT.reference, first.hash, 90, ok=True), nonce=3) == ["failed"]
+    assert world.cancel(2)[0].outcome == "not_waiting"
+    assert world.cancel(77)[0].outcome == "not_waiting"
+
+
+def test_n32_a_canceled_mint_that_lands_all_the_same_is_a_mint() -> None:
+    world = LaneWorld()
+    world.ready()
+    world.look()
+    world.cancel(2)
+    (job,) = world.jobs()
+
+    assert world.facts(Sighting(MINT.reference, job.hashes[0], 90, ok=True), nonce=3) == ["mined", "confirmed"]
+
+
+def test_a06_a_pause_of_the_chain_is_signed_behind_what_was_sent_and_its_end_before_what_waited() -> None:
+    world = LaneWorld()
+    world.ready()
+    assert world.look()[1] == 1  # a mint under nonce 2
+    world.pause(Scope(chain="local", assets=("AUSD",)))
+    (line,), sent = world.look(2, "1:0xa", Sighting(MINT.reference))
+    assert (sent, line.figures["acts"], line.figures["acts_final"], line.figures["next_nonce"]) == (1, 7, 0, 4)
+    mint, pause = world.jobs()
+    assert (mint.nonce, pause.nonce, pause.step, pause.amount) == (2, 3, "pause", 7)
+
+    second = msgspec.structs.replace(MINT, reference=chain_reference("t", "mint/2"), amount=7)
+    world.ask(second)
+    (line,), sent = world.look(2, "1:0xa", Sighting(MINT.reference), Sighting(pause.reference))
+    assert (line.held_back, sent) == ("paused", 0)
+    (line,), _ = world.look(4, "1:0xa", Sighting(pause.reference, pause.hashes[0], 90, ok=True))
+    assert (line.figures["acts"], line.figures["acts_final"]) == (7, 7)
+
+    world.lift()
+    assert world.look(4)[1] == 2
+    lifted, minted = world.jobs()[2:]
+    assert [(one.step, one.nonce, one.amount) for one in (lifted, minted)] == [("pause", 4, 0), ("mint", 5, 7)]
+
+
+def test_a06_only_a_pause_that_names_the_chain_stops_its_holders_and_by_type_its_act() -> None:
+    world = LaneWorld()
+    world.ready()
+    for scope in (
+        Scope(assets=("AUSD",)),
+        Scope(chain="other"),
+        Scope(chain="local", assets=("AEUR",)),
+        Scope(tenant="default", chain="local"),
+        Scope(chain="local", type="hold"),
+    ):
+        world.pause(scope)
+        world.look()
+        assert [job.step for job in world.jobs() if job.step == "pause"] == [], scope
+        world.lift()
+    world.pause(Scope(chain="local", type="withdrawal"))
+    world.look()
+    second = msgspec.structs.replace(MINT, reference=chain_reference("t", "mint/2"))
+    world.ask(second)
+    world.look(3)
+    # A mint is no withdrawal: it goes on behind the pause.
+    assert [(one.step, one.amount) for one in world.jobs()] == [("mint", 100), ("pause", 2), ("mint", 100)]
+
+
+def test_a06_a_pause_that_is_canceled_or_never_lands_is_asked_for_again() -> None:
+    world = LaneWorld()
+    world.look()
+    world.pause(Scope(chain="local"))
+    assert world.look()[1] == 1
+    (pause,) = world.jobs()
+
+    assert world.look(3, "1:0xa", Sighting(pause.reference))[1] == 1, "its nonce is used up at finality: a new one"
+
+    first, second = world.jobs()
+    assert (first.state, second.state, second.amount, second.nonce) == ("dead", "signed", 7, 3)
+
+
+def test_l51_a_broadcast_that_a_crash_has_cut_off_is_ended_by_what_a_look_sees() -> None:
+    world = LaneWorld()
+    world.ready()
+    world.look()
+    (job,) = world.jobs()
+    lines, _ = world.seen(2, Sighting(MINT.reference, is_missing=True))
+    assert attempts(lines) == [(job.hashes[0], 2, "started", "")]
+    # In a block: who sent it last may still be telling, so that it is given time.
+    assert attempts(world.seen(3, Sighting(MINT.reference, job.hashes[0], 99, ok=True))[0]) == []
+    world.at += 30_000
+
+    lines, _ = world.seen(3, Sighting(MINT.reference, job.hashes[0], 99, ok=True))
+
+    assert attempts(lines) == [(job.hashes[0], 1, "ended", "taken"), (job.hashes[0], 2, "ended", "taken")]
+    late, _ = world.tell(Sent(MINT.reference, job.hashes[0], 2))
+    assert attempts(late) == [], "an attempt ends once"

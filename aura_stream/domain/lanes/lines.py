@@ -1,6 +1,7 @@
 """What lanes write down: lines of their journals, from which Postgres shows every attempt and every breaker.
 
-An attempt has two lines, `started` before it is made and `ended`; one that has no end was cut off by a crash, or runs.
+An attempt has two lines, `started` before it is made and `ended`. A broadcast that a crash has cut off is ended by the
+look that sees its nonce used up.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ class AttemptLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="li
     lane: str
     transaction_id: str
     tenant: str
-    step: str  # debit | credit | payout | mint | burn
+    step: str  # debit | credit | payout | mint | burn | pause | deploy | sweep
     kind: str  # submit | inquire | broadcast
     reference: str  # as the other side knows it: ours, NACHA's 15 characters, or a chain's hash
     number: int
@@ -51,6 +52,29 @@ class ReleaseLine(msgspec.Struct, frozen=True, tag_field="line", tag="release"):
     at: int
 
 
+class CancelLine(msgspec.Struct, frozen=True, tag_field="line", tag="cancel"):
+    """What became of an operator's cancel of a nonce; `hash` is that of the transfer to itself."""
+
+    id: str
+    lane: str
+    operator: str
+    nonce: int
+    outcome: str
+    at: int
+    transaction_id: str = ""
+    hash: str = ""
+
+
+class AddressLine(msgspec.Struct, frozen=True, tag_field="line", tag="address"):
+    """An account has its deposit address, for good."""
+
+    lane: str
+    address: str
+    tenant: str
+    account: str
+    at: int
+
+
 class NoteLine(msgspec.Struct, frozen=True, tag_field="line", tag="note"):
     """Something that was heard and led to nothing: an event that nobody can read, a reference that nobody knows."""
 
@@ -60,7 +84,7 @@ class NoteLine(msgspec.Struct, frozen=True, tag_field="line", tag="note"):
     at: int
 
 
-Line = AttemptLine | LaneLine | ReleaseLine | NoteLine
+Line = AttemptLine | LaneLine | ReleaseLine | CancelLine | AddressLine | NoteLine
 
 
 class LaneRecord(msgspec.Struct, frozen=True):

@@ -11,15 +11,26 @@
         + mint asked for (its fiat has settled)   - reserved by signing   - withdrawn
     A dead mint takes its backing along; the ledger asks again, with the backing, or gives it back.
 
+    Besides mints and burns a lane has jobs of its own, with nonces like them:
+        pause   sets what the contract itself refuses, when the pauses that name the chain say something else than the
+                last one that was signed
+        deploy  puts the contract behind the deposit addresses on the chain, when the first one is wanted
+        sweep   moves tokens that have come to a deposit address, in a final block, to our custody; the customer is
+                credited once that is final. One that is dead is asked for again, under another nonce
+
 Invariants
     M1  a mint is signed only when `mintable` covers it: supply and mints in flight never exceed settled fiat and open
         returns
     M2  nonces have no gap and no second owner; all hashes of a nonce are watched, any of them may land
     M3  a mint is dead only when its nonce is used up at finality; until then the same nonce goes on
     M4  what is signed is stored before it is sent, and is sent again, in nonce order, until it is final
-    M5  nothing is signed while the lane is stopped (a foreign nonce, another chain, a reference that somebody else has
-        used), until a person releases it; nor while too many returns are open, or statement or supply are too old
-    M6  a release takes back no doubt: what stopped the lane stops it again with the next look, if it is still so
+    M5  nothing new is signed while the lane is stopped (a foreign nonce, another chain, a reference that somebody else
+        has used), until a person releases it; no mint while too many returns are open, or statement or supply are too
+        old
+    M6  once a pause of the chain has its nonce, nothing that it stops is signed behind it until the nonce that lifts it
+    M7  an operator cancels a nonce by a transfer to itself under it that pays more; whichever of its transactions lands
+        decides, and M3 holds
+    M8  a release takes back no doubt: what stopped the lane stops it again with the next look, if it is still so
 """
 
 from __future__ import annotations
@@ -29,6 +40,7 @@ from typing import Final
 import msgspec
 
 from aura_stream.domain.lane_requests import Burn, Mint, Withdraw
+from aura_stream.domain.pauses import Pause
 from aura_stream.domain.signals import (
     BROADCAST,
     CONFIRMED,
@@ -73,6 +85,13 @@ WAITS: Final = {
 RELEASED, NOT_STOPPED, STOPPED_OTHERWISE = "released", "not_stopped", "stopped_otherwise"
 """Outcomes of a release."""
 
+CANCELED, NOT_WAITING = "canceled", "not_waiting"
+"""Outcomes of a cancel: its bytes are stored and go out; or nothing signed under the nonce waits for a block."""
+
+_MINT, _BURN, _TRANSFER = 1, 2, 4  # of the contract's flag `Act`
+_ACTS: Final = {"deposit": _MINT, "withdrawal": _BURN, "transfer": _TRANSFER, "": _MINT | _BURN | _TRANSFER}
+_ACT_OF: Final = {"mint": _MINT, "burn": _BURN, "sweep": _TRANSFER}
+
 
 class Limits(msgspec.Struct, frozen=True):
     """What a lane goes by. Amounts are minor units of the token, times ms."""
@@ -99,15 +118,19 @@ class Minter(msgspec.Struct, frozen=True, array_like=True):
     stopped: str = ""
     seen_nonce: int = 0  # used up on the chain when the lane stopped for a foreign nonce: a release goes on from there
     waits: str = ""  # why what is queued waits, as it was told last
+    acts: int = 0  # what the contract refuses once all that is signed has landed: the bits of its flag
+    acts_nonce: int = -1  # of the `pause` job that says so
+    acts_final: int = 0  # what it refuses at finality
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
-    """One mint or burn; key: its reference."""
+    """One transaction on the chain; key: its reference. Of a `pause` the amount is the acts that are refused, of a
+    `sweep` `to` is the deposit address."""
 
     transaction_id: str
     tenant: str
     customer: str
-    step: str  # mint | burn
+    step: str  # mint | burn | pause | deploy | sweep
     reference: str
     amount: int
     to: str = ""
@@ -121,6 +144,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     was_confirmed: bool = False
     is_stuck: bool = False
     tip: int = 0  # wei per gas, of the fee
+    cancels: tuple[str, ...] = ()  # those of `hashes` that do nothing but use up the nonce
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -176,9 +200,9 @@ def held_back(lane: Minter, job: Job, limits: Limits, at: int, *, paused: bool =
     """Why a queued job is not signed now; "" = sign."""
     if lane.stopped:
         return lane.stopped
-    if paused:
+    if paused or lane.acts & _ACT_OF.get(job.step, 0):
         return "paused"
-    if job.step == "burn":
+    if job.step != "mint":
         return ""
     if lane.open_returns > limits.open_returns_max:
         return "open_returns"
@@ -195,6 +219,8 @@ def take_nonce(lane: Minter, job: Job, view: View) -> Decided:
     if job.step == "mint":
         assert lane.mintable >= job.amount
         lane = _with(lane, mintable=lane.mintable - job.amount, in_flight=lane.in_flight + job.amount)
+    if job.step == "pause":
+        lane = _with(lane, acts=job.amount, acts_nonce=lane.next_nonce)
     job = _with_job(job, state="signed", nonce=lane.next_nonce, fee=view.fee, tip=view.tip, sent_at_block=view.height)
     return Decided(_with(lane, next_nonce=lane.next_nonce + 1), job)
 
@@ -208,10 +234,43 @@ def signed(lane: Minter, job: Job, hash_: str) -> Decided:
 def bumped(job: Job, view: View, limits: Limits) -> Job | None:
     """The job with a fee that replaces the present one (+12.5 %, rounded up), if it has waited long enough."""
     waited = view.height - job.sent_at_block
-    if job.state != "signed" or waited < limits.bump_after_blocks or len(job.hashes) > limits.bumps:
+    if job.state != "signed" or waited < limits.bump_after_blocks or _tries(job) > limits.bumps:
         return None
     fee, tip = max(_raised(job.fee), view.fee), max(_raised(job.tip), view.tip)
     return _with_job(job, fee=max(fee, tip), tip=tip, sent_at_block=view.height)
+
+
+def _tries(job: Job) -> int:
+    """How often it was signed as it is now: a cancel is raised as often as what it cancels."""
+    return len(job.cancels) or len(job.hashes)
+
+
+def to_cancel(job: Job, height: int) -> Job | None:
+    """The job with the fee of a transfer to itself in its place; None when it does not wait for a block."""
+    if job.state != "signed":
+        return None
+    return _with_job(job, fee=_raised(job.fee), tip=_raised(job.tip), sent_at_block=height, is_stuck=False)
+
+
+def canceled(lane: Minter, job: Job, hash_: str) -> Decided:
+    """The bytes of a transfer to itself are stored under the job's nonce, the first time or with a higher fee.
+
+    The customer's machine is told nothing: it hears of what lands, or that nothing ever will.
+    """
+    job = _with_job(job, hashes=(*job.hashes, hash_), cancels=(*job.cancels, hash_))
+    return Decided(lane, job, send=True)
+
+
+def paused_acts(pauses: tuple[Pause, ...], chain: str, token: str) -> int:
+    """What the contract is to refuse: the acts of all pauses in force that name the chain and nothing narrower than a
+    token or a type of transaction. Without a type a pause stops minting, burning and transfers between holders."""
+    acts = 0
+    for pause in pauses:
+        scope = pause.scope
+        is_narrower = scope.tenant or scope.rail or scope.bank or scope.accounts
+        if not pause.lifted_at and scope.chain == chain and not is_narrower and token in (scope.assets or (token,)):
+            acts |= _ACTS.get(scope.type, 0)
+    return acts
 
 
 def _raised(wei: int) -> int:
@@ -226,13 +285,13 @@ def observed(lane: Minter, job: Job, view: View, receipts: tuple[Receipt, ...], 
     if receipt is None:
         return _not_there(lane, job, view, limits)
     is_final = receipt.block <= view.final
-    if not receipt.ok:
+    if not receipt.ok or receipt.hash in job.cancels:
         # It used the nonce up without doing anything; a deeper reorganisation could still undo that.
         return _dead(lane, job) if is_final else Decided(lane, _with_job(job, state="mined", block=receipt.block))
     facts: list[ChainFact] = []
     if job.state == "signed":
         facts.append(_fact(job, MINED, receipt))
-    needs_finality = job.step == "burn" or job.amount > limits.final_above
+    needs_finality = job.step != "mint" or job.amount > limits.final_above
     is_deep = is_final or (not needs_finality and view.height - receipt.block + 1 >= limits.confirmations)
     state = "confirmed" if is_deep else "mined"
     if is_deep and job.state != "confirmed":
@@ -243,6 +302,8 @@ def observed(lane: Minter, job: Job, view: View, receipts: tuple[Receipt, ...], 
     job = _with_job(job, state=state, block=receipt.block, was_confirmed=job.was_confirmed or is_deep, is_stuck=False)
     if is_final:
         lane, job = _ended(lane, job), _with_job(job, state="final")
+        if job.step == "pause":
+            lane = _with(lane, acts_final=job.amount)
     return Decided(lane, job, tuple(facts))
 
 
@@ -253,7 +314,7 @@ def _not_there(lane: Minter, job: Job, view: View, limits: Limits) -> Decided:
         # Its block was lost; nobody else sends it again.
         again = _with_job(job, state="signed", block=0, sent_at_block=view.height)
         return Decided(lane, again, (_fact(job, REORGED),), send=True)
-    is_stuck = len(job.hashes) > limits.bumps and view.height - job.sent_at_block >= limits.bump_after_blocks
+    is_stuck = _tries(job) > limits.bumps and view.height - job.sent_at_block >= limits.bump_after_blocks
     if is_stuck and not job.is_stuck:
         return Decided(lane, _with_job(job, is_stuck=True), (_fact(job, STUCK),))
     return Decided(lane, job)
@@ -262,6 +323,8 @@ def _not_there(lane: Minter, job: Job, view: View, limits: Limits) -> Decided:
 def _dead(lane: Minter, job: Job) -> Decided:
     """Its nonce is used up at finality and it did nothing: it never will."""
     kind = LOST if job.was_confirmed else FAILED_FOR_GOOD
+    if job.step == "pause" and job.nonce == lane.acts_nonce:
+        lane = _with(lane, acts=lane.acts_final)  # it never took place; the next look asks for it again
     return Decided(_ended(lane, job), _with_job(job, state="dead"), (_fact(job, kind),))
 
 

@@ -18,3 +18,4 @@ class LaneRules(msgspec.Struct, frozen=True, omit_defaults=True):
     poll_ms: int = 10_000
     look_ms: int = 1_000
     idle_look_ms: int = 60_000
+    scan_ms: int = 10_000  # between looks of a lane that has given deposit addresses
