@@ -36,7 +36,7 @@ _POLL_S = 0.25
 
 @app.command()
 def show(transaction_id: IdArgument, tenant: TenantOption = "default", json: JsonOption = False) -> None:
-    """Show a transaction: what was asked for, its states, its entries."""
+    """Show a transaction: what was asked for, its states, its entries, and what was tried at banks and the chain."""
 
     async def ask() -> dict[str, Any]:
         async with ApiClient(load_settings(), tenant) as client:
@@ -93,6 +93,8 @@ def render(transaction: dict[str, Any]) -> RenderableType:
         parts.append(_events(transaction["events"]))
     if transaction["entries"]:
         parts.append(_entries(transaction["entries"]))
+    if transaction.get("attempts"):
+        parts.append(_attempts(transaction["attempts"]))
     return Group(*parts)
 
 
@@ -146,4 +148,20 @@ def _entries(entries: list[dict[str, Any]]) -> Table:
         amount = entry["amount"].lstrip("-")
         sides = (amount, "") if entry["direction"] == "debit" else ("", amount)
         found.add_row(journal, entry["account_id"], entry["layer"], *sides, entry["asset"])
+    return found
+
+
+def _attempts(attempts: list[dict[str, Any]]) -> Table:
+    names = ("lane", "what", "reference", "#", "began (UTC)", "took", "answer", "breaker")
+    found = table("\ntried outside", *names, right=("#", "took"))
+    for one in attempts:
+        code = f"{one['code']['code']}: {one['code']['meaning']}" if one["code"] else ""
+        http = f"HTTP {one['http_status']}" if one["http_status"] else ""
+        answer = one["answer"] or "under way"
+        about = ", ".join(filter(None, (http, code, one["detail"])))
+        found.add_row(
+            *(one["lane"], f"{one['kind']} {one['step']}", one["reference"], str(one["number"])),
+            *(moment(one["started_at"]), f"{one['took_ms']} ms" if one["ended_at"] else ""),
+            *(f"{answer} ({about})" if about else answer, one["breaker"]),
+        )
     return found
