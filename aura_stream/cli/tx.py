@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -151,17 +152,22 @@ def _entries(entries: list[dict[str, Any]]) -> Table:
     return found
 
 
-def _attempts(attempts: list[dict[str, Any]]) -> Table:
-    names = ("lane", "what", "reference", "#", "began (UTC)", "took", "answer", "breaker")
-    found = table("\ntried outside", *names, right=("#", "took"))
-    for one in attempts:
-        code = f"{one['code']['code']}: {one['code']['meaning']}" if one["code"] else ""
-        http = f"HTTP {one['http_status']}" if one["http_status"] else ""
-        answer = one["answer"] or "under way"
-        about = ", ".join(filter(None, (http, code, one["detail"])))
-        found.add_row(
-            *(one["lane"], f"{one['kind']} {one['step']}", one["reference"], str(one["number"])),
-            *(moment(one["started_at"]), f"{one['took_ms']} ms" if one["ended_at"] else ""),
-            *(f"{answer} ({about})" if about else answer, one["breaker"]),
+def _attempts(attempts: list[dict[str, Any]]) -> RenderableType:
+    """A table for each reference by which the other side knows it; the reference is whole, to be copied."""
+    parts = []
+    for (lane, reference), tries in groupby(attempts, key=lambda one: (one["lane"], one["reference"])):
+        found = table(
+            f"\n{lane}\n{reference}", "#", "tried", "at (UTC)", "took", "answer", "breaker", right=("#", "took")
         )
-    return found
+        for one in tries:
+            code = f"{one['code']['code']}: {one['code']['meaning']}" if one["code"] else ""
+            http = f"HTTP {one['http_status']}" if one["http_status"] else ""
+            answer = one["answer"] or "under way"
+            about = ", ".join(filter(None, (http, code, one["detail"])))
+            found.add_row(
+                *(str(one["number"]), f"{one['kind']} {one['step']}", moment(one["started_at"])),
+                *(f"{one['took_ms']} ms" if one["ended_at"] else "", f"{answer} ({about})" if about else answer),
+                one["breaker"],
+            )
+        parts.append(found)
+    return Group(*parts)

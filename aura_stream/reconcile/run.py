@@ -327,6 +327,7 @@ async def _book(connection: Connection, chain: OnChain, outcome: Outcome) -> Non
         ],
         "tokens": [await _token(connection, name, house, chain) for name in TOKENS],
         "currencies": [await _currency(connection, name, backing[name], house) for name in backing],
+        "waiting": await store.waiting(connection),
         "sources": outcome.sources,
         "problems": [one[:300] for one in outcome.problems],
         **await store.open_breaks(connection),

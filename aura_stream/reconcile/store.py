@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 ACTOR: Final = "reconciliation"
 """Who opens breaks, and ends those that are gone."""
 _LOCK: Final = 0x61757261_7265636F  # "aurareco": one run at a time
+_SETTLEMENTS: Final = ("deposit", "withdrawal", "suspense")
 _TOLD_BACK: Final = timedelta(days=7)
 """How late an event may be in Postgres, by the ledger's clock, and still be seen by the next run."""
 
@@ -393,13 +394,13 @@ async def told(connection: Connection) -> list[tuple[Told, str]]:
             (h.event ->> 'seq')::integer AS seq,
             CASE WHEN h.event ->> 'reason' = ANY ($2) THEN h.event -> 'by_bank' ->> 'code' END AS code
         FROM ledger.transactions t CROSS JOIN LATERAL jsonb_array_elements(t.history) h (event)
-        WHERE t.type IN ('deposit', 'withdrawal', 'suspense')
+        WHERE t.type = ANY ($4)
             AND t.updated_at >= coalesce((SELECT max(made_at) FROM reconciliation.reports) - $1::interval, '-infinity')
             AND h.event -> 'by_bank' ->> 'suspense' IS NULL
             AND (h.event ->> 'type' LIKE '%.break_opened'
                 OR h.event ->> 'reason' = ANY ($2) AND h.event ->> 'status' = ANY ($3))
         ORDER BY t.transaction_id, seq""",
-        *(_TOLD_BACK, ["unknown_code", "books_disagree"], [FAILED, RETURNED]),
+        *(_TOLD_BACK, ["unknown_code", "books_disagree"], [FAILED, RETURNED], list(_SETTLEMENTS)),
     )
     return [
         (Told(row["transaction_id"], row["tenant_id"], row["type"], row["seq"], row["code"] or ""), row["asset"])
@@ -575,6 +576,23 @@ async def act(
         *(break_id, row["events"] + 1, "resolved" if resolution else "assigned", actor),
         *(owner or None, resolution or None, note or None),
     )
+
+
+async def waiting(connection: Connection) -> dict[str, dict[str, int]]:
+    """How many settlements of each type have not ended, by what they wait for."""
+    rows = await connection.fetch(
+        """SELECT type, count(*) FILTER (WHERE status = 'requires_attention') AS requires_attention,
+            count(*) FILTER (WHERE status = 'requires_approval') AS requires_approval,
+            count(*) FILTER (WHERE coalesce(history -> -1 -> 'by_bank' ->> 'parked_by', '') <> '') AS parked,
+            count(*) FILTER (WHERE status = 'processing') AS processing
+        FROM ledger.transactions
+        WHERE type = ANY ($1) AND status IN ('requires_attention', 'requires_approval', 'processing')
+        GROUP BY type""",
+        list(_SETTLEMENTS),
+    )
+    found = {row["type"]: dict(row) for row in rows}
+    names = ("requires_attention", "requires_approval", "parked", "processing")
+    return {type_: {name: found.get(type_, {}).get(name, 0) for name in names} for type_ in _SETTLEMENTS}
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------
