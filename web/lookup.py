@@ -21,7 +21,7 @@ from web.accepted import Accepted
 from web.problems import Problem, put_off
 from web.recent import RecentTransaction
 from web.tail import Ends, Tail
-from web.views import Json, TransactionView, entry_of_row, newest, recent_entries
+from web.views import Json, TransactionView, attempt_of_row, entry_of_row, newest, recent_entries
 
 FRESH_S = 2.0
 """How long a read waits for the ledger to catch up before it says `ledger_behind`."""
@@ -40,7 +40,7 @@ class Lookup:
         self._fresh_s = fresh_s
 
     async def transaction(self, tenant: str, transaction_id: str) -> Json:
-        """The transaction's resource with `events` and `entries`.
+        """The transaction's resource with `events` and `entries`; with `attempts` if bank or chain have to do with it.
 
         Raises :class:`Problem`: ``transaction_not_found`` (proven), ``ledger_behind``, ``service_unavailable``.
         """
@@ -199,7 +199,14 @@ class Lookup:
             except ReadsUnavailable as error:
                 raise _postgres_away(error) from None
         entries = [entry for one in view.journal_ids for entry in known.get(one, ())]
-        return view.resource | {"events": view.events, "entries": entries}
+        found = view.resource | {"events": view.events, "entries": entries}
+        if "settlement" in found:
+            # They have a sink of their own, and explain what happened: without them the rest is still true.
+            with contextlib.suppress(ReadsUnavailable):
+                found["attempts"] = [
+                    attempt_of_row(row) for row in await self._reads.attempts_of(tenant, transaction_id)
+                ]
+        return found
 
     def _recent(self, tenant: str, transaction_id: str) -> RecentTransaction | None:
         recent = self._tail.recent.transaction(transaction_id)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.identity import Identity
+from aura_stream.reconcile.metrics import ReconcileMetrics
 from web.cached import Answers
 from web.command_log import CommandLog
 from web.events_parts import EventParts
-from web.reconciled import Reconciled
 from web.tail import Tail
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_ASK_S = 2.0
 
 
 class Metrics:
@@ -65,10 +68,15 @@ class Metrics:
         }
         for name, (help_text, read) in gauges.items():
             Gauge(name, help_text, registry=self._registry).set_function(read)
-        self._reconciled = Reconciled(self._registry)
+        self._reconciled = ReconcileMetrics(self._registry)
         self._database = identity.database
 
     async def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
-        await self._reconciled.refresh(self._database)
+        try:
+            # At that moment, so that every node shows the same; whoever asks must be answered without Postgres too.
+            async with asyncio.timeout(_ASK_S), self._database.platform() as connection:
+                await self._reconciled.refresh(connection)
+        except (IdentityUnavailable, TimeoutError):
+            self._reconciled.away()
         return generate_latest(self._registry)

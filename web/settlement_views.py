@@ -68,9 +68,14 @@ def _settlement(resource: Json, part: ByBank) -> Json:
         made["reference"] = bank_reference(resource["id"], step)
     made |= {name: format_amount(int(amount), fiat) for name in ("fee", "suspense") if (amount := getattr(part, name))}
     if part.code:
-        row = code_of(part.code)
-        made["code"] = {"code": part.code, "meaning": row.meaning, "source": row.source, "action": part.action}
+        made["code"] = bank_code(part.code, part.action)
     return made
+
+
+def bank_code(code: str, action: str) -> Json:
+    """A bank's code with its meaning and what follows from it."""
+    row = code_of(code)
+    return {"code": code, "meaning": row.meaning, "source": row.source, "action": action}
 
 
 def _waits_for(resource: Json, part: ByBank | None) -> Json | None:

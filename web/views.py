@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from aura_stream.domain.assets import format_amount
+from aura_stream.domain.bank_codes import code_of
 from aura_stream.domain.events import ByBank
 from aura_stream.domain.ids import parse_account_id
 from aura_stream.domain.state import REQUIRES_APPROVAL, REQUIRES_ATTENTION, TERMINAL
 from aura_stream.journal import AccountLine, ChangeLine, Journal, ReceivedLine, TransactionLine, journal_id
 from aura_stream.ledger.reads import Balances
+from aura_stream.logs import Redaction
 from web.recent import RecentTransaction
-from web.settlement_views import WAITING, shown
+from web.settlement_views import WAITING, bank_code, shown
 
 Json = dict[str, Any]
+
+_REDACTION: Final = Redaction()
+"""Of what the other side and the connection have said of an attempt: others write it."""
 
 
 def moment(at_ms: int) -> str:
@@ -260,4 +265,18 @@ def _entry(values: Mapping[str, Any]) -> Json:
         "journal_id": str(values["journal_id"]),
         "amount": format_amount(values["amount"], values["asset"]),
         "direction": "debit" if values["amount"] > 0 else "credit",
+    }
+
+
+def attempt_of_row(row: Mapping[str, Any]) -> Json:
+    """One call to a bank or broadcast to a chain, of a row of `settlement.attempts`."""
+    code = row["code"]
+    return {
+        **{name: row[name] for name in ("lane", "step", "kind", "reference", "number", "took_ms", "breaker")},
+        "started_at": instant(row["started_at"]),
+        "ended_at": row["ended_at"] and instant(row["ended_at"]),
+        "answer": row["answer"] or None,
+        "code": bank_code(code, code_of(code).action) if code else None,
+        "http_status": row["status"] or None,
+        "detail": _REDACTION.text(row["detail"]),
     }

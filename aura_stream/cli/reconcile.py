@@ -7,22 +7,24 @@ import uuid
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from time import time
 from typing import Annotated, Any
 
 import typer
+from prometheus_client import CollectorRegistry, start_http_server
 from rich.console import Console
 from rich.table import Table
 
-from aura_stream.chain.signer import derived, load_key
+from aura_stream.chain.setup import token_address
+from aura_stream.chain.signer import SigningKey, derived, load_key
 from aura_stream.cli import CHECK_FAILED, COULD_NOT, emit, paint, say
 from aura_stream.cli.api_client import ApiClient
 from aura_stream.cli.api_client import run as run_client
 from aura_stream.cli.db import run
 from aura_stream.domain.reconciliation import MEANING, RESOLUTIONS
 from aura_stream.domain.settlement import TOKENS
+from aura_stream.ledger.connection import RECONCILER, connect
 from aura_stream.reconcile import run as runs
-from aura_stream.reconcile.metrics import ReserveMetrics, waiting_settlements
+from aura_stream.reconcile.metrics import ReconcileMetrics
 from aura_stream.reconcile.run import Outcome, Wanted
 from aura_stream.reconcile.sources import read_logins
 from aura_stream.settings import Settings, SetupError, load_settings
@@ -53,14 +55,19 @@ def options(
     ] = None,
     account: Annotated[str, typer.Option(help="Which account the statements are of: trust or operating.")] = "trust",
     credentials: Annotated[
-        Path | None, typer.Option(help="File of the banks' APIs; default: <home>/mock-bank/credentials.json.")
+        Path | None,
+        typer.Option(help="File of the banks' APIs; default: AURA_BANKS_FILE, or <home>/mock-bank/credentials.json."),
     ] = None,
     since: Annotated[
         str,
         typer.Option(help="First day to ask for, YYYY-MM-DD; default: that of the ledger's first entry at the bank."),
     ] = "",
     token: Annotated[
-        list[str] | None, typer.Option(help="Compare a token's supply too: NAME=ADDRESS; again for more.")
+        list[str] | None,
+        typer.Option(
+            help="A token whose supply is compared: NAME=ADDRESS; again for more. Default: those of the minter's key, "
+            "if it is here and no files are given."
+        ),
     ] = None,
     custody: Annotated[
         list[str] | None,
@@ -192,11 +199,13 @@ def _wanted(
     except ValueError:
         raise typer.BadParameter(f"{since!r} is no day like 2026-11-20", param_hint="--since") from None
     addresses = dict(_address(one) for one in tokens)
+    if not (tokens or statements or returns):
+        addresses = {name: token_address(key) for name, key in _keys(settings).items()}
     logins = {}
     if (statements or returns) and len(banks) != 1:
         raise typer.BadParameter("a file says not which bank of ours it is from: name one", param_hint="--bank")
     if not (statements or returns):
-        logins = read_logins(credentials or settings.home / "mock-bank" / "credentials.json")
+        logins = read_logins(credentials or settings.banks_file or settings.home / "mock-bank" / "credentials.json")
         if unknown := sorted(set(banks) - set(logins)):
             known = ", ".join(sorted(logins))
             raise typer.BadParameter(f"{', '.join(unknown)}: no credentials; known are {known}", param_hint="--bank")
@@ -213,12 +222,17 @@ def _wanted(
 
 def _custody(settings: Settings, wanted: Wanted, given: list[str]) -> dict[str, str]:
     """Our address of each token whose supply is compared: as given, or that of the minter's key, if it is here."""
-    found = dict(_address(one) for one in given)
-    path = settings.chain_key_file or settings.home / "chain" / "key"
-    if settings.chain_key is not None or path.exists():
-        key = load_key(settings)
-        found = {name: derived(key, name).address for name in wanted.tokens} | found
+    found = {name: key.address for name, key in _keys(settings).items()} | dict(_address(one) for one in given)
     return {name: address for name, address in found.items() if name in wanted.tokens}
+
+
+def _keys(settings: Settings) -> dict[str, SigningKey]:
+    """The minter's key of each token; none if it is not here."""
+    path = settings.chain_key_file or settings.home / "chain" / "key"
+    if settings.chain_key is None and not path.exists():
+        return {}
+    key = load_key(settings)
+    return {name: derived(key, name) for name in TOKENS}
 
 
 def _address(text: str) -> tuple[str, str]:
@@ -238,13 +252,18 @@ def _content(path: Path) -> bytes:
 
 def _watch(dsn: str, wanted: Wanted, every_s: float, metrics_port: int) -> None:
     """Runs until it is stopped; what fails is said and tried again: nobody restarts it at night."""
-    metrics = ReserveMetrics()
+    registry = CollectorRegistry()
+    metrics = ReconcileMetrics(registry, amounts=True)
     if metrics_port:
-        metrics.serve(metrics_port)
+        start_http_server(metrics_port, addr="127.0.0.1", registry=registry)
 
     async def once() -> Outcome:
         outcome = await runs.reconcile(dsn, wanted)
-        metrics.show(outcome.report, await waiting_settlements(dsn), time())
+        connection = await connect(dsn, RECONCILER, application_name="aura reconcile")
+        try:
+            await metrics.refresh(connection)
+        finally:
+            await connection.close(timeout=5)
         return outcome
 
     async def go_on() -> None:
@@ -252,6 +271,7 @@ def _watch(dsn: str, wanted: Wanted, every_s: float, metrics_port: int) -> None:
             try:
                 outcome = await asyncio.to_thread(run, once(), "The ledger cannot be reconciled.")
             except _AWAY as error:
+                metrics.away()
                 say(str(error))
             else:
                 for break_id, one in outcome.opened:

@@ -37,6 +37,7 @@ from aura_stream.settings import Settings, SettingsError, SetupError, load_setti
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
+RECONCILE_EVERY_S = 60.0
 DATA = ("kafka", "postgres", "state", "log", "run", "api_key", "mock-bank", "chain")
 """What `down --wipe` removes from the home directory; anything else there is not ours."""
 
@@ -48,8 +49,9 @@ def up(
     """Start everything on this machine and return when it is ready.
 
     Kafka and Postgres are started from packages, unless AURA_KAFKA_BOOTSTRAP or AURA_POSTGRES_DSN name your own. In the
-    sandbox a mock bank and a local chain too, unless AURA_BANKS_FILE or AURA_CHAIN_RPC_URL name yours, or
-    AURA_SETTLEMENT=false. Safe to repeat: what runs already is left alone.
+    sandbox a mock bank and a local chain too, unless AURA_BANKS_FILE or AURA_CHAIN_RPC_URL name yours. With them come
+    their connectors and `aura reconcile --watch`; AURA_SETTLEMENT=false leaves all of it out. Safe to repeat: what runs
+    already is left alone.
     """
     _start(_stack(), ledgers, sinks)
 
@@ -84,6 +86,9 @@ def _start(stack: LocalStack, ledgers: int, sinks: int) -> None:
         roles = (roles if has_command("worker") else []) + ([("api", 0)] if has_command("api") else [])
         for process in [stack.launch_role(role, slot) for role, slot in roles]:
             _line(process.name, _starting(process, partial(process.wait_ready, ROLE_TIMEOUT_S), running))
+        if stack.settings.settlement and has_command("reconcile"):
+            watch = stack.launch_reconcile(RECONCILE_EVERY_S)
+            _line(watch.name, _starting(watch, partial(watch.wait_ready, ROLE_TIMEOUT_S), running))
     say(f"\nReady in {time.monotonic() - began:.1f} s.")
     say(f"  API       {stack.settings.api_url}   (key: AURA_API_KEY in {_shown(stack.env_file)})")
     environment = stack.environment()

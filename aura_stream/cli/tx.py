@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -36,7 +37,7 @@ _POLL_S = 0.25
 
 @app.command()
 def show(transaction_id: IdArgument, tenant: TenantOption = "default", json: JsonOption = False) -> None:
-    """Show a transaction: what was asked for, its states, its entries."""
+    """Show a transaction: what was asked for, its states, its entries, and what was tried at banks and the chain."""
 
     async def ask() -> dict[str, Any]:
         async with ApiClient(load_settings(), tenant) as client:
@@ -93,6 +94,8 @@ def render(transaction: dict[str, Any]) -> RenderableType:
         parts.append(_events(transaction["events"]))
     if transaction["entries"]:
         parts.append(_entries(transaction["entries"]))
+    if transaction.get("attempts"):
+        parts.append(_attempts(transaction["attempts"]))
     return Group(*parts)
 
 
@@ -147,3 +150,24 @@ def _entries(entries: list[dict[str, Any]]) -> Table:
         sides = (amount, "") if entry["direction"] == "debit" else ("", amount)
         found.add_row(journal, entry["account_id"], entry["layer"], *sides, entry["asset"])
     return found
+
+
+def _attempts(attempts: list[dict[str, Any]]) -> RenderableType:
+    """A table for each reference by which the other side knows it; the reference is whole, to be copied."""
+    parts = []
+    for (lane, reference), tries in groupby(attempts, key=lambda one: (one["lane"], one["reference"])):
+        found = table(
+            f"\n{lane}\n{reference}", "#", "tried", "at (UTC)", "took", "answer", "breaker", right=("#", "took")
+        )
+        for one in tries:
+            code = f"{one['code']['code']}: {one['code']['meaning']}" if one["code"] else ""
+            http = f"HTTP {one['http_status']}" if one["http_status"] else ""
+            answer = one["answer"] or "under way"
+            about = ", ".join(filter(None, (http, code, one["detail"])))
+            found.add_row(
+                *(str(one["number"]), f"{one['kind']} {one['step']}", moment(one["started_at"])),
+                *(f"{one['took_ms']} ms" if one["ended_at"] else "", f"{answer} ({about})" if about else answer),
+                one["breaker"],
+            )
+        parts.append(found)
+    return Group(*parts)

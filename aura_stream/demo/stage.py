@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -122,7 +121,8 @@ class Stage:
         for process in [stack.launch_role(role, slot) for role, slot in [*roles, ("api", 0)]]:
             self._line(process.name, partial(process.wait_ready, ROLE_TIMEOUT_S))
         if self._settlement:
-            self._line("reconcile", self._reconcile)
+            watch = stack.launch_reconcile(RECONCILE_EVERY_S)
+            self._line(watch.name, partial(watch.wait_ready, ROLE_TIMEOUT_S))
 
     @property
     def address(self) -> Address | None:
@@ -140,29 +140,6 @@ class Stage:
             environment["AURA_API_URL"],
             environment["AURA_API_KEY"],
         )
-
-    def _reconcile(self) -> None:
-        """Starts `aura reconcile --watch`. It is asked for nothing, so it is ready when it runs."""
-        address, stack = self.address, self.stack
-        assert address is not None
-        arguments = ["reconcile", "--watch", "--every", str(RECONCILE_EVERY_S)]
-        for token, contract in address.tokens.items():
-            arguments += ["--token", f"{token}={contract}"]
-        process = Process(
-            "reconcile",
-            [sys.executable, "-m", "aura_stream.cli", *arguments],
-            run_dir=stack.run_dir,
-            log_dir=stack.log_dir,
-            env={
-                **stack.environment(),
-                "AURA_HOME": str(stack.home),
-                "AURA_CHAIN_CONFIRMATIONS": str(stack.settings.chain_confirmations),
-                "PYTHONUNBUFFERED": "1",
-            },
-            tied=True,
-            ready=lambda: True,
-        )
-        stack.roles.add(process, ROLE_TIMEOUT_S)
 
     def stop(self, *, gently: bool = True) -> None:
         """Ends everything and removes the data, unless it is to be kept; it never raises for what is gone."""

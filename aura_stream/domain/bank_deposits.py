@@ -33,6 +33,7 @@
 
     Any wait without an answer ends in the same state with status requires_attention; a later fact still ends it.
     Ways out for an operator: inquire; settled, rejected (the statement says so); match, refund; mint_again, burn_again.
+    A return whose code needs a person is booked as any other, with reason unknown_code or books_disagree: a break.
 
     D1 accepted        in_transit / pending_in
     D2 settled         trust / in_transit; pending_in / held              (push without D1: trust / held)
@@ -43,6 +44,7 @@
        returned later  receivable / trust; fees / receivable; the claw-back: token available / held, and once burnt
                        held / custody, reserve / receivable; the shortfall: trust / operating, the receivable stays
        unmatched       trust / suspense, and by an operator suspense / held or available
+       a return that fits nothing (a second one, another amount)   suspense / trust
        reorged         unconfirmed / custody, and back
        lost            token available / unconfirmed, reserve / fiat available; the rest: receivable:chain / unconfirmed
 
@@ -80,6 +82,7 @@ from aura_stream.domain.settlement import (
     admitted,
     attention,
     available,
+    because,
     cents,
     check_approval,
     custody,
@@ -302,13 +305,13 @@ def resolve(case: Case, outcome: str, operator: str) -> Settled:
         settled = _settled(case, fact)
         assert settled is not None
         return settled
-    if outcome == "rejected" and at_bank and not s.suspense:
-        return _rejected(case, s.code)
+    if outcome == "rejected" and at_bank and s.suspense <= 0:
+        return _rejected(case, s.code, "bank_rejected")
     if outcome == "match" and t.state in _AT_BANK and s.suspense == s.amount:
         # The money is in suspense already: only what it stands for changes.
         moves = (moved(suspense(s), s.account, s.amount, to=HELD),)
         return _held(case, journal(s.fiat, *_undone(case), *moves), case.at, f"operator:{operator}", suspense=0)
-    if outcome == "refund" and s.suspense and is_there(case, s.account):
+    if outcome == "refund" and s.suspense > 0 and is_there(case, s.account):
         return _suspense_refunded(case)
     if outcome == "refund" and is_waiting and s.is_dead and t.state in _HOLDS_FIAT and not s.returned_by:
         back = journal(s.fiat, moved(s.account, s.account, s.amount, of=HELD))
@@ -321,7 +324,7 @@ def resolve(case: Case, outcome: str, operator: str) -> Settled:
         status = t.status if t.status in TERMINAL else PROCESSING
         return step(
             *(case, "deposit.returning", status, "returning"),
-            reason="bank_returned",
+            reason=because(s.code, "bank_returned"),
             deadline=case.at + WAITS_MS["returning"],
             chain_requests=(_return_burn(case, s.clawed),),
         )
@@ -434,11 +437,11 @@ def bank_fact(case: Case, fact: BankFact) -> Settled | None:
     return attention(case, "unknown_outcome", code=fact.code) if fact.kind == UNDECIDED else None
 
 
-def _rejected(case: Case, code: str, **more: Any) -> Settled:
+def _rejected(case: Case, code: str, reason: str = "", **more: Any) -> Settled:
     """It is definite that no money came, or none that stays: D1 goes back."""
     return step(
         *(case, "deposit.rejected", FAILED, "rejected"),
-        reason="bank_rejected",
+        reason=reason or because(code, "bank_rejected"),
         journals=journal(case.settlement.fiat, *_undone(case)),
         ends=True,
         freezes=code_of(code).action == FREEZE,
@@ -510,8 +513,7 @@ def _returned(case: Case, fact: BankFact) -> Settled | None:
     if fact.fact_id and fact.fact_id == s.returned_by:
         return None
     if s.returned_by or not s.rail or (fact.asset, fact.amount) != (s.fiat, s.amount):
-        # A second return, or of another amount: the books disagree, reconciliation decides.
-        return same_state(case, "deposit.break_opened", code=fact.code)
+        return _not_ours(case, fact)
     if t.state in _AT_BANK:
         return _rejected(case, fact.code, returned_by=fact.fact_id or "-")
     noted: dict[str, Any] = {"code": fact.code, "returned_by": fact.fact_id or "-"}
@@ -520,7 +522,7 @@ def _returned(case: Case, fact: BankFact) -> Settled | None:
     if t.state == "mint_queued":
         return step(
             *(case, "deposit.withdrawing", PROCESSING, "withdrawing"),
-            reason="bank_returned",
+            reason=because(fact.code, "bank_returned"),
             deadline=case.at + WAITS_MS["withdrawing"],
             chain_requests=(Withdraw(case.id, mint_reference(case)),),
             **noted,
@@ -528,11 +530,27 @@ def _returned(case: Case, fact: BankFact) -> Settled | None:
     if t.state in _SIGNED:
         if s.is_dead:
             return _taken_back(case, fact.code, fact.fact_id or "-", fact.effective_at)
-        return same_state(case, "deposit.return_noted", reason="bank_returned", **noted)
+        return same_state(case, "deposit.return_noted", reason=because(fact.code, "bank_returned"), **noted)
     if t.state == "completed":
         noted_case = case._replace(settlement=msgspec.structs.replace(s, **noted))
         return _clawed_back(noted_case, (), effective_at=fact.effective_at)
-    return same_state(case, "deposit.break_opened", code=fact.code)
+    return _not_ours(case, fact)
+
+
+def _not_ours(case: Case, fact: BankFact) -> Settled:
+    """A second return, one of another amount, or of what never came: booked, and a break until it is explained."""
+    s = case.settlement
+    if not s.rail:
+        return same_state(case, "deposit.break_opened", code=fact.code)
+    took = moved(f"@suspense:unmatched:{fact.asset}", f"@bank:{s.bank}:trust:{fact.asset}", fact.amount)
+    return same_state(
+        *(case, "deposit.break_opened"),
+        journals=journal(fact.asset, took),
+        effective_at=fact.effective_at,
+        code=fact.code,
+        suspense=s.suspense - (fact.amount if fact.asset == s.fiat else 0),
+        returned_by=(fact.fact_id or "-") if s.returned_by else "",
+    )
 
 
 def _taken_back(case: Case, code: str, fact_id: str, effective_at: int = 0) -> Settled:
@@ -540,7 +558,7 @@ def _taken_back(case: Case, code: str, fact_id: str, effective_at: int = 0) -> S
     s = case.settlement
     return step(
         *(case, "deposit.returned", FAILED, "returned"),
-        reason="bank_returned",
+        reason=because(code, "bank_returned"),
         ends=True,
         freezes=code_of(code).action == FREEZE,
         journals=journal(s.fiat, moved(s.account, trust(s), s.amount, of=HELD)),
@@ -570,7 +588,7 @@ def _clawed_back(case: Case, before: tuple[Booking, ...], effective_at: int = 0,
         )
         return step(
             *(case, "deposit.returned", STATUS_RETURNED, "returned"),
-            reason="bank_returned",
+            reason=because(s.code, "bank_returned"),
             journals=journals,
             effective_at=effective_at,
             freezes=freezes,
@@ -584,7 +602,7 @@ def _clawed_back(case: Case, before: tuple[Booking, ...], effective_at: int = 0,
     if not clawed:
         return step(
             *(case, "deposit.returned", STATUS_RETURNED, "returned"),
-            reason="bank_returned",
+            reason=because(s.code, "bank_returned"),
             journals=journals,
             effective_at=effective_at,
             ends=just_credited,
@@ -595,7 +613,7 @@ def _clawed_back(case: Case, before: tuple[Booking, ...], effective_at: int = 0,
         journals += journal(s.token, moved(s.token_account, s.token_account, clawed, to=HELD))
     decided = step(
         *(case, "deposit.returning", t.status, "returning"),
-        reason="bank_returned",
+        reason=because(s.code, "bank_returned"),
         deadline=case.at + WAITS_MS["returning"],
         journals=journals,
         effective_at=effective_at,
@@ -648,7 +666,7 @@ def chain_fact(case: Case, fact: ChainFact) -> Settled | None:
         if t.state in _SIGNED:
             return same_state(case, "deposit.mint_rebroadcast", hash=fact.hash)
         wait = case.at + WAITS_MS["mint_broadcast"]
-        reason = "bank_returned" if s.returned_by else ""
+        reason = because(s.code, "bank_returned") if s.returned_by else ""
         return step(
             *(case, "deposit.mint_broadcast", PROCESSING, "mint_broadcast"),
             reason=reason,
@@ -661,7 +679,7 @@ def chain_fact(case: Case, fact: ChainFact) -> Settled | None:
         event = "deposit.mint_confirming" if fact.kind == MINED else "deposit.mint_reorged"
         return step(
             *(case, event, PROCESSING, "mint_confirming"),
-            reason="bank_returned" if s.returned_by else "",
+            reason=because(s.code, "bank_returned") if s.returned_by else "",
             deadline=case.at + WAITS_MS["mint_confirming"],
             hash=fact.hash or s.hash,
         )
@@ -740,7 +758,7 @@ def _burn_fact(case: Case, fact: ChainFact) -> Settled | None:
         journals += journal(s.fiat, moved(reserve(s), receivable(s), s.clawed // cents(s.token, s.fiat)))
         return step(
             *(case, "deposit.returned", STATUS_RETURNED, "returned"),
-            reason="bank_returned",
+            reason=because(s.code, "bank_returned"),
             ends=True,
             journals=journals + gas_paid(s, fact.gas),
         )

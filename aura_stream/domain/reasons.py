@@ -217,6 +217,7 @@ REASONS: Final[dict[str, Reason]] = {
     "bank_rejected": Reason(_B, 422, "The bank did not process it", "Read the code; a new request needs a new key."),
     "bank_returned": Reason(_B, 422, "The bank took it back", "Read the code; a new request needs a new key."),
     "unknown_code": Reason(_X, 503, "The bank's code needs a person", "An operator looks at it."),
+    "books_disagree": Reason(_X, 503, "The bank's books are not ours", "Reconciliation has a break of it."),
     "amount_mismatch": Reason(_X, 503, "Another amount has moved", "An operator looks at it; nothing is lost."),
     "currency_mismatch_at_bank": Reason(
         _X, 503, "Another currency has moved", "An operator looks at it; nothing is lost."

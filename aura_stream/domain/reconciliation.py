@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final
 
-from aura_stream.domain.bank_codes import CODES
+from aura_stream.domain.bank_codes import CODES, code_of
 from aura_stream.domain.ids import bank_reference
 
 NEAR_DAYS: Final = 4
@@ -49,6 +49,8 @@ RETURN_NOT_BOOKED: Final = "return_not_booked"
 SUPPLY_DIFFERS: Final = "supply_differs"
 CUSTODY_DIFFERS: Final = "custody_differs"
 NOT_BACKED: Final = "not_backed"
+IN_SUSPENSE: Final = "in_suspense"
+NEEDS_A_PERSON: Final = "needs_a_person"
 
 MEANING: Final[dict[str, str]] = {
     MISSING_IN_LEDGER: "the bank has booked a line that no entry of the ledger explains",
@@ -63,12 +65,16 @@ MEANING: Final[dict[str, str]] = {
     SUPPLY_DIFFERS: "the supply on chain is not what is owed to token holders, whatever is in flight has done",
     CUSTODY_DIFFERS: "our address does not hold what the ledger has in custody, whatever is in flight has done",
     NOT_BACKED: "the money at banks and open returns are less than what is owed",
+    IN_SUSPENSE: "money has come or gone at a bank that fits nothing, as a second return: it is booked to suspense",
+    NEEDS_A_PERSON: "bank and ledger agree on the money; the code that came with it, or what follows, needs a person",
 }
 """Every kind of break, in words."""
 
 RESOLUTIONS: Final = ("explained", "booked", "corrected_by_bank", "written_off")
 """What a person may resolve a break with; `gone` is the reconciliation's own: what was missing has come."""
 GONE: Final = "gone"
+TOLD: Final = "told:"
+"""What keys of breaks begin with that are looked for among news only: not found again, they are as they were."""
 
 _Take = Callable[["Line", "Entry", str], None]
 
@@ -457,6 +463,55 @@ def custody_findings(custody: Mapping[str, Custody]) -> list[Finding]:
             )
             found.append(Finding(CUSTODY_DIFFERS, f"custody:{name}", one.unexplained, detail))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Unexplained:
+    """What a transaction has in suspense, in minor units; positive: money has come."""
+
+    transaction_id: str
+    tenant: str
+    asset: str
+    amount: int
+    about: str
+    """Its type and state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event that calls a person although nothing is wrong with the money."""
+
+    transaction_id: str
+    tenant: str
+    event: str
+    seq: int
+    code: str
+    """The bank's, if that is what calls; one code of a transaction is one break."""
+
+
+def suspense_findings(rows: Iterable[Unexplained]) -> list[Finding]:
+    """Breaks of money that nobody has explained: each ends by itself once the transaction has nothing in suspense."""
+    return [
+        Finding(
+            *(IN_SUSPENSE, f"suspense:{one.transaction_id}:{one.asset}", one.amount),
+            f"{'came' if one.amount > 0 else 'gone'} at a bank, and fits nothing; {one.about}",
+            transaction_id=one.transaction_id,
+            tenant=one.tenant,
+        )
+        for one in rows
+    ]
+
+
+def told_findings(rows: Iterable[Told]) -> list[Finding]:
+    """Breaks of what was told: only a person ends them."""
+    found: dict[str, Finding] = {}
+    for one in rows:
+        row = code_of(one.code)
+        what = f"{one.code}: {row.meaning} ({row.action})" if one.code else one.event
+        key = f"{TOLD}{one.transaction_id}:{one.code or one.seq}"
+        finding = Finding(NEEDS_A_PERSON, key, 0, what, transaction_id=one.transaction_id, tenant=one.tenant)
+        found.setdefault(key, finding)
+    return list(found.values())
 
 
 def supply_findings(tokens: Mapping[str, Token], backing: Mapping[str, Backing]) -> list[Finding]:

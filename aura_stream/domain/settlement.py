@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from aura_stream.domain.assets import SCALES
+from aura_stream.domain.bank_codes import ATTENTION, BREAK, code_of
 from aura_stream.domain.ids import bank_lane_key, chain_lane_key
 from aura_stream.domain.lane_requests import BankRequest, ChainRequest
 from aura_stream.domain.ledger import (
@@ -247,6 +248,12 @@ def same_state(case: Case, event: str, **more: Any) -> Settled:
     kept = {"parked_by": s.parked_by, "left_ms": s.left_ms, "entered_at": s.entered_at, "deadline": t.deadline}
     news: dict[str, Any] = {"reason": t.reason} | kept | more
     return step(case, event, t.status, t.state, **news)
+
+
+def because(code: str, otherwise: str) -> str:
+    """Why a payment has ended that a bank rejected or took back; some codes call a person, whatever is booked."""
+    action = code_of(code).action
+    return "unknown_code" if action == ATTENTION else "books_disagree" if action == BREAK else otherwise
 
 
 def settled_late(case: Case, event: str, fact: BankFact, there: tuple[Posting, ...]) -> Settled:

@@ -29,7 +29,7 @@
     W4 settled    outgoing / trust, outgoing / fees
        ended before W2    held / available
        rejected           outgoing (without W3: held) / fiat available
-       returned           trust / fiat available; on a closed account: trust / suspense
+       returned           trust / fiat available; on a closed account, or if it fits nothing: trust / suspense
        returned before W4, and less than was paid: the bank has paid, or there were nothing to keep. W4 and the return
                           are booked in one unit, two movements at the bank as its statement has them
 
@@ -59,6 +59,7 @@ from aura_stream.domain.settlement import (
     Settled,
     admitted,
     attention,
+    because,
     check_approval,
     custody,
     enter,
@@ -230,8 +231,8 @@ def resolve(case: Case, outcome: str, operator: str) -> Settled:
             return step(case, "withdrawal.inquiring", PROCESSING, t.state, deadline=deadline, bank_requests=(inquire,))
         if outcome == "settled":
             return _completed(case, f"operator:{operator}", case.at)
-        if outcome == "rejected" and not s.suspense:
-            return _rejected(case, s.code)
+        if outcome == "rejected" and s.suspense <= 0:
+            return _rejected(case, s.code, reason="bank_rejected")
     raise Refused("invalid_state_transition", f"{outcome} is no way out of {t.status}/{t.state}")
 
 
@@ -418,13 +419,13 @@ def _completed(case: Case, fact_id: str, effective_at: int, bank_reference_: str
     )
 
 
-def _rejected(case: Case, code: str, undone: tuple[Booking, ...] = (), **more: Any) -> Settled:
+def _rejected(case: Case, code: str, undone: tuple[Booking, ...] = (), reason: str = "", **more: Any) -> Settled:
     """It is definite that nothing is paid: the fiat is the customer's, who says what becomes of it."""
     s = case.settlement
     back = moved(outgoing(s), s.account, s.amount) if s.booked else moved(s.account, s.account, s.amount, of=HELD)
     return step(
         *(case, "withdrawal.payout_rejected", FAILED, "payout_rejected"),
-        reason="bank_rejected",
+        reason=reason or because(code, "bank_rejected"),
         ends=True,
         journals=undone + journal(s.fiat, back),
         freezes=code_of(code).action == FREEZE,
@@ -448,7 +449,7 @@ def _came_back_short(case: Case, fact: BankFact, noted: str) -> Settled:
     )
     return step(
         *(case, "withdrawal.payout_returned", STATUS_RETURNED, "payout_returned"),
-        reason="bank_returned",
+        reason=because(fact.code, "bank_returned"),
         ends=True,
         journals=journals + journal(s.fiat, moved(trust(s), s.account, fact.amount)),
         effective_at=fact.effective_at,
@@ -471,25 +472,39 @@ def _returned(case: Case, fact: BankFact) -> Settled | None:
         undone = journal(s.fiat, moved(trust(s), suspense(s), s.suspense))
         return _rejected(case, fact.code, undone, returned_by=fact.fact_id or "-", suspense=0)
     if s.returned_by or fact.asset != s.fiat or not 0 < fact.amount <= s.amount - s.fee:
-        return same_state(case, "withdrawal.break_opened", code=fact.code)
+        return _not_ours(case, fact)
     if t.state in _PAYING and not s.suspense:
         noted = fact.fact_id or "-"
         if fact.amount == s.amount - s.fee:
             return _rejected(case, fact.code, returned_by=noted)
         return _came_back_short(case, fact, noted)
     if t.state != "completed":
-        return same_state(case, "withdrawal.break_opened", code=fact.code)
+        return _not_ours(case, fact)
     # Banks on the way may have taken a fee: what came is what counts.
     lands = is_there(case, s.account)
     credit = moved(trust(s), s.account if lands else suspense(s), fact.amount)
     return step(
         *(case, "withdrawal.payout_returned", STATUS_RETURNED, "payout_returned"),
-        reason="bank_returned",
+        reason=because(fact.code, "bank_returned"),
         journals=journal(s.fiat, credit),
         effective_at=fact.effective_at,
         freezes=code_of(fact.code).action == FREEZE,
         code=fact.code,
         returned_by=fact.fact_id or "-",
-        suspense=0 if lands else fact.amount,
+        suspense=0 if lands else -fact.amount,
         back=fact.amount if lands else 0,
+    )
+
+
+def _not_ours(case: Case, fact: BankFact) -> Settled:
+    """A second return, one of too much, or of what was not paid: booked all the same, and a break until explained."""
+    s = case.settlement
+    came = moved(f"@bank:{s.bank}:trust:{fact.asset}", f"@suspense:unmatched:{fact.asset}", fact.amount)
+    return same_state(
+        *(case, "withdrawal.break_opened"),
+        journals=journal(fact.asset, came),
+        effective_at=fact.effective_at,
+        code=fact.code,
+        suspense=s.suspense - (fact.amount if fact.asset == s.fiat else 0),
+        returned_by=(fact.fact_id or "-") if s.returned_by else "",
     )

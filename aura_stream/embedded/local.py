@@ -11,7 +11,7 @@ import secrets
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from aura_stream.settings import ENV_FILE, Settings, SetupError, read_env_file
 SERVICES = ("kafka", "postgres")
 MOCK_BANK = "mock-bank"
 CHAIN = "anvil"
+RECONCILE = "reconcile"
 ROLE_TIMEOUT_S = 60.0
 ROLE_GRACE_S = 20.0
 
@@ -186,6 +187,30 @@ class LocalStack:
         if self.settings.chain_rpc_url == self.chain.rpc_url:
             self.chain.start()
 
+    def launch_reconcile(self, every_s: float) -> Process:
+        """Start `aura reconcile --watch` without waiting; :meth:`stop` ends it. It serves nobody: it runs, or not.
+
+        It reads the banks' credentials and the minter's key where they are by default, so those must be there.
+        """
+        process = Process(
+            RECONCILE,
+            [sys.executable, "-m", "aura_stream.cli", RECONCILE, "--watch", "--every", str(every_s)],
+            run_dir=self.run_dir,
+            log_dir=self.log_dir,
+            env={
+                **self.environment(),
+                "AURA_HOME": str(self.home),
+                "AURA_MODE": self.settings.mode,
+                "AURA_CHAIN_CONFIRMATIONS": str(self.settings.chain_confirmations),
+                "PYTHONUNBUFFERED": "1",
+            },
+            tied=self.tied,
+            ready=_runs,
+        )
+        self.roles.processes.append(process)
+        process.start()
+        return process
+
     def start_role(self, role: str, slot: int = 0, *, env: Mapping[str, str] | None = None) -> Process:
         """Start a role's process and wait until it is ready; :meth:`stop` ends it."""
         process = self.launch_role(role, slot, env=env)
@@ -232,14 +257,17 @@ class LocalStack:
         """All processes that have a pid file here, in the order in which they were started."""
         names = [path.stem for path in sorted(self.run_dir.glob("*.pid"))]
         known: list[Process] = []
+        checks: dict[str, Callable[[], bool]] = {
+            "api": partial(http_ok, f"{self.settings.api_url}/health/ready"),
+            RECONCILE: _runs,
+        }
         for name in sorted(names, key=_start_order):
             if name == CHAIN:
                 known.append(self.chain.process)
             elif name in SERVICES:
                 known.append(self.kafka.process if name == "kafka" else self.postgres.process)
             else:
-                ready = partial(http_ok, f"{self.settings.api_url}/health/ready") if name == "api" else None
-                known.append(Process(name, [], run_dir=self.run_dir, log_dir=self.log_dir, ready=ready))
+                known.append(Process(name, [], run_dir=self.run_dir, log_dir=self.log_dir, ready=checks.get(name)))
         return known
 
     def stop(self) -> None:
@@ -268,6 +296,10 @@ class LocalStack:
         return port if port_is_free(port) else free_port()
 
 
+def _runs() -> bool:
+    return True
+
+
 def external_services(home: Path) -> frozenset[str]:
     """Which services the environment says somebody else runs.
 
@@ -284,5 +316,5 @@ def external_services(home: Path) -> frozenset[str]:
 
 
 def _start_order(name: str) -> tuple[int, str]:
-    order = {"postgres": 0, "kafka": 1, "ledger": 2, "sink": 3, "api": 5}
+    order = {"postgres": 0, "kafka": 1, "ledger": 2, "sink": 3, "api": 5, RECONCILE: 6}
     return order.get(name.partition("-")[0], 4), name

@@ -49,6 +49,10 @@ FROM ledger.entries e JOIN ledger.journals j USING (journal_id)
 """
 _ENTRIES_OF_JOURNALS = _ENTRIES + "WHERE e.journal_id = ANY($1::bigint[]) ORDER BY e.journal_id, e.leg"
 _ENTRIES_OF_ACCOUNT = _ENTRIES + "WHERE e.tenant_id = $1 AND e.account_id = $2"
+_ATTEMPTS = """
+SELECT lane, step, kind, reference, number, started_at, ended_at, took_ms, answer, code, status, detail, breaker
+FROM settlement.attempts WHERE tenant_id = $1 AND transaction_id = $2 ORDER BY started_at, lane, reference, number
+"""
 _ACCOUNT = """
 SELECT account_id, tenant_id, customer_id, asset, name, status, opened_at, closed_at
 FROM ledger.accounts WHERE tenant_id = $1 AND account_id = $2
@@ -235,6 +239,11 @@ class LedgerReads:
         """All entries of some journals, in order."""
         async with self._connection(tenant) as connection:
             return [_entry(row) for row in await connection.fetch(_ENTRIES_OF_JOURNALS, list(journal_ids))]
+
+    async def attempts_of(self, tenant: str, transaction_id: str) -> list[dict[str, Any]]:
+        """What was tried at banks and the chain for a transaction, in the order in which it began."""
+        async with self._connection(tenant) as connection:
+            return [dict(row) for row in await connection.fetch(_ATTEMPTS, tenant, uuid.UUID(transaction_id))]
 
     async def account(self, tenant: str, account_id: str) -> dict[str, Any] | None:
         """An account's row, None when there is none."""

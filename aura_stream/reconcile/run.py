@@ -296,11 +296,19 @@ async def _book(connection: Connection, chain: OnChain, outcome: Outcome) -> Non
     backing = {currency: store.backing_of(house, currency) for currency in _CURRENCIES}
     findings += [(one, one.key.partition(":")[2], None) for one in pure.supply_findings(chain.tokens, backing)]
     findings += [(one, one.key.partition(":")[2], None) for one in pure.custody_findings(chain.custody)]
+    for currency in _CURRENCIES:
+        rows = await store.unexplained(connection, currency)
+        findings += [(one, currency, None) for one in pure.suspense_findings(rows)]
+    news = await store.told(connection)
+    assets = {one.transaction_id: asset for one, asset in news}
+    findings += [(one, assets[one.transaction_id], None) for one in pure.told_findings(one for one, _ in news)]
     known = await store.known_breaks(connection)
     findings += await _still_unreadable(connection, known, {one.key for one, _, _ in findings})
     # What this run could not look at is neither better nor worse than it was.
     asked = {f"supply:{name}" for name in chain.tokens} | {f"custody:{name}" for name in chain.custody}
-    seen = {key: one for key, one in known.items() if not key.startswith(("supply:", "custody:")) or key in asked}
+    asked |= {one.key for one, _, _ in findings}
+    partly = ("supply:", "custody:", pure.TOLD)
+    seen = {key: one for key, one in known.items() if not key.startswith(partly) or key in asked}
     about = {one.key: (asset, account) for one, asset, account in findings}
     change = pure.changes([one for one, _, _ in findings], seen)
     await store.end_gone(connection, change.gone)
@@ -319,6 +327,7 @@ async def _book(connection: Connection, chain: OnChain, outcome: Outcome) -> Non
         ],
         "tokens": [await _token(connection, name, house, chain) for name in TOKENS],
         "currencies": [await _currency(connection, name, backing[name], house) for name in backing],
+        "waiting": await store.waiting(connection),
         "sources": outcome.sources,
         "problems": [one[:300] for one in outcome.problems],
         **await store.open_breaks(connection),

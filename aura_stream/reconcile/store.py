@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
 from aura_stream.domain.reasons import Refused
-from aura_stream.domain.reconciliation import GONE, Backing, Balances, Entry, Finding, Known, Line, Match, references_of
+from aura_stream.domain.reconciliation import (
+    GONE,
+    Backing,
+    Balances,
+    Entry,
+    Finding,
+    Known,
+    Line,
+    Match,
+    Told,
+    Unexplained,
+    references_of,
+)
 from aura_stream.domain.settlement import TOKENS, cents
+from aura_stream.domain.state import FAILED, RETURNED
 from aura_stream.ledger.listing import Column, Listing, Page, filtered, select
 from aura_stream.reconcile.camt053 import ZONES, Statement
 from aura_stream.reconcile.returns import Return
@@ -26,6 +39,9 @@ if TYPE_CHECKING:
 ACTOR: Final = "reconciliation"
 """Who opens breaks, and ends those that are gone."""
 _LOCK: Final = 0x61757261_7265636F  # "aurareco": one run at a time
+_SETTLEMENTS: Final = ("deposit", "withdrawal", "suspense")
+_TOLD_BACK: Final = timedelta(days=7)
+"""How late an event may be in Postgres, by the ledger's clock, and still be seen by the next run."""
 
 
 class Account(NamedTuple):
@@ -352,6 +368,48 @@ async def oldest_return(connection: Connection, currency: str) -> datetime | Non
     return found
 
 
+async def unexplained(connection: Connection, currency: str) -> list[Unexplained]:
+    """What each transaction has in suspense."""
+    rows = await connection.fetch(
+        """SELECT o.*, t.type, t.state FROM (
+            SELECT e.transaction_id, e.tenant_id, -sum(e.amount) AS amount FROM ledger.entries e
+            WHERE e.tenant_id = ANY (ARRAY(SELECT h.tenant_id FROM ledger.house_accounts() h WHERE h.account_id = $1))
+                AND e.account_id = $1
+            GROUP BY e.transaction_id, e.tenant_id HAVING sum(e.amount) <> 0
+        ) o LEFT JOIN ledger.transactions t USING (transaction_id) ORDER BY o.transaction_id""",
+        f"@suspense:unmatched:{currency}",
+    )
+    return [
+        Unexplained(
+            *(str(row["transaction_id"]), row["tenant_id"], currency, int(row["amount"])),
+            f"{row['type']}/{row['state']}" if row["type"] else "not stored yet",
+        )
+        for row in rows
+    ]
+
+
+async def told(connection: Connection) -> list[tuple[Told, str]]:
+    """Events that call a person, with their asset: of all transactions that have changed since some days before the
+    newest report. What was in suspense after them is told by the money."""
+    rows = await connection.fetch(
+        """SELECT t.transaction_id::text AS transaction_id, t.tenant_id, h.event ->> 'type' AS type, t.asset,
+            (h.event ->> 'seq')::integer AS seq,
+            CASE WHEN h.event ->> 'reason' = ANY ($2) THEN h.event -> 'by_bank' ->> 'code' END AS code
+        FROM ledger.transactions t CROSS JOIN LATERAL jsonb_array_elements(t.history) h (event)
+        WHERE t.type = ANY ($4)
+            AND t.updated_at >= coalesce((SELECT max(made_at) FROM reconciliation.reports) - $1::interval, '-infinity')
+            AND h.event -> 'by_bank' ->> 'suspense' IS NULL
+            AND (h.event ->> 'type' LIKE '%.break_opened'
+                OR h.event ->> 'reason' = ANY ($2) AND h.event ->> 'status' = ANY ($3))
+        ORDER BY t.transaction_id, seq""",
+        *(_TOLD_BACK, ["unknown_code", "books_disagree"], [FAILED, RETURNED], list(_SETTLEMENTS)),
+    )
+    return [
+        (Told(row["transaction_id"], row["tenant_id"], row["type"], row["seq"], row["code"] or ""), row["asset"])
+        for row in rows
+    ]
+
+
 async def in_flight(connection: Connection, token: str) -> InFlight:
     """Mints and burns that the ledger has asked for and not booked: what they hold of fiat and of tokens."""
     fiat = TOKENS[token]
@@ -527,6 +585,23 @@ async def act(
         *(break_id, row["events"] + 1, "resolved" if resolution else "assigned", actor),
         *(owner or None, resolution or None, note or None),
     )
+
+
+async def waiting(connection: Connection) -> dict[str, dict[str, int]]:
+    """How many settlements of each type have not ended, by what they wait for."""
+    rows = await connection.fetch(
+        """SELECT type, count(*) FILTER (WHERE status = 'requires_attention') AS requires_attention,
+            count(*) FILTER (WHERE status = 'requires_approval') AS requires_approval,
+            count(*) FILTER (WHERE coalesce(history -> -1 -> 'by_bank' ->> 'parked_by', '') <> '') AS parked,
+            count(*) FILTER (WHERE status = 'processing') AS processing
+        FROM ledger.transactions
+        WHERE type = ANY ($1) AND status IN ('requires_attention', 'requires_approval', 'processing')
+        GROUP BY type""",
+        list(_SETTLEMENTS),
+    )
+    found = {row["type"]: dict(row) for row in rows}
+    names = ("requires_attention", "requires_approval", "parked", "processing")
+    return {type_: {name: found.get(type_, {}).get(name, 0) for name in names} for type_ in _SETTLEMENTS}
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------

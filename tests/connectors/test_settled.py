@@ -61,6 +61,35 @@ async def test_a04_a07_a_pull_by_ach_becomes_tokens_on_the_chain(town: Town) -> 
     assert (await town.at_bank("bank-a", submit["reference"]))["acted"] == 1
 
 
+@pytest.mark.row("A15")
+async def test_a15_every_attempt_outside_is_shown_with_its_transaction_on_bank_and_chain(town: Town) -> None:
+    await town.customer("fred", "USD", "AUSD")
+    submitted = {"account_id": "fred:USD", "amount": "30.88", "rail": "ach", "mint_to": "fred:AUSD", "payer": RECEIVER}
+    id_ = await town.send("deposit.submit", "fred", submitted)  # .88: 503 twice, then it works
+    await town.reaches(id_, "submitted")
+    await town.pass_time(5 * DAY)
+    await town.reaches(id_, "completed")
+
+    shown = await town.http("GET", f"/v1/transactions/{id_}")
+
+    tried = [(one["lane"], one["step"], one["kind"], one["number"], one["answer"]) for one in shown["attempts"]]
+    assert tried == [
+        ("bank:bank-a", "debit", "submit", 1, "not_processed"),
+        ("bank:bank-a", "debit", "submit", 2, "not_processed"),
+        ("bank:bank-a", "debit", "submit", 3, "accepted"),
+        ("chain:local:AUSD", "mint", "broadcast", 1, "taken"),
+    ]
+    first, _, third, broadcast = shown["attempts"]
+    assert (first["http_status"], first["breaker"], third["http_status"]) == (503, "closed", 201)
+    assert all(one["started_at"] <= one["ended_at"] for one in shown["attempts"])
+    assert broadcast["reference"] == shown["settlement"]["hash"]
+    assert first["reference"] == third["reference"] and (await town.at_bank("bank-a", third["reference"]))["acted"] == 1
+
+    told = await town.aura("tx", "show", id_, COLUMNS="250")
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.count("not_processed (HTTP 503") == 2 and broadcast["reference"] in told.stdout
+
+
 @pytest.mark.row("A04", "A07")
 async def test_a04_a07_a_withdrawal_burns_and_pays_out(town: Town) -> None:
     await town.customer("dora", "EUR", "AEUR")

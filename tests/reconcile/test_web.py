@@ -189,7 +189,7 @@ async def test_a13_a17_the_command_line_watches_a_real_bank_and_an_operator_reso
                     assert line
             metrics = ""
             async with asyncio.timeout(30):  # the run that has found it ends a moment later
-                while "aura_breaks_open" not in metrics or "aura_breaks_open 0.0" in metrics:
+                while 'aura_reconcile_open_breaks{kind="missing_in_ledger"} 1.0' not in metrics:
                     async with session.get(f"http://127.0.0.1:{port}/metrics") as answer:
                         metrics = await answer.text()
                     await asyncio.sleep(0.1)
@@ -197,6 +197,9 @@ async def test_a13_a17_the_command_line_watches_a_real_bank_and_an_operator_reso
             parts = {one.labels["part"]: one.value for one in samples if one.labels.get("currency") == "EUR"}
             owed = sum(parts[name] for name in ("reserve", "customers", "outgoing", "suspense"))
             assert parts["surplus"] == pytest.approx(parts["trust"] + parts["open_returns"] - owed)
+            assert {"aura_reserve_amount", "aura_reconcile_seen", "aura_reconcile_settlements"} < {
+                one.name for one in samples
+            }
             assert {"requires_attention", "parked"} < {one.labels.get("waiting") for one in samples}
         finally:
             watching.terminate()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -105,10 +106,14 @@ def test_no_table_cuts_off_an_id(width: int, capsys: pytest.CaptureFixture[str])
     at = {"posted_at": "2026-11-21T06:57:38.385Z", "occurred_at": "2026-11-21T06:57:38.385Z"}
     entry = {"layer": "available", "amount": "-12.50", "direction": "credit", "transaction_id": transaction_id}
     event = {"seq": 1, "type": "transfer.failed", "status": "failed", "state": "refused"}
-    for found in (account._table([{**entry, **at, "kind": "transfer.received"}], False), tx._events([event | at])):
+    tried: dict[str, Any] = {"lane": "chain:local:AUSD", "reference": "0x" + transaction_id[:32] * 2, "number": 1}
+    tried |= {"kind": "broadcast", "step": "mint", "started_at": at["posted_at"], "ended_at": None, "took_ms": 0}
+    tried |= {"answer": "lost", "code": None, "http_status": 503, "detail": "no answer", "breaker": "half_open"}
+    tables = account._table([{**entry, **at, "kind": "transfer.received"}], False), tx._events([event | at])
+    for found in (*tables, tx._attempts([tried])):
         Console(width=width).print(found)
     shown = capsys.readouterr().out
-    assert transaction_id in shown and "…" not in shown
+    assert transaction_id in shown and "…" not in shown and tried["reference"] in shown
     assert max(map(len, shown.splitlines())) <= width
 
 

@@ -12,8 +12,9 @@ import pytest
 from agents.deep import deep
 from agents.rebuild import rebuild
 from aura_stream.domain.lane_requests import Instruct, Mint
-from aura_stream.ledger.connection import READER, connect
+from aura_stream.ledger.connection import READER, WRITER, connect
 from aura_stream.ledger.verify import verify
+from aura_stream.reconcile.run import Wanted, reconcile
 from tests.web.conftest import Api, Backend
 from tests.web.lanes import Lanes
 
@@ -478,3 +479,125 @@ async def test_b3_i9_i10_the_ledger_verifies_and_is_rebuilt_with_settlements_in_
     assert looked_at["nothing_settled_twice"] >= 2
 
     assert (await rebuild(backend.settings)).same
+
+
+async def breaks_of(backend: Backend, transaction_id: str) -> list[dict[str, Any]]:
+    """The open breaks of a transaction after a run without banks and chain."""
+    await reconcile(backend.settings.postgres_dsn, Wanted())
+    connection = await connect(backend.settings.postgres_read_dsn, READER)
+    try:
+        rows = await connection.fetch(
+            """SELECT break_id, kind, amount, detail, owner FROM reconciliation.break_states
+            WHERE transaction_id = $1 AND status = 'open' ORDER BY break_id""",
+            transaction_id,
+        )
+    finally:
+        await connection.close()
+    return [dict(row) for row in rows]
+
+
+@pytest.mark.row("A13")
+async def test_a13_l49_a_second_return_lies_in_suspense_and_is_a_break_until_the_bank_gives_it_back(
+    backend: Backend, api: Api, lanes: Lanes, customer: str
+) -> None:
+    deposit = await by_ach(api, customer, "40.00")
+    await lanes.bank(deposit, "settled", amount=4000)
+    await shown(api, deposit["id"], "completed")
+    await lanes.bank(deposit, "returned", amount=4000, code="R01")
+    await shown(api, deposit["id"], "returned")
+    assert await breaks_of(backend, deposit["id"]) == []
+
+    await lanes.bank(deposit, "returned", amount=4000, code="R02")
+    twice = await until_event(api, deposit["id"], "deposit.break_opened")
+    assert (twice["status"], twice["settlement"]["suspense"]) == ("returned", "-40.00")
+    (found,) = await breaks_of(backend, deposit["id"])
+    assert (found["kind"], found["amount"], found["owner"]) == ("in_suspense", -4000, None)
+    assert await breaks_of(backend, deposit["id"]) == [found]  # found again, it is the same one
+    assert (await balances(api, f"{customer}:USD"))["posted"] == "0.00"
+
+    await lanes.bank(deposit, "settled", amount=4000)
+    await until_event(api, deposit["id"], "deposit.unmatched")
+    assert await breaks_of(backend, deposit["id"]) == []
+
+
+@pytest.mark.row("A08")
+async def test_a08_a_return_whose_code_nobody_knows_is_booked_and_calls_a_person(
+    backend: Backend, api: Api, lanes: Lanes, customer: str
+) -> None:
+    deposits = [await by_ach(api, customer, "40.00") for _ in range(3)]
+    for deposit, code in zip(deposits, ("Z99", "R24", "R02"), strict=True):
+        await lanes.bank(deposit, "settled", amount=4000)
+        await lanes.bank(deposit, "returned", amount=4000, code=code)
+    unknown, double, plain = [await shown(api, deposit["id"], "returned") for deposit in deposits]
+
+    assert [one["reason"] for one in (unknown, double, plain)] == ["unknown_code", "books_disagree", "bank_returned"]
+    assert unknown["settlement"]["code"]["action"] == "requires_attention"
+    assert (await balances(api, f"{customer}:USD"))["posted"] == "0.00"
+    (found,) = await breaks_of(backend, unknown["id"])
+    assert (found["kind"], found["amount"]) == ("needs_a_person", 0) and "Z99" in found["detail"]
+    (found,) = await breaks_of(backend, double["id"])
+    assert found["kind"] == "needs_a_person" and "R24: Duplicate entry" in found["detail"]
+    assert await breaks_of(backend, plain["id"]) == []
+
+
+@pytest.mark.row("A15")
+async def test_a15_sec26_attempts_are_shown_in_their_order_without_secrets_and_to_nobody_else(
+    backend: Backend, api: Api, customer: str
+) -> None:
+    deposit = await by_ach(api, customer, "40.00")
+    told = "the bank says: Authorization: Bearer eyJabcdefgh.ijklmnop.qrstuvwx and https://ada:hunter22@bank.test/v1"
+    await attempted(backend, deposit["id"], 2, "inquire", "rejected", code="R03", status=200)
+    await attempted(backend, deposit["id"], 1, "submit", "lost", detail=told)
+    await attempted(backend, deposit["id"], 3, "submit", "")
+    await attempted(backend, deposit["id"], 4, "submit", "accepted", tenant="demo")
+
+    _, read, _ = await api.get(f"/v1/transactions/{deposit['id']}")
+
+    lost, rejected, under_way = read["attempts"]
+    assert (lost["lane"], lost["step"], lost["kind"], lost["number"]) == ("bank:bank-a", "debit", "submit", 1)
+    assert (lost["answer"], lost["http_status"], lost["breaker"], lost["took_ms"]) == ("lost", None, "closed", 7)
+    assert "hunter22" not in lost["detail"] and "eyJ" not in lost["detail"] and "the bank says" in lost["detail"]
+    assert (rejected["answer"], rejected["http_status"]) == ("rejected", 200)
+    assert rejected["code"]["meaning"] == "No account, or unable to locate the account"
+    assert (under_way["answer"], under_way["ended_at"]) == (None, None)
+    manual = await api.post("/v1/deposits", {"account_id": f"{customer}:USD", "amount": "1.00"})
+    _, read, _ = await api.get(f"/v1/transactions/{manual[1]['id']}")
+    assert "attempts" not in read
+
+
+async def attempted(
+    backend: Backend,
+    transaction_id: str,
+    number: int,
+    kind: str,
+    answer: str,
+    *,
+    tenant: str = "default",
+    code: str = "",
+    status: int = 0,
+    detail: str = "",
+) -> None:
+    """A row as the connectors' sink writes it."""
+    connection = await connect(backend.settings.postgres_write_dsn, WRITER)
+    try:
+        await connection.execute(
+            """INSERT INTO settlement.attempts (lane, reference, number, kind, transaction_id, tenant_id, step, breaker,
+                started_at, ended_at, answer, code, status, detail, took_ms)
+            VALUES ('bank:bank-a', $1::text, $2::integer, $3, $1::text::uuid, $4, 'debit', 'closed',
+                to_timestamp($2::integer + 1763600000),
+                CASE WHEN $5 <> '' THEN to_timestamp($2::integer + 1763600001) END, $5::text, $6, $7, $8, 7)""",
+            *(transaction_id, number, kind, tenant, answer, code, status, detail),
+        )
+    finally:
+        await connection.close()
+
+
+async def until_event(api: Api, id_: str, type_: str) -> dict[str, Any]:
+    """The transaction once an event of this type is its last."""
+
+    async def found() -> dict[str, Any] | None:
+        _, transaction, _ = await api.get(f"/v1/transactions/{id_}")
+        return transaction if transaction["events"][-1]["type"] == type_ else None
+
+    transaction: dict[str, Any] = await until(found)
+    return transaction
