@@ -61,6 +61,6 @@ async def test_sec16_the_apis_login_sees_nothing_before_it_acts_in_a_role(postgr
                 await raw.fetch(f"SELECT * FROM {table}")
         for role in (roles.IDENTITY, roles.PLATFORM):
             await roles.act_as(raw, role)
-            await raw.fetch("SELECT user_id FROM identity.users")
+            await raw.fetch("SELECT tenant_id FROM identity.tenants")
     finally:
         await raw.close()

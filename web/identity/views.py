@@ -30,7 +30,7 @@ def user_of_row(row: Mapping[str, Any]) -> Json:
         "deleted": status == "DELETED",
         "verified": row["verified_at"] is not None,
         "created_at": exact(row["created_at"]),
-        "updated_at": instant(row["updated_at"]),
+        "updated_at": exact(row["updated_at"]),
     }
 
 
