@@ -59,7 +59,13 @@ check: setup ## Formatting, lint, types, direction of imports
 
 # Of all that is locked, apart from our own environment. A package that cannot be looked up is a failure.
 audit: setup ## Look up every locked package among known vulnerabilities (needs a network)
-	@$(BIN)/uv tool run pip-audit@2.10.1 --strict --require-hashes --disable-pip -r requirements.lock $(ARGS)
+	@$(BIN)/uv tool run pip-audit@2.10.1 --strict --require-hashes --disable-pip -r requirements.lock $(ARGS) || { \
+	  echo "error: the audit did not pass." >&2; \
+	  echo "  where: requirements.lock; what is above names the package" >&2; \
+	  echo "  why: it has a known vulnerability, or could not be looked up: a mirror or a cut network has packages, but" >&2; \
+	  echo "       not what is known of them, and what was not looked up does not count as good" >&2; \
+	  echo "  fix: raise its version (pyproject.toml, make lock); else run it where the public index answers, as CI does." >&2; \
+	  echo "       Without a network: locked hashes and static findings are in pytest tests/security/test_code.py" >&2; exit 1; }
 
 format: setup ## Format the code and mend what can be mended
 	@$(BIN)/ruff check --fix .

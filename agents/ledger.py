@@ -406,5 +406,6 @@ def _said(value: bytes | None) -> dict[str, str]:
 
 
 def _printable(text: str) -> str:
-    """Text that every store takes: a NUL or half a surrogate in a sender's bytes must not stop the sink."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text[:1000])
+    """Text that every store takes: a NUL or half a surrogate in a sender's bytes must not stop the sink. Which letters
+    are printable is a matter of Python's version, and what is recorded is not: ASCII only."""
+    return "".join(c if " " <= c <= "~" else "\ufffd" for c in text[:1000])

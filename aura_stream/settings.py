@@ -354,7 +354,9 @@ class Settings(BaseSettings):
     demo_tenant: str = Field(
         "", pattern=r"^[a-z0-9_-]{0,64}$", description="Sandbox: tenant of the demo people; all five are needed."
     )
-    demo_admin_email: str = Field("", max_length=254, description="Sandbox: the demo admin's e-mail address.")
+    demo_admin_email: str = Field(
+        "", max_length=254, description="Sandbox: e-mail address of the demo admin, who is an operator too."
+    )
     demo_admin_password: SecretStr = Field(SecretStr(""), description="Sandbox: the demo admin's password.")
     demo_user_email: str = Field("", max_length=254, description="Sandbox: the demo user's e-mail address.")
     demo_user_password: SecretStr = Field(SecretStr(""), description="Sandbox: the demo user's password.")

@@ -10,7 +10,10 @@ _EXPOSED = (
     "X-Request-Id, ETag, Location, Retry-After, Idempotent-Replayed, Preference-Applied, RateLimit, RateLimit-Policy, "
     "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
 )
-_ALLOWED = "Authorization, Content-Type, Idempotency-Key, Prefer, Aura-Tenant, If-None-Match, X-Request-Id, traceparent"
+_ALLOWED = (
+    "Authorization, Content-Type, Idempotency-Key, Prefer, Aura-Tenant, If-None-Match, Last-Event-ID, X-Request-Id, "
+    "traceparent"
+)
 _METHODS = "GET, POST, PUT, PATCH, DELETE"
 _REMEMBER_S = 600
 

@@ -36,6 +36,11 @@ def instant(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def exact(at: datetime) -> str:
+    """The same with all places that Postgres has: a cursor that somebody makes of it is where the row is."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
 def is_settled(status: str, state: str) -> bool:
     """Whether a wait ends here: nothing more happens, or not before someone acts."""
     return status in TERMINAL or status in (REQUIRES_ATTENTION, REQUIRES_APPROVAL) or state in WAITING

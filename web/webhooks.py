@@ -40,7 +40,7 @@ async def create_endpoint(call: Call) -> web.Response:
         endpoints = call.services.events.endpoints
         secret, row = await endpoints.create(call.tenant, customer, call.principal.actor, call.body)
         await _audit(call, "webhook_endpoint.create", str(row["endpoint_id"]))
-        return 201, _endpoint(row) | {"secret": secret}
+        return 201, endpoint_of_row(row) | {"secret": secret}
 
     return await once(call, make)
 
@@ -50,13 +50,13 @@ async def list_endpoints(call: Call) -> web.Response:
     limit = call.query.get("limit", 50)
     before = _read_cursor(call.query)
     rows = await call.services.events.endpoints.list(call.tenant, _customer(call), before, limit + 1)
-    return _page(rows, limit, "endpoint_id", [_endpoint(row) for row in rows[:limit]])
+    return _page(rows, limit, "endpoint_id", [endpoint_of_row(row) for row in rows[:limit]])
 
 
 async def get_endpoint(call: Call) -> web.Response:
     """GET /v1/webhook-endpoints/{endpoint_id}."""
     row = await call.services.events.endpoints.get(call.tenant, _customer(call), call.path["endpoint_id"])
-    return json_response(_endpoint(row))
+    return json_response(endpoint_of_row(row))
 
 
 async def update_endpoint(call: Call) -> web.Response:
@@ -66,7 +66,7 @@ async def update_endpoint(call: Call) -> web.Response:
         endpoints, endpoint_id = call.services.events.endpoints, call.path["endpoint_id"]
         row = await endpoints.update(call.tenant, _customer(call), endpoint_id, call.body)
         await _audit(call, "webhook_endpoint.update", endpoint_id)
-        return 200, _endpoint(row)
+        return 200, endpoint_of_row(row)
 
     return await once(call, make)
 
@@ -91,7 +91,7 @@ async def rotate_secret(call: Call) -> web.Response:
         overlap = timedelta(seconds=call.body.get("overlap_s", _OVERLAP_S))
         secret, row = await endpoints.rotate(call.tenant, _customer(call), endpoint_id, overlap)
         await _audit(call, "webhook_endpoint.rotate_secret", endpoint_id)
-        return 200, _endpoint(row) | {"secret": secret}
+        return 200, endpoint_of_row(row) | {"secret": secret}
 
     return await once(call, make)
 
@@ -174,7 +174,8 @@ async def _audit(call: Call, action: str, subject: str) -> None:
         await identity.audit.done(connection, call.tenant, call.principal.actor, action, subject, call.origin)
 
 
-def _endpoint(row: Row) -> Json:
+def endpoint_of_row(row: Row) -> Json:
+    """An endpoint without its secret."""
     return {
         "id": str(row["endpoint_id"]),
         "url": row["url"],

@@ -30,7 +30,7 @@ _amount = re.compile(AMOUNT_PATTERN)
 def check_amount(text: str) -> None:
     """Raises :class:`Invalid` ``invalid_amount_format`` unless the text has the form of an amount of some asset."""
     if not _amount.fullmatch(text):
-        raise Invalid("invalid_amount_format", f"{text[:40]!r} is not a decimal string like 12.50")
+        raise Invalid("invalid_amount_format", f"{text[:40]!a} is not a decimal string like 12.50")
 
 
 def parse_amount(text: str, asset: str) -> int:
@@ -41,7 +41,7 @@ def parse_amount(text: str, asset: str) -> int:
     """
     scale = SCALES.get(asset)
     if scale is None:
-        raise Invalid("unsupported_asset", f"{asset!r} is not an asset; known are {', '.join(SCALES)}")
+        raise Invalid("unsupported_asset", f"{asset!a} is not an asset")
     check_amount(text)
     whole, _, fraction = text.partition(".")
     if len(fraction) > scale:

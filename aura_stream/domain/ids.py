@@ -42,10 +42,10 @@ def parse_account_id(text: str) -> AccountId:
     names a tenant (a ``/``), ``account_not_found`` when it is a house account (``@``): no customer may use one.
     """
     if not _account.fullmatch(text):
-        raise Invalid("invalid_account_id", f"{text[:80]!r} is not <customer>:<asset> or <customer>:<asset>:<name>")
+        raise Invalid("invalid_account_id", f"{text[:80]!a} is not <customer>:<asset> or <customer>:<asset>:<name>")
     customer, asset, *name = text.split(":")
     if asset not in SCALES:
-        raise Invalid("unsupported_asset", f"{asset!r} is not an asset; known are {', '.join(SCALES)}")
+        raise Invalid("unsupported_asset", f"{asset!a} is not an asset")
     if "/" in customer:
         raise Refused("cross_tenant", f"{text} names another tenant")
     if not _customer.fullmatch(customer):
@@ -81,7 +81,7 @@ def id_text(raw: bytes) -> str:
 def id_bytes(text: str) -> bytes:
     """The 16 bytes of a UUID's usual text. Raises :class:`Invalid` ``invalid_uuid_format``."""
     if not _uuid.fullmatch(text):
-        raise Invalid("invalid_uuid_format", f"{text[:64]!r} is not a UUID")
+        raise Invalid("invalid_uuid_format", f"{text[:64]!a} is not a UUID")
     return bytes.fromhex(text.replace("-", ""))
 
 

@@ -121,9 +121,7 @@ def read_account(command: AccountCommand) -> AccountRequest:
     if isinstance(command, AccountOpen):
         asset, name = command.data.asset, command.data.name or ""
         if asset not in SCALES:
-            raise Invalid(
-                "unsupported_asset", f"{asset!r} is not an asset; known are {', '.join(SCALES)}", "/data/asset"
-            )
+            raise Invalid("unsupported_asset", f"{asset!a} is not an asset", "/data/asset")
         account_id = f"{command.customer}:{asset}:{name}" if name else f"{command.customer}:{asset}"
         return AccountRequest(account_id, asset, name, None)
     account_id = command.data.account_id

@@ -18,7 +18,7 @@ def _once(members: list[tuple[str, Any]]) -> None:
     names = {name for name, _ in members}
     if len(names) != len(members):
         twice = next(name for number, (name, _) in enumerate(members) if name in dict(members[:number]))
-        raise ValueError(f"{twice[:80]!r} is given more than once")
+        raise ValueError(f"{twice[:80]!a} is given more than once")
 
 
 _read = json.JSONDecoder(object_pairs_hook=_once).decode

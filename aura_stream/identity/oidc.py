@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ ALGORITHM: Final = "RS256"
 LIFE_MAX_S: Final = 86_400
 """An access token that would live longer than a day is not taken."""
 _KEYS_S: Final = 300.0
+_KEYS_MAX_S: Final = 86_400.0
+"""Keys that were good stay good while their issuer does not answer, for a day."""
 _AGAIN_S: Final = 10.0
 """Unknown key ids make no more than one request per this time."""
 _BODY_MAX: Final = 262_144
@@ -64,8 +67,9 @@ class _Keys:
     async def _refresh(self, kid: str) -> None:
         now = time.monotonic()
         is_old = now - self._got_at > _KEYS_S
+        is_trusted = now - self._got_at <= _KEYS_MAX_S
         if (kid in self._keys and not is_old) or now - self._asked_at < _AGAIN_S:
-            if not self._keys:
+            if not is_trusted:
                 raise IdentityUnavailable("the keys of the issuer are not known")
             return
         self._asked_at = now
@@ -76,26 +80,37 @@ class _Keys:
             ):
                 if answer.status != 200:
                     raise ValueError(f"status {answer.status}")
-                found = _parse(await answer.content.read(_BODY_MAX + 1))
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                found = _parse(await _whole(answer))
+        except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             log.warning("identity: the keys at %s cannot be read: %s", self._url, error)
-            # Keys that were good stay good for a while; without any nobody can be let in.
-            if not self._keys:
+            if not is_trusted:
                 raise IdentityUnavailable("the keys of the issuer cannot be read") from error
             return
         self._keys, self._got_at = found, now
 
 
+async def _whole(answer: aiohttp.ClientResponse) -> bytes:
+    """All of an answer, which may come in pieces. Raises ValueError when it is too large."""
+    body = bytearray()
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > _BODY_MAX:
+            raise ValueError("too large")
+    return bytes(body)
+
+
 def _parse(body: bytes) -> dict[str, jwt.PyJWK]:
-    if len(body) > _BODY_MAX:
-        raise ValueError("too large")
+    """The keys that sign, by id. Raises ValueError when there are none, RecursionError."""
+    document = json.loads(body)
+    listed = document.get("keys") if isinstance(document, dict) else None
     keys = {}
-    for one in json.loads(body)["keys"]:
+    for one in listed if isinstance(listed, list) else ():
         if isinstance(one, dict) and one.get("kty") == "RSA" and one.get("use", "sig") == "sig" and one.get("kid"):
-            try:
+            # One that cannot be read takes nothing from the others.
+            with suppress(jwt.PyJWTError, ValueError, TypeError):
                 keys[str(one["kid"])] = jwt.PyJWK(one, algorithm=ALGORITHM)
-            except jwt.PyJWTError as error:
-                raise ValueError(str(error)) from None
+    if not keys:
+        raise ValueError("it holds no RSA key that signs")
     return keys
 
 

@@ -46,6 +46,11 @@ class Privacy:
         async with self._database.tenant(tenant) as connection:
             await self._audit.done(connection, tenant, principal.actor, "privacy.export", str(user["user_id"]), origin)
 
+    async def external_logins(self, tenant: str, user_id: str) -> Sequence[Row]:
+        """Under which names external issuers know a person."""
+        async with self._database.tenant(tenant) as connection:
+            return await repository.external_logins(connection, user_id)
+
     async def request(self, principal: Principal, tenant: str, user_id: str, origin: Origin) -> Row:
         """A new request. One's own ends one's logins at once; for somebody else a second person has to agree.
 

@@ -266,6 +266,14 @@ async def external_user(connection: Connection, issuer: str, subject: str) -> Ro
     )
 
 
+async def external_logins(connection: Connection, user_id: str) -> list[Row]:
+    """Under which names external issuers know a user."""
+    return await connection.fetch(
+        "SELECT issuer, subject FROM identity.external_identities WHERE user_id = $1 ORDER BY issuer, subject",
+        uuid.UUID(user_id),
+    )
+
+
 async def link_external_user(
     connection: Connection, issuer: str, subject: str, tenant: str, user_id: uuid.UUID
 ) -> bool:

@@ -28,7 +28,8 @@ def samples(settings: Settings) -> list[Registration]:
     tenant = settings.demo_tenant
     if admin and admin_password and user and user_password and tenant:
         found += [
-            Registration(tenant, admin, admin_password, None, ("admin",)),
+            # Of Aurix' one admin the tenants are too: here that takes an operator.
+            Registration(tenant, admin, admin_password, None, ("admin", "operator")),
             Registration(tenant, user, user_password, None, ("user",)),
         ]
     return found

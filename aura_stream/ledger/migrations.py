@@ -43,6 +43,8 @@ LOGINS: Final = (
     ("aura_auth", PLATFORM),
 )
 """Login roles of the embedded Postgres and what they may act as."""
+_BY_WORD_ONLY: Final = "aura_auth"
+"""This login may do nothing before it acts in a role: one of them sees every tenant, and nobody may by accident."""
 
 _NEW: Final = """\
 -- {words}.
@@ -156,14 +158,16 @@ async def _status(connection: asyncpg.Connection[asyncpg.Record]) -> list[Migrat
 
 async def _grant_logins(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     missing = await connection.fetch(
-        """SELECT format('GRANT %I TO %I', m.role, m.login) AS statement
+        """SELECT format('GRANT %I TO %I WITH INHERIT %s', m.role, m.login, (m.login <> $3)::text) AS statement
         FROM unnest($1::text[], $2::text[]) AS m (login, role)
         WHERE EXISTS (SELECT FROM pg_roles WHERE rolname = m.login)
             AND NOT EXISTS (
                 SELECT FROM pg_auth_members g WHERE g.roleid = m.role::regrole AND g.member = to_regrole(m.login)
+                    AND g.inherit_option = (m.login <> $3)
             )""",
         [login for login, _ in LOGINS],
         [role for _, role in LOGINS],
+        _BY_WORD_ONLY,
     )
     for row in missing:
         await connection.execute(row["statement"])

@@ -257,7 +257,7 @@ DEMO = {
 async def test_x26_x60_x61_l96_demo_tenants_and_people_are_there_once(start_node: StartNode) -> None:
     node, other = [await start_node(**DEMO) for _ in range(2)]
     people = [
-        ("ADMIN@aurix.com", "P@ssw0rd", "admin", "aurix-demo"),
+        ("ADMIN@aurix.com", "P@ssw0rd", "operator", "aurix-demo"),
         ("user@aurix.com", "Password@", "user", "aurix-demo"),
         ("alice@example.com", "password123!", "user", "default"),
         ("admin@example.com", "admin123!", "admin", "default"),
@@ -272,6 +272,9 @@ async def test_x26_x60_x61_l96_demo_tenants_and_people_are_there_once(start_node
                         break
                     await asyncio.sleep(0.1)
             assert (answer["user"]["role"], answer["user"]["tenant"]) == (role, tenant)
+            # As in Aurix, whose admin has all of /admin/*.
+            sees = (await one.call("GET", "/admin/tenants", token=answer["access_token"]))[0]
+            assert sees == (200 if role == "operator" else 403)
     await node.services.identity.audit.written()
     await samples.ensure(*_of(node))
     for tenant, count in (("aurix-demo", 2), ("partner-co", 0)):

@@ -152,9 +152,39 @@ async def test_x40_export_has_everything_of_the_person_and_nothing_of_others(nod
     assert {"user.register", "session.login", "privacy.export"} <= actions
     assert {one["address"] for one in document["audit"]} <= {"127.0.0.1", None}
     assert bob.email not in str(document) and bob.id not in str(document)
+    assert document["external_logins"] == [] and document["webhook_endpoints"] == []
     assert await node.code("GET", f"/v1/privacy/export?user_id={bob.id}", token=ada.access) == (404, "user_not_found")
     status, document, _ = await node.call("GET", f"/v1/privacy/export?user_id={bob.id}", token=admin.access)
     assert (status, document["profile"]["email"]) == (200, bob.email)
+
+
+async def test_x40_x41_names_that_a_person_has_given_are_exported_and_forgotten(
+    start_node: StartNode, owner: Owner
+) -> None:
+    node = await start_node(webhook_allow=("127.0.0.1",))
+    ada, bob, word = await register(node), await register(node), f"canary{uuid.uuid4().hex}"
+    await _give_all(node, ada, bob)
+    hook = {"url": f"http://127.0.0.1:9/{word}", "description": word}
+    assert (await node.call("POST", "/v1/webhook-endpoints", hook, token=ada.access))[0] == 201
+    key = {"name": word, "scopes": ["money.read"]}
+    assert (await node.call("POST", "/v1/api-keys", key, token=ada.access))[0] == 201
+    await owner.execute(
+        "INSERT INTO identity.external_identities (issuer, subject, tenant_id, user_id) VALUES ($1, $2, 'default', $3)",
+        "https://issuer.example.com",
+        word,
+        uuid.UUID(ada.id),
+    )
+
+    _, document, _ = await node.call("GET", "/v1/privacy/export", token=ada.access)
+    assert [one["name"] for one in document["api_keys"]] == [word]
+    assert [one["description"] for one in document["webhook_endpoints"]] == [word]
+    assert document["external_logins"] == [{"issuer": "https://issuer.example.com", "subject": word}]
+
+    assert (await node.call("POST", REQUESTS, {}, token=ada.access))[0] == 201
+    found = ""
+    for table in ("identity.api_keys", "identity.external_identities", "events.webhook_endpoints"):
+        found += str(await owner.fetch(f"SELECT t::text FROM {table} t"))
+    assert ada.id in found and word not in found
 
 
 async def test_sec48_personal_data_is_in_no_topic_no_row_and_no_log_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -198,8 +199,11 @@ class Issuer:
         self.keys = {"k1": generate_private_key(65537, 2048)}
         self.asked = 0
         self.is_up = True
+        self.says: bytes | None = None
+        """What it answers instead of its keys."""
+        self.pieces = 1
 
-    async def jwks(self, request: web.Request) -> web.Response:
+    async def jwks(self, request: web.Request) -> web.StreamResponse:
         self.asked += 1
         if not self.is_up:
             return web.Response(status=500)
@@ -207,7 +211,14 @@ class Issuer:
             {**json.loads(RSAAlgorithm.to_jwk(key.public_key())), "kid": kid, "alg": "RS256", "use": "sig"}
             for kid, key in self.keys.items()
         ]
-        return web.json_response({"keys": keys})
+        body = json.dumps({"keys": keys}).encode() if self.says is None else self.says
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        size = len(body) // self.pieces + 1
+        for start in range(0, len(body), size):
+            await response.write(body[start : start + size])
+            await asyncio.sleep(0.05 if self.pieces > 1 else 0)
+        return response
 
     def token(self, subject: str, *, kid: str = "k1", key: RSAPrivateKey | None = None, **claims: Any) -> str:
         now = int(time.time())
@@ -295,6 +306,35 @@ async def test_s09_forged_keys_unknown_ids_and_a_flood_of_them(issuer_and_node: 
 async def test_s09_sec56_without_the_issuers_keys_nobody_is_let_in(issuer_and_node: tuple[Issuer, Node]) -> None:
     issuer, node = issuer_and_node
     issuer.is_up = False
+    assert await node.code("GET", ME, token=issuer.token("a")) == (503, "service_unavailable")
+
+
+async def test_s09_keys_that_arrive_in_pieces_are_read_whole(issuer_and_node: tuple[Issuer, Node]) -> None:
+    issuer, node = issuer_and_node
+    issuer.pieces = 5
+    assert await node.code("GET", ME, token=issuer.token("a")) == (200, "")
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"7",
+        b"{}",
+        b'{"keys": 7}',
+        b'{"keys": []}',
+        b'{"keys": [7, {"kty": "RSA", "kid": "k1", "n": 1}]}',
+        b"[" * 100_000,
+        b'{"keys": [], "more": "' + b"x" * 300_000 + b'"}',
+    ],
+)
+async def test_s09_sec56_what_is_no_set_of_keys_lets_nobody_in_and_breaks_nothing(
+    issuer_and_node: tuple[Issuer, Node], says: bytes
+) -> None:
+    issuer, node = issuer_and_node
+    issuer.says = says
     assert await node.code("GET", ME, token=issuer.token("a")) == (503, "service_unavailable")
 
 

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from aura_stream.embedded import PostgresServer
-from aura_stream.embedded.postgres import READER, WRITER
+from aura_stream.embedded.postgres import IDENTITY, READER, WRITER
 from aura_stream.ledger import connection as roles
 from aura_stream.ledger.verify import verify
 from aura_stream.ledger.writer import LedgerWriter
@@ -48,3 +48,19 @@ async def test_the_readers_login_reads_and_proves_and_writes_nothing(logins: tup
         await as_role(dsn, roles.WRITER)
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await LedgerWriter.connect(dsn)
+
+
+async def test_sec16_the_apis_login_sees_nothing_before_it_acts_in_a_role(postgres: object, ledger: str) -> None:
+    if not isinstance(postgres, PostgresServer):
+        pytest.skip("somebody else's Postgres has its own logins")
+    dsn = postgres.dsn(user=IDENTITY, database=urlsplit(ledger).path[1:])
+    raw = await asyncpg.connect(dsn)
+    try:
+        for table in ("identity.users", "identity.audit_log", "events.log", "ledger.entries"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await raw.fetch(f"SELECT * FROM {table}")
+        for role in (roles.IDENTITY, roles.PLATFORM):
+            await roles.act_as(raw, role)
+            await raw.fetch("SELECT tenant_id FROM identity.tenants")
+    finally:
+        await raw.close()

@@ -15,7 +15,7 @@ from tests.torture.ordeal import ordeal
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 REPOSITORY = Path(__file__).parents[2]
-BEFORE = "b680318a"
+BEFORE = "2a0ab60"
 """The version before. A change that it cannot run beside moves this on, and says so in the changelog."""
 
 

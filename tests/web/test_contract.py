@@ -16,9 +16,10 @@ from aura_stream.domain.assets import SCALES
 from aura_stream.domain.reasons import REASONS
 from aura_stream.settings import load_settings
 from tests.web.conftest import client_of
+from tests.web.shapes import _resolved, allowed, answers
 from web.aliases.document import SCHEMAS_FILE
 from web.app import HANDLERS, create_app
-from web.contract import CONTRACT_FILE, ContractMismatch, Part, load_contract
+from web.contract import CONTRACT_FILE, METHODS, ContractMismatch, Part, load_contract
 from web.problems import Problem
 from web.services import SERVICES
 
@@ -53,6 +54,57 @@ def test_a01_nothing_stands_twice_in_the_contract() -> None:
 
 def test_contract_is_valid_openapi() -> None:
     validate(yaml.safe_load(CONTRACT_FILE.read_text(encoding="utf-8")))
+
+
+def _example(schema: dict[str, Any], place: str) -> Any:
+    """An answer's example: what the schema says, or what its parts say, as a page is made of the example of an item."""
+    found = _resolved(schema)
+    if "example" in found or "examples" in found:
+        return found["example"] if "example" in found else found["examples"][0]
+    if "const" in found or "enum" in found:
+        return found["const"] if "const" in found else found["enum"][0]
+    if "items" in found:
+        return [_example(found["items"], place + "[]")]
+    if "properties" in found:
+        return {name: _example(found["properties"][name], f"{place}.{name}") for name in found.get("required", ())}
+    if found.get("type") == "boolean" or "null" in found.get("type", ""):
+        return False if found["type"] == "boolean" else None
+    if found.get("format") == "date-time":
+        return "2026-11-20T10:00:00.000Z"
+    raise AssertionError(f"{place} has no example")
+
+
+def test_a01_x65_every_answer_has_an_example_that_fits_and_shows_nothing_else() -> None:
+    for operation, code, schema in answers():
+        if schema.get("type") == "object" and "properties" not in schema:
+            continue  # the contract itself
+        shown = _named(operation, code) or _example(schema, f"{operation} {code}")
+        validator = allowed(operation, int(code), "application/json")
+        assert validator is not None
+        assert not [error.message for error in validator.iter_errors(shown)], (operation, code)
+
+
+def _named(operation: str, code: str) -> Any:
+    """The example that an answer has beside its schema."""
+    for item in load_contract().document["paths"].values():
+        for method in set(METHODS) & set(item):
+            if item[method]["operationId"] == operation:
+                content = _resolved(item[method]["responses"][code])["content"]["application/json"]
+                return content.get("example")
+    raise LookupError(operation)
+
+
+def test_a01_every_body_has_an_example_that_fits() -> None:
+    for operation in load_contract().operations.values():
+        if operation.body is None or operation.alias_of:
+            continue
+        document = load_contract().document["paths"][operation.path][operation.method.lower()]
+        content = document["requestBody"]["content"]["application/json"]
+        examples = [one["value"] for one in content.get("examples", {}).values()] or [content.get("example")]
+        if operation.body.names:
+            assert examples != [None], operation.id
+        for one in examples:
+            operation.body.check({} if one is None else one)
 
 
 def test_contract_and_handlers_are_the_same() -> None:

@@ -12,6 +12,7 @@ from web.aliases.table import ALIASES, Alias
 
 SCHEMAS_FILE = Path(__file__).with_name("schemas.yaml")
 _METHODS = ("get", "post", "put", "patch", "delete")
+_TIME = "2026-11-20T10:00:00.000Z"
 _WORDS = {
     "aura": "Project Aura",
     "aurix": "Aurix",
@@ -109,20 +110,26 @@ def _response(document: Json, alias: Alias, code: str, response: Json) -> Json:
     found = resolved(document, response)
     if "application/json" not in found.get("content", {}):
         return response
-    schema = found["content"]["application/json"]["schema"]
+    content = dict(found["content"]["application/json"])
+    schema = content["schema"]
     if alias.answer and code != "202":
         schema = {"$ref": f"#/components/schemas/{alias.answer}"}
     if alias.has_envelope:
         is_list = alias.has_list and code != "202"
         schema = _enveloped(resolved(document, schema) if is_list else {"properties": {"data": schema}})
-    return found | {"content": {"application/json": {"schema": schema}}}
+        if "example" in content:
+            content["example"] = {"data": content["example"], "success": True, "timestamp": _TIME}
+    if alias.answer and code != "202":
+        content.pop("example", None)
+    return found | {"content": {"application/json": content | {"schema": schema}}}
 
 
 def _enveloped(schema: Json) -> Json:
     """The members of `schema` with those of the envelope beside them."""
     own: Json = {"success": {"const": True}, "timestamp": {"type": "string", "format": "date-time"}}
     members = schema["properties"] | own
-    return {"type": "object", "required": list(members), "properties": members}
+    made: Json = {"type": "object", "required": list(members), "properties": members}
+    return made | ({"example": schema["example"]} if "example" in schema else {})
 
 
 def resolved(document: Json, value: Json) -> Json:

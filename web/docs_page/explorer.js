@@ -91,6 +91,10 @@ function detailsOf(path, method, operation, parameters) {
     const shape = content && content.schema.$ref ? content.schema.$ref.split("/").pop() : type;
     return [code, answer.description, make("code", {}, shape)];
   })));
+  for (const [code, one] of Object.entries(operation.responses)) {
+    const { type, content } = contentOf(resolved(one));
+    if (code < "300" && type === "application/json") box.append(make("h3", {}, `${code}, for example`), make("pre", {}, bodyExample(content)));
+  }
   box.append(...tryOf(path, method, operation, parameters, body));
   return box;
 }

@@ -15,6 +15,7 @@ from aura_stream.identity.permissions import Reach
 from aura_stream.identity.repository import Row
 from aura_stream.ledger.listing import Listing, Page, order_of
 from aura_stream.ledger.reads import ENTRIES, TRANSACTIONS, LedgerReads, ReadsUnavailable
+from aura_stream.webhooks.endpoints import ENDPOINTS_MAX
 from web.answers import json_response, postgres_away
 from web.call import Call
 from web.identity.lists import audit_of_row
@@ -23,6 +24,7 @@ from web.identity.views import api_key_of_row, erasure_of_row, session_of_row, u
 from web.pages import asked
 from web.problems import Problem
 from web.views import account_of_row, balances_of, entry_of_row, transaction_of_row
+from web.webhooks import endpoint_of_row
 
 _PAGE = 500
 
@@ -35,6 +37,8 @@ async def export(call: Call) -> web.Response:
     await identity.privacy.exported(call.principal, call.tenant, user, call.origin)
     sessions = await identity.logins.sessions(call.tenant, user_id)
     keys = await identity.api_keys.of_user(call.tenant, user_id)
+    elsewhere = await identity.privacy.external_logins(call.tenant, user_id)
+    hooks = await services.events.endpoints.list(call.tenant, user["customer_id"], None, ENDPOINTS_MAX)
     requests = await identity.privacy.list(call.tenant, _page(repository.ERASURES, {"user_id": user_id}))
     partition = services.erasures.partition_of(call.tenant, user["customer_id"])
     await services.lookup.fresh([partition])
@@ -50,6 +54,8 @@ async def export(call: Call) -> web.Response:
         "profile": user_of_row(user),
         "sessions": [session_of_row(row, call.principal.session_id) for row in sessions],
         "api_keys": [api_key_of_row(row) for row in keys],
+        "external_logins": [dict(row) for row in elsewhere],
+        "webhook_endpoints": [endpoint_of_row(row) for row in hooks],
         "accounts": accounts,
         "transactions": transactions,
         "audit": [audit_of_row(row) for row in audit],

@@ -8,7 +8,7 @@ from typing import Any
 from aura_stream.identity.logins import Grant
 from aura_stream.identity.permissions import main_role
 from aura_stream.identity.repository import Row
-from web.views import instant
+from web.views import exact, instant
 
 Json = dict[str, Any]
 
@@ -29,8 +29,8 @@ def user_of_row(row: Mapping[str, Any]) -> Json:
         "suspended": status == "SUSPENDED",
         "deleted": status == "DELETED",
         "verified": row["verified_at"] is not None,
-        "created_at": instant(row["created_at"]),
-        "updated_at": instant(row["updated_at"]),
+        "created_at": exact(row["created_at"]),
+        "updated_at": exact(row["updated_at"]),
     }
 
 
