@@ -9,6 +9,7 @@ from html import escape
 WIDTH = 860
 LEFT, RIGHT, TOP = 150, 120, 84
 ROW, GAP = 22, 14
+NOTE_CHAR = 7.2  # what a character of a note is wide, in the widest of the usual fonts
 
 _STYLE = """
 .card { fill: #ffffff; stroke: #d5dae3; } text { fill: #1b2433; } .note { fill: #566176; font-size: 12px; }
@@ -62,7 +63,7 @@ class Drawing:
         for number, name in enumerate(names):
             self.rect(x, 55, 12, 12, number)
             self.text(x + 18, 65.5, name, kind="note")
-            x += 34 + 6.6 * len(name)
+            x += 34 + NOTE_CHAR * len(name)
 
     def svg(self) -> str:
         """The whole picture."""
@@ -92,11 +93,12 @@ def bars(title: str, note: str, groups: Mapping[str, Sequence[tuple[float, str]]
     drawing = Drawing(title, note, height)
     drawing.legend(names)
     most = max(value for group in groups.values() for value, _ in group)
+    behind = max(len(label) for group in groups.values() for _, label in group) * NOTE_CHAR + 32
     y = float(TOP)
     for group, values in groups.items():
         drawing.text(LEFT - 12, y + len(values) * ROW / 2 + 4, group, anchor="end")
         for number, (value, label) in enumerate(values):
-            width = value / most * (WIDTH - LEFT - RIGHT)
+            width = value / most * (WIDTH - LEFT - behind)
             drawing.rect(LEFT, y + 2, width, ROW - 4, number)
             drawing.text(LEFT + width + 8, y + ROW / 2 + 4, label, kind="note")
             y += ROW
@@ -143,7 +145,7 @@ def ranges(
         drawing.line([(scale.at(row[0]), y), (scale.at(row[-1]), y)], f"line s{colour}")
         for place, value in enumerate(row):
             drawing.dot(scale.at(value), y, colour, 6.5 if place == 0 else 4.5)
-        drawing.text(scale.at(row[0]), y - 9, f"{row[0]:,.3g}", anchor="middle", kind="note")
+        drawing.text(scale.at(row[0]), y - 9, _figures(row[0]), anchor="middle", kind="note")
     return drawing.svg()
 
 
@@ -220,6 +222,11 @@ class Log:
             for part in ((1, 2, 5) if few else (1,))
             if self._least - 1e-9 <= math.log10(part * 10.0**power) <= self._most + 1e-9
         ]
+
+
+def _figures(value: float) -> str:
+    """Three figures at least, and never a power of ten."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _short(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 from typing import Annotated
@@ -12,6 +13,7 @@ import uvloop
 
 from aura_stream import logs
 from aura_stream.cli import say
+from aura_stream.embedded.processes import port_in_use
 from aura_stream.settings import SetupError, load_settings
 
 
@@ -36,9 +38,11 @@ def api(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings, ready=lambda: say(f"listening on {where}")))
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise port_in_use(settings.api_port, "The HTTP API", "AURA_API_PORT") from error
         raise SetupError(
             "The HTTP API cannot listen.",
             where=where,
             why=str(error),
-            fix="stop what uses the port, or choose another with --port (AURA_API_PORT)",
+            fix="choose another address with --host (AURA_API_HOST) or --port (AURA_API_PORT)",
         ) from error

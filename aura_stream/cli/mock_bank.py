@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from aura_stream.cli import say
+from aura_stream.embedded.processes import port_in_use
 from aura_stream.settings import SettingsError, SetupError, load_settings
 
 Profile = Literal["", "calm", "flaky", "hostile", "down", "hanging"]
@@ -75,11 +77,13 @@ def mock_bank(
             "The mock bank cannot start.", where=option, why=why, fix="see `aura mock-bank --help`"
         ) from error
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise port_in_use(config.port, "The mock bank", "AURA_MOCK_BANK_PORT") from error
         raise SetupError(
             "The mock bank cannot listen or write.",
             where=f"http://{config.host}:{config.port}, {config.data_dir}",
             why=str(error),
-            fix="stop what uses the port, or choose another with --port (AURA_MOCK_BANK_PORT)",
+            fix="choose another port with --port (AURA_MOCK_BANK_PORT), or another AURA_HOME",
         ) from error
 
 

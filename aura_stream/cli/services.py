@@ -475,7 +475,7 @@ def _check_topics(settings: Settings) -> Finding:
             check_topics(settings.kafka, topics.every(bare=settings.bare_event_topics), partitions=settings.partitions)
         )
     except TopicMismatch as error:
-        return Finding("topics", "fail", str(error), "aura topics apply")
+        return Finding("topics", "fail", str(error), error.fix)
     return Finding("topics", "ok", f"all {len(topics.ALL)} there, {settings.partitions} partitions each")
 
 

@@ -85,7 +85,7 @@ def kafka_errors(settings: Settings) -> Iterator[None]:
         yield
     except TopicMismatch as error:
         raise SetupError(
-            "The topics are not as declared.", where=settings.kafka_bootstrap, why=str(error), fix="aura topics apply"
+            "The topics are not as declared.", where=settings.kafka_bootstrap, why=str(error), fix=error.fix
         ) from None
     except (KafkaError, OSError) as error:
         raise SetupError(

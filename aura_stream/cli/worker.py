@@ -10,6 +10,7 @@ import typer
 import topics
 from agents.worker import run
 from aura_stream.cli.topics import kafka_errors
+from aura_stream.embedded.processes import require_port
 from aura_stream.engine.topics import check_topics
 from aura_stream.settings import load_settings
 from aura_stream.webhooks.process import run as send_webhooks
@@ -35,4 +36,5 @@ def worker(
         asyncio.run(
             check_topics(settings.kafka, topics.every(bare=settings.bare_event_topics), partitions=settings.partitions)
         )
+    require_port(settings.faust_web_port, f"The worker's status page ({role})", "AURA_FAUST_WEB_PORT")
     run(role, settings)

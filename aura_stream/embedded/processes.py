@@ -144,12 +144,16 @@ def port_owner(port: int) -> tuple[int, str] | None:
 
 def require_port(port: int, service: str, setting: str) -> None:
     """Raise :class:`SetupError`, naming the owner and the setting, if ``port`` is in use."""
-    if port_is_free(port):
-        return
+    if not port_is_free(port):
+        raise port_in_use(port, service, setting)
+
+
+def port_in_use(port: int, service: str, setting: str) -> SetupError:
+    """The error that names who has the port, and the setting that chooses another."""
     owner = port_owner(port)
     why = f"process {owner[0]} listens there: {owner[1]}" if owner else "another process (not visible to this user)"
     stop = f"stop it (kill {owner[0]}), or " if owner else ""
-    raise SetupError(
+    return SetupError(
         f"{service} cannot start: port {port} is in use.",
         where=f"127.0.0.1:{port}",
         why=why,

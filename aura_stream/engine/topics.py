@@ -33,11 +33,18 @@ class Topic:
 
 
 class TopicMismatch(Exception):
-    """Topics are missing or have a wrong number of partitions. The message names them and the fix."""
+    """Topics are missing or have a wrong number of partitions. The message names them, `fix` is what to do."""
+
+    def __init__(self, message: str, fix: str) -> None:
+        super().__init__(message)
+        self.fix = fix
 
 
 class TopicsMissing(TopicMismatch):
     """Topics are not there, or not known to every broker yet."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "aura topics apply")
 
 
 async def apply_topics(
@@ -61,7 +68,10 @@ async def apply_topics(
             )
             for name, code, *message in answer.topic_errors:
                 if code and for_code(code).__name__ != "TopicAlreadyExistsError":
-                    raise TopicMismatch(f"cannot create {name}: {for_code(code).__name__} {message}")
+                    raise TopicMismatch(
+                        f"Kafka at {bootstrap} does not create {name}: {for_code(code).__name__} {message}",
+                        "mend what Kafka says, then aura topics apply",
+                    )
     finally:
         await admin.close()
     await _settled(bootstrap, topics, partitions)
@@ -89,16 +99,16 @@ async def check_topics(bootstrap: Brokers | str, topics: Iterable[Topic], *, par
         present = set(await admin.list_topics())
         missing = [name for name in names if name not in present]
         if missing:
-            raise TopicsMissing(f"Kafka at {bootstrap} lacks {', '.join(missing)}. Fix: aura topics apply")
+            raise TopicsMissing(f"Kafka at {bootstrap} lacks {', '.join(missing)}.")
         for found in await admin.describe_topics(names):
             count = len(found["partitions"])
             if found["error_code"] or not count:
-                raise TopicsMissing(f"Kafka at {bootstrap} does not yet know {found['topic']}. Fix: aura topics apply")
+                raise TopicsMissing(f"Kafka at {bootstrap} does not yet know {found['topic']}.")
             if count != partitions:
                 raise TopicMismatch(
-                    f"Kafka at {bootstrap} has {found['topic']} with {count} partitions, {partitions} are configured "
-                    f"(AURA_PARTITIONS). The number is fixed when a cluster is set up: configure {count}, or use a new "
-                    "cluster."
+                    f"Kafka at {bootstrap} has {found['topic']} with {count} partitions, {partitions} are configured. "
+                    "The number is fixed when a cluster is set up.",
+                    f"set AURA_PARTITIONS={count}, or use a new cluster",
                 )
     finally:
         await admin.close()

@@ -27,6 +27,7 @@ from aura_stream.bench.report import (
     tables,
     write_docs,
 )
+from aura_stream.bench.svg import WIDTH
 
 
 def test_a_spread_is_the_median_between_the_lowest_and_the_highest() -> None:
@@ -293,6 +294,11 @@ def test_every_section_has_its_picture_for_light_and_dark() -> None:
         root = ElementTree.fromstring(picture)
         assert root.findtext("{http://www.w3.org/2000/svg}title") == title
         assert "@media (prefers-color-scheme: dark)" in picture and "nan" not in picture and "inf" not in picture
+        assert "e+" not in picture, "a figure as a power of ten"
+        for text in root.findall("{http://www.w3.org/2000/svg}text"):
+            told, anchor = text.text or "", text.get("text-anchor")
+            beyond = {"end": 0.0, "middle": 0.5}.get(anchor or "", 1.0) * 7 * len(told)
+            assert text.get("class") in ("title", "on") or float(text.get("x", "0")) + beyond < WIDTH, told
     assert "65,000" in found["throughput"][1] and "(10.0 times)" in found["throughput"][1]
     assert "3,750" in found["cpu"][1], "the sum of a stack"
     nothing = measured() | {"open_loop": [], "scaling": [], "entries": [], "open": [], "drains": [], "baseline": []}

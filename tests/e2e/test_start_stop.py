@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -47,9 +49,21 @@ async def test_a_worker_refuses_another_number_of_partitions(bare: E2EStack) -> 
     for role in ("ledger", "sink"):
         result = await bare.aura("worker", role, AURA_PARTITIONS="5")
         assert result.returncode == 3, result.stderr
-        for text in ("with 4 partitions, 5 are configured", "AURA_PARTITIONS", "configure 4"):
+        for text in ("with 4 partitions, 5 are configured", "fix: set AURA_PARTITIONS=4, or use a new cluster"):
             assert text in result.stderr
         assert "Traceback" not in result.stderr
+
+
+async def test_a_worker_whose_port_is_taken_names_the_owner_and_the_setting(bare: E2EStack) -> None:
+    """What an operator meets who starts a second worker by hand beside the first."""
+    await bare.aura("topics", "apply")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        result = await bare.aura("worker", "ledger", AURA_FAUST_WEB_PORT=port)
+    assert result.returncode == 3, result.stderr
+    for text in (f"port {port} is in use", f"process {os.getpid()} ", "AURA_FAUST_WEB_PORT="):
+        assert text in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

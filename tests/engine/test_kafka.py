@@ -189,13 +189,15 @@ async def test_a_changelog_that_is_another_one_is_data_lost(kafka: Any, prefix: 
 
 async def test_topics_are_created_once_and_checked(kafka: Any, unique: str) -> None:
     topics = [Topic(f"{unique}-a", "k", "v"), Topic(f"{unique}-b", "k", "v")]
-    with pytest.raises(TopicMismatch, match=r"lacks.*aura topics apply"):
+    with pytest.raises(TopicMismatch, match="lacks") as missing:
         await check_topics(kafka.bootstrap, topics, partitions=3)
+    assert missing.value.fix == "aura topics apply"
     created = await apply_topics(kafka.bootstrap, topics, partitions=3, replication=1)
     assert created == [f"{unique}-a", f"{unique}-b"]
     assert await apply_topics(kafka.bootstrap, topics, partitions=3, replication=1) == []
-    with pytest.raises(TopicMismatch, match="with 3 partitions, 4 are configured"):
+    with pytest.raises(TopicMismatch, match="with 3 partitions, 4 are configured") as other:
         await apply_topics(kafka.bootstrap, topics, partitions=4, replication=1)
+    assert "AURA_PARTITIONS=3" in other.value.fix and "apply" not in other.value.fix, "applying cannot mend it"
 
 
 # --- a shard by itself ----------------------------------------------------------------------------------------------

@@ -51,6 +51,6 @@ async def write_all(writer: LedgerWriter, *shards: Shard) -> None:
                 await writer.write(shard.partition, [shard.records[place]])
 
 
-async def offences(connection: Connection) -> dict[str, object]:
+async def offences(connection: Connection, settle_s: float = 0.0) -> dict[str, object]:
     """Name and first offending row of every check that fails."""
-    return {check.name: check.offender for check in await verify(connection) if not check.good}
+    return {check.name: check.offender for check in await verify(connection, settle_s) if not check.good}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import uuid
+from typing import Any
 
 import pytest
 
 from aura_stream.cli import main
 from aura_stream.ledger.verify import CHECKS, digest, verify
 from aura_stream.ledger.writer import LedgerWriter
-from tests.ledger.builders import Shard, a_deposit, a_town
+from tests.ledger.builders import CLEARING, Shard, a_deposit, a_town, transaction_id
 from tests.ledger.conftest import Connection, offences, write_all
 from tests.rows import row
 
@@ -228,6 +231,88 @@ async def test_partitions_that_are_not_at_the_same_point_are_given_time(
 
     await write_all(writer, bob)
     assert await offences(owner) == {}
+
+
+class Road:
+    """Transfers from alice (partition 0) to bob (1), of which one is always credited and not yet completed."""
+
+    def __init__(self, writer: LedgerWriter) -> None:
+        self.writer, self.alice, self.bob = writer, Shard(0), Shard(1)
+        self.told = 0
+        self.going = asyncio.Event()
+
+    async def open(self) -> None:
+        a, b = self.alice, self.bob
+        a.unit(a.account("alice:EUR"), a_deposit(a, "alice:EUR", 1_000_000, "d1"), commands=2)
+        b.unit(b.account("bob:EUR"))
+        await write_all(self.writer, a, b)
+
+    async def credit(self, key: str) -> str:
+        """Sends one and credits it; returns its id."""
+        a, b, id_ = self.alice, self.bob, transaction_id("alice", key)
+        sent = a.journal(id_, ("alice:EUR", "available", 1), (CLEARING, "available", -1), kind="transfer.sent")
+        about: dict[str, Any] = {"from_account_id": "alice:EUR", "to_account_id": "bob:EUR", "amount": 1}
+        begun = a.transaction("alice", key, sent, event="transfer.sent", status="processing", state="sent", **about)
+        await self.writer.write(0, [a.unit(begun)])
+        got = b.journal(id_, (CLEARING, "available", 1), ("bob:EUR", "available", -1), kind="transfer.received")
+        credited = b.received("alice", key, "bob:EUR", got, amount="1")
+        await self.writer.write(1, [b.unit(credited, inputs=[["signals", b.number, b.number]])])
+        return id_
+
+    async def complete(self, key: str, half: int) -> None:
+        a = self.alice
+        done = a.change(
+            "alice", key, event="transfer.completed", status="completed", state="completed", also_journal=half
+        )
+        self.told += 1
+        await self.writer.write(0, [a.unit(done, inputs=[["signals", self.told, self.told]])])
+
+    async def run(self) -> None:
+        """On and on: the next one is credited before the last one is completed."""
+        await self.credit("t0")
+        for number in itertools.count():
+            half = (1 << 48) + self.bob.number
+            await self.credit(f"t{number + 1}")
+            await self.complete(f"t{number}", half)
+            self.going.set()
+
+
+@row("S20")
+async def test_a_ledger_with_steady_traffic_is_good_and_what_stays_between_is_named(
+    owner: Connection, writer: LedgerWriter
+) -> None:
+    """At every moment one transfer is between two partitions, and always another: no fault. One that stays is."""
+    road = Road(writer)
+    await road.open()
+    traffic = asyncio.create_task(road.run())
+    await asyncio.wait_for(road.going.wait(), 60)
+    between = {"transactions_know_their_journals", "clearing_is_in_flight"}
+    try:
+        assert between <= (await offences(owner)).keys(), "what is asked once is asked between two of them"
+
+        assert await offences(owner, settle_s=60) == {}
+    finally:
+        traffic.cancel()
+        await asyncio.gather(traffic, return_exceptions=True)
+
+
+async def test_a_transfer_that_is_never_completed_is_named_among_those_that_are(
+    owner: Connection, writer: LedgerWriter
+) -> None:
+    road = Road(writer)
+    await road.open()
+    lost = uuid.UUID(await road.credit("lost"))
+    traffic = asyncio.create_task(road.run())
+    await asyncio.wait_for(road.going.wait(), 60)
+    try:
+        found = await offences(owner, settle_s=3)
+    finally:
+        traffic.cancel()
+        await asyncio.gather(traffic, return_exceptions=True)
+    for name in ("transactions_know_their_journals", "clearing_is_in_flight"):
+        offender = found.pop(name)
+        assert isinstance(offender, dict) and offender["transaction_id"] == lost
+    assert found == {}
 
 
 async def test_the_digest_is_of_the_money_alone(ledger: str, owner: Connection, writer: LedgerWriter) -> None:

@@ -150,6 +150,15 @@ def test_a_used_port_stops_up_with_its_owner(aura: Aura) -> None:
     aura("down")
 
 
+@pytest.mark.parametrize(("command", "setting"), [("api", "AURA_API_PORT"), ("mock-bank", "AURA_MOCK_BANK_PORT")])
+def test_a_server_whose_port_is_used_names_the_owner(command: str, setting: str, aura: Aura) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        result = aura(command, **{setting: str(listener.getsockname()[1])})
+    assert result.returncode == 3
+    assert f"process {os.getpid()} listens there" in result.stderr and f"{setting}=" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_services_up_twice_status_down_and_wipe(aura: Aura) -> None:
     """Only the services: the roles have their own end-to-end tests."""
     names = ("KAFKA", "POSTGRES", "API", "MOCK_BANK", "CHAIN")

@@ -1,5 +1,5 @@
 -- To be forgotten takes names of API keys and webhooks along.
--- depends: 0014_keys_and_mail
+-- depends: 0015_chain_doors
 
 -- migrate: apply
 
