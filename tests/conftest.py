@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 
 from aura_stream.embedded import KafkaServer, PostgresServer
+from aura_stream.engine import transactions
 from aura_stream.ledger.migrations import migrate
 from tests.order import in_order
 
@@ -126,6 +127,14 @@ def running_ledger(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFa
 def unique() -> str:
     """A short name that no other test uses, for topics, groups and the like."""
     return uuid.uuid4().hex[:10]
+
+
+@pytest.fixture(params=["first", "second"])
+def protocol(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both protocols of transactions: the embedded broker speaks the second, and still understands the first."""
+    if request.param == "first":
+        monkeypatch.setattr(transactions, "SECOND", transactions.SECOND + 1)
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from aura_stream.brokers import Brokers, client_options
 from aura_stream.engine import leaders  # noqa: F401 - only leaders are asked for records
-from aura_stream.engine.producer import METADATA_MAX_AGE_MS, Batches, Message, TransactionalProducer
+from aura_stream.engine.producer import Batches, Message, TransactionalProducer
+from aura_stream.engine.transactions import METADATA_MAX_AGE_MS
 from aura_stream.engine.unit import Record
 
 FETCH_BYTES = 8 << 20
@@ -29,7 +30,9 @@ RETRIABLE: tuple[type[Exception], ...] = (
 class Producer(Protocol):
     """A transactional producer; :class:`TransactionalProducer` says what each method promises."""
 
-    tainted: bool
+    @property
+    def tainted(self) -> bool:
+        """Whether it must be replaced before another unit."""
 
     async def start(self, topics: Iterable[str]) -> None:
         """Fences the former owner of the transactional id."""

@@ -11,8 +11,8 @@ from aiokafka import TopicPartition
 
 from aura_stream.engine.errors import DataLost
 from aura_stream.engine.kafka import Kafka
-from aura_stream.engine.producer import TRANSACTION_TIMEOUT_MS
 from aura_stream.engine.store import Store
+from aura_stream.engine.transactions import TRANSACTION_TIMEOUT_MS
 from aura_stream.engine.unit import STATE_KEY, ShardState
 
 POSITION_KEY = b"\xff"  # local only: where in the changelog this store stands

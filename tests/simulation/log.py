@@ -1,8 +1,8 @@
 """Kafka's semantics without Kafka: epochs, open transactions, markers, the last stable offset.
 
-Only what the brokers decide is here, and it is decided at once; the way to them (`network.py`) is what fails. The
-protocol is the one that aiokafka speaks: one epoch over many transactions, so that an EndTxn that comes late ends
-whatever transaction that epoch has open.
+Only what the brokers decide is here, and it is decided at once; the way to them (`network.py`) is what fails. Both
+protocols are known: in the first one an epoch lasts over many transactions, so that an EndTxn that comes late ends
+whatever transaction that epoch has open; in the second one each transaction has an epoch of its own.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Transactions:
     """What the coordinator knows of a transactional id."""
 
     epoch: int = 0
+    ended: int = -1  # the epoch that committed last, in the second protocol: its EndTxn may be repeated
     state: str = "empty"  # empty | ongoing | ending | committed | aborted
     offsets: dict[Place, list[int]] = field(default_factory=dict)
     seen: dict[tuple[Place, int], int] = field(default_factory=dict)  # sequence numbers of this epoch
@@ -72,7 +73,10 @@ class Transactions:
 class Broker:
     """The log and the transaction coordinator."""
 
-    def __init__(self, loop: Loop, random: Random, now_ms: Callable[[], int], markers_s: float) -> None:
+    def __init__(
+        self, loop: Loop, random: Random, now_ms: Callable[[], int], markers_s: float, *, second: bool
+    ) -> None:
+        self.second = second
         self.loop, self.random, self.now_ms, self.markers_s = loop, random, now_ms, markers_s
         self.down = False
         self.partitions: dict[Place, PartitionLog] = {}
@@ -112,13 +116,19 @@ class Broker:
         found = self.transactions.setdefault(name, Transactions())
         if found.state == "ongoing":
             found.epoch += 1  # fences at once
+            found.ended = -1
             self._end(name, found, commit=False)
         if found.state == "ending":
             return None
         found.epoch += 1
+        found.ended = -1
         found.state = "empty"
         found.seen.clear()
         return found.epoch
+
+    def add(self, name: str, epoch: int) -> bool | None:
+        """AddPartitionsToTxn; None while a transaction is ending."""
+        return None if self._current(name, epoch).state == "ending" else True
 
     def produce(self, name: str, epoch: int, sequence: int, place: Place, messages: list[Sent]) -> int | None:
         """Adds records to the open transaction, or opens one. -1 for a repetition, None while one is ending."""
@@ -141,16 +151,24 @@ class Broker:
         found.seen[place, sequence] = offset
         return offset
 
-    def end(self, name: str, epoch: int) -> bool | None:
-        """EndTxn with commit; None while one is ending. A repeated one after its success succeeds again."""
+    def end(self, name: str, epoch: int) -> int | None:
+        """EndTxn with commit: the epoch of the next transaction; None while one is ending.
+
+        A repeated one after its success succeeds again.
+        """
+        if (repeated := self.transactions[name]).ended == epoch and repeated.state in ("ending", "committed"):
+            return None if repeated.state == "ending" else repeated.epoch
         found = self._current(name, epoch)
         if found.state == "ongoing":
+            if self.second:
+                found.ended, found.epoch = epoch, epoch + 1
+                found.seen.clear()
             self._end(name, found, commit=True)
-            return True
+            return found.epoch
         if found.state == "ending":
             return None
-        if found.state == "committed":
-            return False
+        if found.state == "committed" and not self.second:
+            return found.epoch
         raise InvalidTxnState
 
     def hold(self, name: str, act: Callable[[], object]) -> None:
@@ -168,6 +186,7 @@ class Broker:
         if found.state == "ongoing" and found.begun == begun:
             self.timed_out += 1
             found.epoch += 1
+            found.ended = -1
             self._end(name, found, commit=False)
 
     def _end(self, name: str, found: Transactions, *, commit: bool) -> None:

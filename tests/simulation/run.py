@@ -24,7 +24,7 @@ from tests.simulation.check import Checker
 from tests.simulation.faults import Profile
 from tests.simulation.loop import PROCESS, Loop, Stuck
 from tests.simulation.postgres import connector
-from tests.simulation.producer import SimulatedProducer
+from tests.simulation.producer import SimulatedClient
 from tests.simulation.workload import COMMANDS, Client
 from tests.simulation.world import LEDGER, PARTITIONS, SINK, World
 
@@ -102,8 +102,8 @@ def run(seed: int, tracing: Tracing = None, profile: Profile | None = None) -> R
 
 @contextlib.contextmanager
 def _in_place_of_the_world(world: World, *, small: bool) -> Iterator[None]:
-    def make_producer(**options: Any) -> SimulatedProducer:
-        return SimulatedProducer(world.network, PROCESS.get(), options["transactional_id"])
+    def make_client(_: str, transactional_id: str) -> SimulatedClient:
+        return SimulatedClient(world.network, PROCESS.get(), transactional_id)
 
     stop = SinkPartition._stop_here
 
@@ -113,7 +113,7 @@ def _in_place_of_the_world(world: World, *, small: bool) -> Iterator[None]:
 
     with (
         mock.patch.object(SinkPartition, "_stop_here", stopping),
-        mock.patch.object(producer, "AIOKafkaProducer", make_producer),
+        mock.patch.object(producer, "TransactionClient", make_client),
         mock.patch.object(asyncpg, "connect", connector(world.server)),
         contextlib.ExitStack() as bounds,
     ):

@@ -49,7 +49,7 @@ class World:
         self.loop = loop
         self.faults = Faults(self.random, profile or Profile.draw(self.random))
         self.jumped_ms = 0
-        self.broker = Broker(loop, self.random, self.now_ms, self.faults.profile.markers)
+        self.broker = Broker(loop, self.random, self.now_ms, self.faults.profile.markers, second=seed % 4 < 2)
         self.network = Network(self.broker)
         self.server = Server(self.broker)
         self.partitioner = Partitioner(PARTITIONS)

@@ -28,6 +28,7 @@ What = Literal["lose request", "lose reply", "mute", "delay", "late", "repeat"]
 PRODUCE, FETCH, METADATA, OFFSET_COMMIT, FIND_COORDINATOR = 0, 1, 3, 8, 10
 JOIN_GROUP, HEARTBEAT = 11, 12
 INIT_PRODUCER_ID, ADD_PARTITIONS, END_TXN = 22, 24, 26
+END_TXN_FLEXIBLE = 3
 TRANSACTIONAL = (INIT_PRODUCER_ID, ADD_PARTITIONS, END_TXN, PRODUCE)
 FRAME_MAX = 64 << 20
 _CLOSED = (ConnectionError, asyncio.IncompleteReadError, OSError)
@@ -296,8 +297,10 @@ class KafkaProxy(Proxy):
                 try:
                     writer.write(frame)
                     answer = await asyncio.wait_for(_frame(reader), 10)
-                    if struct.unpack_from(">h", frame, 4) == (END_TXN,):
-                        self.late_errors.append(struct.unpack_from(">h", answer, 12)[0])
+                    api, version = struct.unpack_from(">hh", frame, 4)
+                    if api == END_TXN:
+                        tags = 1 if version >= END_TXN_FLEXIBLE else 0  # an empty list of them, in the answer's header
+                        self.late_errors.append(struct.unpack_from(">h", answer, 12 + tags)[0])
                 finally:
                     writer.close()
 

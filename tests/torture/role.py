@@ -82,9 +82,9 @@ def _at(point: str, count: int, act: Callable[[], object]) -> None:
     elif point == "adopted":
         _after(Shard, "_adopt", here)
     elif point in ("sent", "committed"):
-        from aiokafka import AIOKafkaProducer
+        from aura_stream.engine.transactions import TransactionClient
 
-        _around(AIOKafkaProducer, "commit_transaction", here, before=point == "sent", when=lambda *_: True)
+        _around(TransactionClient, "end", here, before=point == "sent", when=lambda *_: True)
     elif point in ("copied", "stored"):
         from asyncpg import Connection
 

@@ -110,7 +110,7 @@ async def test_c01_without_the_taint_rule_a_late_endtxn_commits_half_of_the_next
 
 
 async def test_c01_a_late_endtxn_that_a_retry_had_overtaken_commits_nothing_of_the_next_unit(
-    direct: str, proxy: KafkaProxy, setup: Setup
+    direct: str, proxy: KafkaProxy, setup: Setup, protocol: str
 ) -> None:
     feeder = Feeder()
     first, second = await wrote(direct, setup, b"1 add 1", b"2 add 1")
@@ -137,7 +137,7 @@ async def test_c01_a_late_endtxn_that_a_retry_had_overtaken_commits_nothing_of_t
 
 
 async def test_c01_an_endtxn_held_back_past_the_time_out_commits_nothing_of_the_unit_that_follows(
-    direct: str, proxy: KafkaProxy, setup: Setup
+    direct: str, proxy: KafkaProxy, setup: Setup, protocol: str
 ) -> None:
     feeder = Feeder()
     (record,) = await wrote(direct, setup, b"1 add 1")
@@ -166,7 +166,7 @@ async def test_c01_an_endtxn_held_back_past_the_time_out_commits_nothing_of_the_
 
 @pytest.mark.parametrize("what", ["lose request", "lose reply", "mute", "repeat"])
 async def test_c01_whatever_happens_to_an_endtxn_each_unit_has_its_effect_once(
-    direct: str, proxy: KafkaProxy, setup: Setup, what: Any
+    direct: str, proxy: KafkaProxy, setup: Setup, protocol: str, what: Any
 ) -> None:
     feeder = Feeder()
     records = await wrote(direct, setup, *(b"%d add 1" % n for n in range(1, 7)))
@@ -205,9 +205,7 @@ async def test_h07_a_takeover_ends_the_open_transaction_of_a_frozen_owner_at_onc
 ) -> None:
     """Its readers wait for a takeover at most, not for the transaction's time-out."""
     frozen = await started(f"127.0.0.1:{proxy.port}", f"{setup.app_id}-0", setup.names.journal)
-    bare = frozen._producer
-    await bare.begin_transaction()
-    await bare.send_and_wait(setup.names.journal, b"half", partition=0)
+    await frozen._write(frozen.build([message(setup.names.journal, b"half")]))
     log = RealKafka(direct)
     await log.start()
     place = TopicPartition(setup.names.journal, 0)
