@@ -6,13 +6,16 @@ secret or an e-mail address, what stands under the name of one, and the secrets 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import logging.config
 import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any, Final
+from contextlib import nullcontext, suppress
+from functools import lru_cache
+from typing import Any, Final, TextIO
 from urllib.parse import unquote, urlsplit
 
 import orjson
@@ -63,7 +66,10 @@ def config(settings: Settings) -> dict[str, Any]:
             "lines": {"()": _formatter, "redact": Redaction(secrets), "is_text": is_text},
             "access": {"()": AccessFormatter, "is_text": is_text},
         },
-        "handlers": {"lines": {**stream, "formatter": "lines"}, "access": {**stream, "formatter": "access"}},
+        "handlers": {
+            "lines": {**stream, "formatter": "lines"},
+            "access": {"()": AccessHandler, "stream": stream["stream"], "formatter": "access"},
+        },
         "loggers": {
             ACCESS: {"handlers": ["access"], "propagate": False, "level": "INFO" if settings.access_log else "CRITICAL"}
         },
@@ -118,22 +124,69 @@ class Redaction:
         return text
 
 
+class AccessRecord(logging.LogRecord):
+    """A request's record, with what its line needs: what else `logging` finds out costs more than the line."""
+
+    name, levelno, levelname = ACCESS, logging.INFO, "INFO"
+    msg, pathname, filename, lineno, stack_info = "request", __file__, "logs.py", 0, None
+    exc_info = exc_text = None
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.args = fields
+        self.created = time.time()
+        self.msecs = self.created % 1 * 1000
+
+
 class AccessFormatter(logging.Formatter):
     """The line of a request. All that is in it is of a known form, so that it need not be searched."""
 
     def __init__(self, is_text: bool) -> None:
         super().__init__()
-        self.converter = time.gmtime
         self._is_text = is_text
 
     def format(self, record: logging.LogRecord) -> str:
         """One JSON object, or words for a terminal."""
         fields: dict[str, Any] = record.args if isinstance(record.args, dict) else {}
-        at = self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}Z"
+        at = f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
         if self._is_text:
             words = " ".join(f"{name}={str(one).translate(_CONTROL)}" for name, one in fields.items())
             return f"{at} [info     ] request {words}"
         return orjson.dumps({"event": "request", "logger": ACCESS, "level": "info", "timestamp": at, **fields}).decode()
+
+
+@lru_cache(maxsize=4)
+def _second(at_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_s))
+
+
+class AccessHandler(logging.StreamHandler[TextIO]):
+    """Writes the lines of requests: those that are answered in one turn of the event loop together.
+
+    A write costs as much as all the rest of a line, and so many requests are answered in a turn as there is work for.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps the line until the turn ends; without a loop it is written at once."""
+        self._lines.append(self.format(record))
+        if len(self._lines) == 1:
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:
+                self.flush()
+
+    def flush(self) -> None:
+        """Writes what is kept."""
+        with self.lock or nullcontext():
+            if self._lines:
+                text, self._lines = "\n".join([*self._lines, ""]), []
+                # Where nothing can be written, nothing can be said about it either.
+                with suppress(OSError, ValueError):
+                    self.stream.write(text)
+                    self.stream.flush()
 
 
 def _formatter(redact: Redaction, is_text: bool) -> logging.Formatter:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 from web.problems import Problem
 from web.recent import Recent
+
+Key = tuple[str, str, str]
+"""Tenant, customer, idempotency key."""
 
 
 class AcceptedCommand(NamedTuple):
@@ -29,7 +30,7 @@ class Accepted:
         self._recent = recent
         self._count_max = count_max
         self._commands: OrderedDict[str, AcceptedCommand] = OrderedDict()
-        self._under_way: set[tuple[str, str, str]] = set()
+        self._under_way: set[Key] = set()
 
     def add(self, transaction_id: str, command: AcceptedCommand) -> None:
         """Remembers an acknowledged submit."""
@@ -48,17 +49,15 @@ class Accepted:
             return None
         return command
 
-    @contextmanager
-    def first(self, tenant: str, customer: str, idempotency_key: str) -> Iterator[None]:
-        """Holds a key while its request is under way; a second one raises ``idempotency_in_progress``."""
-        key = (tenant, customer, idempotency_key)
+    def begin(self, key: Key) -> None:
+        """Holds a key until :meth:`end`, while its request is under way; another raises ``idempotency_in_progress``."""
         if key in self._under_way:
             raise Problem("idempotency_in_progress", retry_after_s=1)
         self._under_way.add(key)
-        try:
-            yield
-        finally:
-            self._under_way.discard(key)
+
+    def end(self, key: Key) -> None:
+        """The request that has begun is answered."""
+        self._under_way.discard(key)
 
     def _is_decided(self, command: AcceptedCommand) -> bool:
         return self._recent.partitions[command.partition].commands_next > command.offset

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
-from aura_stream.logs import ACCESS
+from aura_stream.logs import ACCESS, AccessRecord
 from aura_stream.settings import Settings
 from web import (
     accounts,
@@ -39,10 +39,6 @@ from web import (
 from web.aliases.serve import BY_ID
 from web.call import (
     BATCH_BODY_MAX,
-    COMMAND_ID,
-    PRINCIPAL,
-    REFUSED_BY,
-    REQUEST_ID,
     Handler,
     dispatch,
     dispatch_alias,
@@ -54,6 +50,7 @@ from web.cors import cors_headers, preflight
 from web.identity import admin, auth, lists, privacy
 from web.limits import limit_headers
 from web.problems import Problem
+from web.seen import SEEN, Seen
 from web.services import SERVICES, Services, make_services
 
 log = logging.getLogger(__name__)
@@ -218,9 +215,9 @@ def create_app(settings: Settings, services: Services | None = None) -> web.Appl
     paths = {operation.path for operation in contract.operations.values()}
     for operation in contract.operations.values():
         if operation.alias_of:
-            handle = dispatch_alias(BY_ID[operation.id], operation, contract.operations, HANDLERS)
+            handle = dispatch_alias(services, BY_ID[operation.id], operation, contract.operations, HANDLERS)
         else:
-            handle = dispatch(operation, HANDLERS[operation.id])
+            handle = dispatch(services, operation, HANDLERS[operation.id])
         if operation.method == "GET":
             # No HEAD beside GET: the contract has none, and a 405 must say so.
             app.router.add_get(_route(operation.path, paths), handle, allow_head=False)
@@ -325,7 +322,8 @@ def _answering(services: Services, names: Mapping[Any, str]) -> Middleware:
     @web.middleware
     async def answer(request: web.Request, handler: _Handle) -> web.StreamResponse:
         began = time.perf_counter()
-        request_id = request[REQUEST_ID] = request_id_of(request)
+        request_id = request_id_of(request)
+        seen = request[SEEN] = Seen(request_id)
         try:
             response = preflight(request) or await handler(request)
         except Problem as problem:
@@ -344,33 +342,32 @@ def _answering(services: Services, names: Mapping[Any, str]) -> Middleware:
             )
         response.headers["X-Request-Id"] = request_id
         name = names.get(request.match_info.handler, "none")
-        metrics.requests(name, request.method, str(response.status)).inc()
+        metrics.requests.add(name, request.method, str(response.status))
         seconds = time.perf_counter() - began
-        metrics.seconds(name).observe(seconds)
+        metrics.seconds.add(name, seconds)
         if _access.isEnabledFor(logging.INFO):
-            line = _access_line(request, name, response.status, seconds)
-            # Made here, since nobody asks which line of the program it comes from, and finding that out is dear.
-            _access.handle(_access.makeRecord(ACCESS, logging.INFO, __file__, 0, "request", (line,), None, "answer"))
+            line = _access_line(seen, name, request.method, response.status, seconds)
+            _access.handle(AccessRecord(line))
         return response
 
     return answer
 
 
-def _access_line(request: web.Request, operation: str, status: int, seconds: float) -> dict[str, Any]:
+def _access_line(seen: Seen, operation: str, method: str, status: int, seconds: float) -> dict[str, Any]:
     """What is logged of a request: ids and numbers, nothing that it carries: no path, query, body or address."""
     line: dict[str, Any] = {
-        "request_id": request[REQUEST_ID],
+        "request_id": seen.request_id,
         "operation": operation,
-        "method": request.method,
+        "method": method,
         "status": status,
         "ms": round(seconds * 1000, 1),
     }
-    principal = request.get(PRINCIPAL)
-    if principal is not None:
-        line |= {"tenant": principal.tenant, "actor": principal.actor}
-    for key, name in ((COMMAND_ID, "command_id"), (REFUSED_BY, "refused_by")):
-        if key in request:
-            line[name] = request[key]
+    if seen.principal is not None:
+        line["tenant"], line["actor"] = seen.principal.tenant, seen.principal.actor
+    if seen.command_id:
+        line["command_id"] = seen.command_id
+    if seen.refused_by:
+        line["refused_by"] = seen.refused_by
     return line
 
 

@@ -17,14 +17,11 @@ from aura_stream.identity.permissions import FIRST_OPERATOR, OPEN_SANDBOX, Princ
 from web.contract import Operation
 from web.limits import address_of
 from web.problems import Problem
-from web.services import SERVICES, Services
+from web.seen import SEEN
+from web.services import Networks, Services
 
 DEFAULT_TENANT = "default"
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="aura"'}
-
-
-ADOPTED: web.RequestKey[Adopted] = web.RequestKey("adopted", Adopted)
-"""Whose a stream is that came without a header."""
 _BEARER_PROTOCOL = "bearer."
 
 
@@ -42,22 +39,22 @@ async def adopt(request: web.Request, services: Services) -> None:
             raise identity_away(error) from None
         if adopted is None:
             raise Problem("invalid_token", "The ticket was used, or has lapsed.", headers=CHALLENGE)
-        request[ADOPTED] = adopted
+        request[SEEN].adopted = adopted
         return
     for protocol in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
         if protocol.strip().startswith(_BEARER_PROTOCOL):
-            request[ADOPTED] = Adopted(protocol.strip().removeprefix(_BEARER_PROTOCOL), None)
+            request[SEEN].adopted = Adopted(protocol.strip().removeprefix(_BEARER_PROTOCOL), None)
 
 
 def tenant_named(request: web.Request) -> str | None:
     """The tenant that a request names, if it does."""
-    adopted: Adopted | None = request.get(ADOPTED)
+    adopted = request[SEEN].adopted
     return adopted.tenant if adopted is not None else request.headers.get("Aura-Tenant")
 
 
 def credential_of(request: web.Request) -> str | None:
     """What stands after `Authorization: Bearer`, or what a stream was adopted with; None when there is neither."""
-    adopted: Adopted | None = request.get(ADOPTED)
+    adopted = request[SEEN].adopted
     if adopted is not None:
         return adopted.credential
     header = request.headers.get("Authorization")
@@ -67,9 +64,8 @@ def credential_of(request: web.Request) -> str | None:
     return credential.strip() if scheme.lower() == "bearer" else ""
 
 
-def origin_of(request: web.Request, request_id: str) -> Origin:
+def origin_of(request: web.Request, trusted: Networks, request_id: str) -> Origin:
     """Where a request comes from. A proxy's header is believed only of those that the settings name."""
-    trusted = request.app[SERVICES].proxies
     remote = request.remote or ""
     if trusted:
         remote = address_of(remote, ",".join(request.headers.getall("X-Forwarded-For", ())), trusted)

@@ -72,7 +72,7 @@ async def send_commands(call: Call) -> web.Response:
                 command.tenant, command.customer, SUBMITS[command.type], command.id, partition, ends[partition]
             )
             call.services.accepted.add(subject, about)
-        call.services.metrics.accepted("batch").inc(len(records))
+        call.services.metrics.accepted.add("batch", count=len(records))
     return web.Response(body=b"\n".join(results) + b"\n", content_type="application/x-ndjson")
 
 

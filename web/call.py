@@ -7,17 +7,16 @@ import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
 import msgspec
 import orjson
 from aiohttp import web
 
-from aura_stream.domain.ids import id_text
 from aura_stream.domain.reasons import Refused
-from aura_stream.domain.strict_json import refuse_twice
+from aura_stream.domain.strict_json import is_once, refuse_twice
 from aura_stream.identity.audit import Origin
 from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.feed import Unconfirmed
@@ -39,26 +38,21 @@ from web.authenticate import (
 from web.contract import Operation
 from web.limits import spend_failure, spend_request
 from web.problems import FieldError, Problem
+from web.seen import SEEN
 from web.services import SERVICES, Services
 
 JSON_BODY_MAX = 1024 * 1024
 BATCH_BODY_MAX = 32 * 1024 * 1024
 WAIT_MAX_S = 30.0
 
-REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
-COMMAND_ID: web.RequestKey[str] = web.RequestKey("command_id", str)
-"""The command that a request has sent: the id that the journal, the tables and dead letters have."""
-REFUSED_BY: web.RequestKey[str] = web.RequestKey("refused_by", str)
-"""The service whose rule refused a request."""
-PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
-"""Who asks, once that is known."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}.*")
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""The first digit of a UUID's fourth group: two bits are fixed (RFC 9562, section 4.1)."""
 _WAIT = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """How long a request waits for its outcome; `applied` goes into `Preference-Applied` when it was asked for."""
 
     seconds: float
@@ -106,15 +100,22 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wait(self) -> Wait:
-        """The wait that was asked for, or the default. Preferences that are not known are ignored (RFC 7240)."""
-        for preference in str(self.header.get("prefer", "")).split(","):
-            token = preference.partition(";")[0].strip()
-            if token.lower() == "respond-async":
-                return _ASYNC
-            if match := _WAIT.fullmatch(token):
-                seconds = min(float(match[1]), WAIT_MAX_S)
-                return Wait(seconds, f"wait={int(seconds)}")
-        return Wait(self.services.settings.api_wait_s)
+        """The wait that was asked for, or the default."""
+        prefer = self.header.get("prefer")
+        return (_preferred(prefer) if prefer else None) or Wait(self.services.settings.api_wait_s)
+
+
+@lru_cache(maxsize=64)
+def _preferred(prefer: str) -> Wait | None:
+    """The wait that a `Prefer` asks for. Preferences that are not known are ignored (RFC 7240)."""
+    for preference in prefer.split(","):
+        token = preference.partition(";")[0].strip()
+        if token.lower() == "respond-async":
+            return _ASYNC
+        if match := _WAIT.fullmatch(token):
+            seconds = min(float(match[1]), WAIT_MAX_S)
+            return Wait(seconds, f"wait={int(seconds)}")
+    return None
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -131,29 +132,33 @@ def request_id_of(request: web.Request) -> str:
 
 def new_id() -> str:
     """A random UUID (version 4) as text: what `uuid.uuid4` gives, without its object, since every write takes two."""
-    raw = bytearray(os.urandom(16))
-    raw[6] = raw[6] & 0x0F | 0x40
-    raw[8] = raw[8] & 0x3F | 0x80
-    return id_text(bytes(raw))
+    h = os.urandom(16).hex()
+    return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-{_VARIANT[h[16]]}{h[17:20]}-{h[20:]}"
 
 
-def dispatch(operation: Operation, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def dispatch(
+    services: Services, operation: Operation, handler: Handler
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The aiohttp handler of an operation: authenticates, checks every part against the contract, calls `handler`."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await _run(await _checked(request, operation), handler)
+        return await _run(await _checked(services, request, operation), handler)
 
     return handle
 
 
 def dispatch_alias(
-    alias: Alias, route: Operation, operations: Mapping[str, Operation], handlers: Mapping[str, Handler]
+    services: Services,
+    alias: Alias,
+    route: Operation,
+    operations: Mapping[str, Operation],
+    handlers: Mapping[str, Handler],
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The aiohttp handler of an alias: checks the request in the alias' shape, then calls the operation's handler."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
-            call = await _checked(request, route, alias.numbers)
+            call = await _checked(services, request, route, alias.numbers)
             given = Given(
                 principal=call.principal,
                 reach=call.reach,
@@ -180,10 +185,12 @@ def dispatch_alias(
     return handle
 
 
-async def _checked(request: web.Request, operation: Operation, numbers: frozenset[str] = frozenset()) -> Call:
+async def _checked(
+    services: Services, request: web.Request, operation: Operation, numbers: frozenset[str] = frozenset()
+) -> Call:
     """The request as a call: who asks, and every part as the contract has it. Raises :class:`Problem`."""
-    services = request.app[SERVICES]
-    origin = origin_of(request, request[REQUEST_ID])
+    seen = request[SEEN]
+    origin = origin_of(request, services.proxies, seen.request_id)
     principal, furthest = OPEN_SANDBOX, Reach.NONE
     if "ticket" in operation.query.names:
         await adopt(request, services)
@@ -197,7 +204,7 @@ async def _checked(request: web.Request, operation: Operation, numbers: frozense
                 if problem.status == 401:
                     await spend_failure(request, services, origin)
                 raise
-            request[PRINCIPAL] = principal
+            seen.principal = principal
             await spend_request(request, services, principal, operation, origin)
             furthest = authorize(principal, operation, services, origin)
     except IdentityUnavailable as error:
@@ -218,7 +225,7 @@ async def _checked(request: web.Request, operation: Operation, numbers: frozense
         services=services,
         request=request,
         operation=operation,
-        request_id=request[REQUEST_ID],
+        request_id=seen.request_id,
         origin=origin,
         principal=principal,
         reach=furthest,
@@ -245,7 +252,7 @@ async def _run(call: Call, handler: Handler) -> web.StreamResponse:
         return await handler(call)
     except Refused as refused:
         if refused.context:
-            call.request[REFUSED_BY] = refused.context
+            call.request[SEEN].refused_by = refused.context
         raise refused_problem(refused) from None
     except IdentityUnavailable as error:
         raise identity_away(error) from None
@@ -300,13 +307,14 @@ async def _json_body(request: web.Request, operation: Operation, numbers: frozen
         raise Problem("invalid_json", "The body is empty.")
     try:
         value = orjson.loads(raw)
-        refuse_twice(raw)
+        if not (isinstance(value, dict) and is_once(raw, value)):
+            refuse_twice(raw)
         if numbers and isinstance(value, dict):
             value |= _exact(raw, numbers)
     except (ValueError, RecursionError) as error:
         raise Problem("invalid_json", str(error)) from None
     operation.body.check(value)
-    return dict(value)
+    return cast(dict[str, Any], value)
 
 
 def _exact(raw: bytes, names: frozenset[str]) -> dict[str, str]:
@@ -319,7 +327,8 @@ def _exact(raw: bytes, names: frozenset[str]) -> dict[str, str]:
 
 def require_media_type(request: web.Request, media_type: str) -> None:
     """Raises :class:`Problem` ``unsupported_media_type`` for another content type."""
-    if request.content_type != media_type:
+    # Nearly always it is written just so; what is written otherwise is taken apart.
+    if request.headers.get("Content-Type") != media_type and request.content_type != media_type:
         raise Problem("unsupported_media_type", f"This route takes {media_type}.", headers={"Accept": media_type})
 
 
@@ -329,7 +338,7 @@ async def read_body(request: web.Request, size_max: int) -> bytes:
         raise _too_large(size_max)
     content = request.content
     if content.is_eof():  # all of it is here: nothing is waited for
-        whole = await content.readany()
+        whole = content.read_nowait()
         if len(whole) > size_max:
             raise _too_large(size_max)
         return whole

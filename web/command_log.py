@@ -196,33 +196,27 @@ class CommandLog:
 
     async def _acknowledge(self, partition: int, batch: _Batch) -> int | Problem:
         """Hands a batch to the producer: the offset of its first command once Kafka has it, or what went wrong."""
+        future: asyncio.Future[Any] | None = None
         try:
             producer = self._ready()
-            try:
-                async with asyncio.timeout_at(batch.deadline):
-                    future = await producer.send_batch(batch.builder, self._topic, partition=partition)
-            except (KafkaError, TimeoutError) as error:
-                # Not handed over: a full buffer or no metadata.
-                return _not_sent(error)
-            return int((await self._acknowledged(producer, future, batch.deadline)).offset)
+            async with asyncio.timeout_at(batch.deadline):
+                future = await producer.send_batch(batch.builder, self._topic, partition=partition)
+                return int((await asyncio.shield(future)).offset)
         except Problem as problem:
             return problem
-
-    async def _acknowledged(self, producer: AIOKafkaProducer, future: asyncio.Future[Any], deadline: float) -> Any:
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await asyncio.shield(future)
-        except TimeoutError as error:
-            # The producer goes on trying. Until it got through, further commands are refused without being handed over,
-            # so that little is left unknown. What a replaced producer still holds never settles.
-            if producer is self._producer:
+        except (KafkaError, TimeoutError) as error:
+            if future is None:
+                # Not handed over: a full buffer or no metadata.
+                return _not_sent(error)
+            if not isinstance(error, TimeoutError):
+                # A refused batch leaves a hole in the producer's sequence numbers: nothing may follow it.
+                self._replace(producer, error)
+            elif producer is self._producer:
+                # The producer goes on trying. Until it got through, further commands are refused without being handed
+                # over, so that little is left unknown. What a replaced producer still holds never settles.
                 self._overdue.add(future)
                 future.add_done_callback(self._settled)
-            raise _unknown(error) from None
-        except KafkaError as error:
-            # A refused batch leaves a hole in the producer's sequence numbers: nothing may follow it.
-            self._replace(producer, error)
-            raise _unknown(error) from None
+            return _unknown(error)
 
     def _settled(self, future: asyncio.Future[Any]) -> None:
         self._overdue.discard(future)

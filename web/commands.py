@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import orjson
 
 from aura_stream.domain.commands import Command, format_time, parse_command
@@ -34,8 +34,7 @@ SUBMITS = MAKES
 _SANDBOX = Rules((), "sandbox")
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True):
     """A command ready to be produced: parsed, and as the bytes that go to Kafka."""
 
     command: Command

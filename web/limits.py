@@ -23,6 +23,7 @@ from aura_stream.identity.limits import Bucket, Standing
 from aura_stream.identity.permissions import Principal
 from web.contract import Operation
 from web.problems import Problem
+from web.seen import SEEN
 from web.services import Networks, Services
 
 UNLIMITED: Final = frozenset(
@@ -35,8 +36,6 @@ UNLIMITED: Final = frozenset(
 balancer that is refused takes the process away."""
 ONLY_FAILURES: Final = frozenset({"login", "receiveBankWebhook"})
 """Open routes that count for themselves (:func:`guessing`)."""
-
-_STANDING: web.RequestKey[Standing] = web.RequestKey("limit", Standing)
 
 
 def address_of(remote: str, forwarded: str, trusted: Networks) -> str:
@@ -141,15 +140,15 @@ async def spend_mail(request: web.Request, services: Services, email: str, origi
 def _give_back(request: web.Request, services: Services, spent: list[Bucket]) -> None:
     for bucket in spent:
         services.identity.limits.give_back(bucket)
-    standing = request.get(_STANDING)
-    if standing is not None and standing.is_allowed:
-        request[_STANDING] = standing._replace(remaining=standing.remaining + 1)
+    seen = request[SEEN]
+    if seen.standing is not None and seen.standing.is_allowed:
+        seen.standing = seen.standing._replace(remaining=seen.standing.remaining + 1)
 
 
 def limit_headers(request: web.Request) -> dict[str, str]:
     """What a client is told about its tightest limit, in both spellings (draft-ietf-httpapi-ratelimit-headers)."""
-    standing = request.get(_STANDING)
-    if standing is None:
+    seen = request.get(SEEN)
+    if seen is None or (standing := seen.standing) is None:
         return {}
     reset_s = math.ceil(standing.reset_s)
     return {
@@ -176,12 +175,12 @@ async def _spend(
     subject: str = "",
 ) -> None:
     standing = await services.identity.limits.spend(bucket, count)
-    before = request.get(_STANDING)
-    if before is None or _tightness(standing) <= _tightness(before):
-        request[_STANDING] = standing
+    seen = request[SEEN]
+    if seen.standing is None or _tightness(standing) <= _tightness(seen.standing):
+        seen.standing = standing
     if standing.is_allowed:
         return
-    services.metrics.limited(bucket.kind).inc()
+    services.metrics.limited.add(bucket.kind)
     if standing.is_first_refusal:
         # Once per bucket, window and process: who is refused a million times must not write a million rows.
         tenant, actor = (principal.tenant, principal.actor) if principal else ("", "anonymous")

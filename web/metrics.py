@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from functools import cache
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.identity import Identity
@@ -18,6 +23,50 @@ from web.tail import Tail
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _ASK_S = 2.0
+_LE = [*map(floatToGoString, _SECONDS), "+Inf"]
+
+
+class Count(Collector):
+    """A counter by labels. Several count per request, so it is plain numbers: one thread counts and is asked."""
+
+    def __init__(self, name: str, help_text: str, labels: tuple[str, ...], registry: CollectorRegistry) -> None:
+        self._name, self._help, self._labels = name, help_text, labels
+        self._values: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        registry.register(self)
+
+    def add(self, *labels: str, count: int = 1) -> None:
+        """Counts; the labels' values in their order."""
+        self._values[labels] += count
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """For the registry."""
+        family = CounterMetricFamily(self._name, self._help, labels=self._labels)
+        for labels, value in self._values.items():
+            family.add_metric(labels, value)
+        yield family
+
+
+class Seconds(Collector):
+    """A histogram of times by operation, as plain as :class:`Count`."""
+
+    def __init__(self, name: str, help_text: str, registry: CollectorRegistry) -> None:
+        self._name, self._help = name, help_text
+        self._counts: defaultdict[str, list[int]] = defaultdict(lambda: [0] * len(_LE))
+        self._sums: defaultdict[str, float] = defaultdict(float)
+        registry.register(self)
+
+    def add(self, operation: str, seconds: float) -> None:
+        """Counts one request."""
+        self._counts[operation][bisect_left(_SECONDS, seconds)] += 1
+        self._sums[operation] += seconds
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """For the registry."""
+        family = HistogramMetricFamily(self._name, self._help, labels=("operation",))
+        for operation, counts in self._counts.items():
+            buckets = list(zip(_LE, map(float, accumulate(counts)), strict=True))
+            family.add_metric((operation,), buckets, self._sums[operation])
+        yield family
 
 
 class Metrics:
@@ -27,26 +76,12 @@ class Metrics:
         self, tail: Tail, commands: CommandLog, identity: Identity, events: EventParts, answers: Answers
     ) -> None:
         self._registry = CollectorRegistry()
-        labels = ("operation", "method", "status")
-        requests = Counter("aura_http_requests", "Answered requests.", labels, registry=self._registry)
-        seconds = Histogram(
-            "aura_http_request_seconds",
-            "Time to answer, waits included.",
-            ("operation",),
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        accepted = Counter(
-            "aura_http_commands_accepted", "Commands acknowledged by Kafka.", ("type",), registry=self._registry
-        )
-        outcomes = Counter("aura_http_outcomes", "Answers to commands.", ("type", "outcome"), registry=self._registry)
-        limited = Counter("aura_http_limited", "Requests above a limit.", ("kind",), registry=self._registry)
-        # Of labels to the one that counts: several are counted per request, and finding one costs more than counting.
-        self.requests: Callable[..., Counter] = cache(requests.labels)
-        self.seconds: Callable[..., Histogram] = cache(seconds.labels)
-        self.accepted: Callable[..., Counter] = cache(accepted.labels)
-        self.outcomes: Callable[..., Counter] = cache(outcomes.labels)
-        self.limited: Callable[..., Counter] = cache(limited.labels)
+        registry = self._registry
+        self.requests = Count("aura_http_requests", "Answered requests.", ("operation", "method", "status"), registry)
+        self.seconds = Seconds("aura_http_request_seconds", "Time to answer, waits included.", registry)
+        self.accepted = Count("aura_http_commands_accepted", "Commands acknowledged by Kafka.", ("type",), registry)
+        self.outcomes = Count("aura_http_outcomes", "Answers to commands.", ("type", "outcome"), registry)
+        self.limited = Count("aura_http_limited", "Requests above a limit.", ("kind",), registry)
         gauges = {
             "aura_http_tail_kept_lines": ("Journal lines kept until Postgres has them.", lambda: len(tail.recent)),
             "aura_http_tail_units_read": ("Journal records read since the start.", lambda: tail.recent.units),

@@ -6,8 +6,9 @@ repeat, which meets the transaction as it is now, gets the answer that the first
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from aura_stream.domain.assets import format_amount, parse_amount
 from aura_stream.domain.ids import parse_account_id
@@ -33,8 +34,7 @@ _ENDS_IT = frozenset({"deposit.reject", "transaction.reject", "transaction.resol
 """Actions after which `failed` is what was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """An HTTP answer before its headers: 200, 201, or 202 with the state so far."""
 
     status: int
@@ -42,8 +42,7 @@ class Answer:
     is_replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One event of a transaction as an answer needs it; `seq` 0 when it is not known."""
 
     seq: int

@@ -12,7 +12,7 @@ from aiohttp import web
 from aura_stream.domain.ids import derived_id, id_text, record_key
 from aura_stream.journal import AccountLine, AnswerLine, ChangeLine
 from web.accepted import AcceptedCommand
-from web.call import COMMAND_ID, Call, Wait
+from web.call import Call, Wait
 from web.commands import SUBMITS, Prepared, prepare
 from web.outcomes import (
     REPLAYED,
@@ -31,6 +31,7 @@ from web.outcomes import (
 from web.pause_views import views_of
 from web.problems import Problem
 from web.recent import Outcome
+from web.seen import SEEN
 from web.views import TransactionView, newest
 
 RETRY_AFTER_S = 1
@@ -61,14 +62,18 @@ async def submit(
         data=data,
     )
     command, services, wait = prepared.command, call.services, call.wait
-    call.request[COMMAND_ID] = command.id
-    with services.accepted.first(command.tenant, command.customer, command.idempotency_key):
+    call.request[SEEN].command_id = command.id
+    key = (command.tenant, command.customer, command.idempotency_key)
+    services.accepted.begin(key)
+    try:
         if wait.seconds:
             answer = await _wait(call, prepared, wait)
         else:
             await _produce(call, prepared)
             answer = accepted(prepared)
-    services.metrics.outcomes(command.type, str(answer.status)).inc()
+    finally:
+        services.accepted.end(key)
+    services.metrics.outcomes.add(command.type, str(answer.status))
     return _response(prepared, answer, wait)
 
 
@@ -78,7 +83,7 @@ async def _produce(call: Call, prepared: Prepared) -> None:
     headers = [("aura-request-id", call.request_id.encode()), _SOURCE]
     key = record_key(command.tenant, command.customer)
     partition, offset = await services.commands.append(key, prepared.value, headers)
-    services.metrics.accepted(command.type).inc()
+    services.metrics.accepted.add(command.type)
     if prepared.is_submit:
         about = AcceptedCommand(command.tenant, command.customer, SUBMITS[command.type], command.id, partition, offset)
         services.accepted.add(prepared.subject, about)
@@ -94,7 +99,7 @@ async def _wait(call: Call, prepared: Prepared, wait: Wait) -> Answer:
         try:
             return await _answer(call, prepared, waiting)
         except Problem as problem:
-            services.metrics.outcomes(command.type, problem.code).inc()
+            services.metrics.outcomes.add(command.type, problem.code)
             if wait.applied:
                 problem.headers["Preference-Applied"] = wait.applied
             raise

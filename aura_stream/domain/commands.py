@@ -701,7 +701,13 @@ def parse_time(text: str) -> int:
 @lru_cache(maxsize=1 << 10)
 def format_time(milliseconds: int) -> str:
     """RFC 3339 with milliseconds, in UTC: ``2026-11-20T10:00:00.000Z``."""
-    return (_EPOCH + milliseconds * _MILLISECOND).isoformat(timespec="milliseconds")[:-6] + "Z"
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{_to_seconds(seconds)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=1 << 8)
+def _to_seconds(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat(timespec="seconds")[:-6]
 
 
 def fingerprint(command: Command) -> str:

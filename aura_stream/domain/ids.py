@@ -23,7 +23,7 @@ ACCOUNT_NAME_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
 _customer = re.compile(CUSTOMER_PATTERN)
 _account = re.compile(ACCOUNT_ID_PATTERN)
 _uuid = re.compile(UUID_PATTERN)
-_namespace = NAMESPACE.bytes
+_namespaced = sha1(NAMESPACE.bytes, usedforsecurity=False)
 
 
 class AccountId(NamedTuple):
@@ -64,9 +64,9 @@ def derived_id(tenant: str, customer: str, idempotency_key: str) -> bytes:
 
     The same as ``uuid.uuid5`` (RFC 9562, section 5.5), without its object: this runs once per command.
     """
-    digest = bytearray(
-        sha1(_namespace + f"{tenant}/{customer}/{idempotency_key}".encode(), usedforsecurity=False).digest()[:16]
-    )
+    hashed = _namespaced.copy()
+    hashed.update(f"{tenant}/{customer}/{idempotency_key}".encode())
+    digest = bytearray(hashed.digest()[:16])
     digest[6] = digest[6] & 0x0F | 0x50
     digest[8] = digest[8] & 0x3F | 0x80
     return bytes(digest)

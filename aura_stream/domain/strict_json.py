@@ -14,6 +14,21 @@ def refuse_twice(value: bytes) -> None:
     _read(value.decode())
 
 
+def is_once(value: bytes, read: dict[str, Any]) -> bool:
+    """Whether every name surely stands once in an object that was read from `value`; False: :func:`refuse_twice` knows.
+
+    There are two quotes around each name and each text. A name more, or an escaped quote, would be quotes more. For
+    objects of texts only, which is what nearly all commands are.
+    """
+    quotes = 2 * len(read)
+    for one in read.values():
+        if isinstance(one, str):
+            quotes += 2
+        elif one is not None:
+            return False
+    return value.count(b'"') == quotes
+
+
 def _once(members: list[tuple[str, Any]]) -> None:
     names = {name for name, _ in members}
     if len(names) != len(members):

@@ -12,6 +12,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from aura_stream.identity import repository
 from aura_stream.identity.database import Database, IdentityUnavailable
 from aura_stream.identity.subjects import Subjects
@@ -29,8 +31,7 @@ _QUEUE_MAX: Final = 10_000
 _BATCH_MAX: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """Where a request comes from."""
 
     request_id: str = ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final, Literal, get_args
 
 from aura_stream.domain.reasons import Refused
@@ -137,7 +138,12 @@ def reach(principal: Principal, action: str) -> Reach:
     """How far `principal` may go with `action`: the furthest of its roles, nothing beyond its scopes."""
     if principal.scopes is not None and action not in principal.scopes:
         return Reach.NONE
-    return max([_REACH[role, action] for role in principal.roles], default=Reach.NONE)
+    return _furthest(principal.roles, action)
+
+
+@lru_cache(maxsize=1 << 12)
+def _furthest(roles: tuple[str, ...], action: str) -> Reach:
+    return max([_REACH[role, action] for role in roles], default=Reach.NONE)
 
 
 def may(principal: Principal, action: str, *, tenant: str, customer: str = "") -> bool:
