@@ -49,7 +49,7 @@ coverage: setup ## Run tests and say which lines they do not reach (ARGS="tests/
 	@$(BIN)/python -m pytest -m "not long" --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 faults: setup ## Run each fault of the matrix by itself, on three brokers (about ten minutes)
-	@$(BIN)/python -m pytest -m long tests/torture $(ARGS)
+	@$(BIN)/python -m pytest -m long tests/torture tests/engine $(ARGS)
 
 check: setup ## Formatting, lint, types, direction of imports
 	@$(BIN)/ruff format --check .

@@ -57,6 +57,25 @@ async def started(bootstrap: str, transactional_id: str, *topics: str) -> Transa
     return producer
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_a_producer_whose_epochs_are_used_up_goes_on_under_the_id_that_the_broker_gives(
+    kafka: Any, prefix: str
+) -> None:
+    """Each transaction takes an epoch of 16 bits (KIP-890), so a busy shard comes here within half an hour."""
+    topic = declared(prefix)[0].name
+    producer = await started(kafka.bootstrap, prefix, topic)
+    ends = [(await producer.commit(producer.build([message(topic, b"%d" % n)])))[topic, 0] for n in range(33_000)]
+    assert ends == list(range(1, 66_000, 2)), "a record and a marker each"
+    other = await started(kafka.bootstrap, prefix, topic)
+    with pytest.raises((Fenced, CommitFailed)):
+        await producer.commit(producer.build([message(topic, b"late")]))
+    await other.commit(other.build([message(topic, b"next")]))
+    assert (await values(kafka.bootstrap, topic))[-2:] == [b"32999", b"next"]
+    await producer.abandon()
+    await other.stop()
+
+
 async def test_a_unit_is_one_transaction_and_its_ends_are_known(kafka: Any, prefix: str, protocol: str) -> None:
     journal, changelog = f"{prefix}-journal", f"{prefix}-changelog"
     producer = await started(kafka.bootstrap, f"{prefix}-0", journal, changelog)
