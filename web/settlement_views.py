@@ -42,6 +42,7 @@ WAITING: Final[dict[str, Waiting]] = {
     "tokens_held": Waiting("chain", "The burn to be signed."),
     "burn_broadcast": Waiting("chain", "A block with the burn."),
     "burn_confirming": Waiting("chain", "Enough blocks upon the burn."),
+    "tokens_received": Waiting("chain", "The tokens to be moved from the deposit address to our custody."),
     "payout_submitting": Waiting("bank", "The bank to take it in. Without an answer it is asked, never sent again."),
     "payout_submitted": Waiting("bank", "The bank to settle it."),
 }

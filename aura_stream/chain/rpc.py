@@ -332,11 +332,13 @@ class ChainNode:
     ) -> list[TokenEvent]:
         """Mints and burns of a token in blocks ``first`` to ``last``, oldest first; only of ``references`` if given."""
         wanted = None if references is None else ["0x" + ref.hex() for ref in references]
-        return await self._events(contract, first, last, [[token.MINTED, token.BURNED], None, wanted])
+        found = await self._events(contract, first, last, [[token.MINTED, token.BURNED], None, wanted])
+        return [event for event in found if event.kind != "transferred"]
 
     async def transfers(self, contract: str, first: int, last: int) -> list[TokenEvent]:
         """All that has moved of a token in blocks ``first`` to ``last``, mints and burns too, oldest first."""
-        return await self._events(contract, first, last, [token.TRANSFERRED])
+        found = await self._events(contract, first, last, [token.TRANSFERRED])
+        return [event for event in found if event.kind == "transferred"]
 
     async def _events(self, contract: str, first: int, last: int, topics: list[object]) -> list[TokenEvent]:
         found: list[TokenEvent] = []

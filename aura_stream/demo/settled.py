@@ -64,6 +64,7 @@ LABELS: Final[dict[str, str]] = {
     "mint_broadcast": "mint is sent",
     "mint_confirming": "mint is in a block",
     "returning": "tokens are clawed back",
+    "tokens_received": "tokens come back",
     "tokens_held": "burn waits",
     "burn_broadcast": "burn is sent",
     "burn_confirming": "burn is in a block",

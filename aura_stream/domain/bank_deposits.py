@@ -28,6 +28,7 @@
     completed ──returned──▶ returning ──burnt──▶ returned     (nothing to burn: returned at once)
     completed ──reorged──▶ completed ──confirmed──▶ completed (journals only; no customer, no status)
     completed ──lost──▶ mint_lost                             (returned: the tokens can never land)
+    mint_lost ──mint_again──▶ mint_lost ──confirmed──▶ mint_lost   (what was spent is minted after all: journals only)
 
     tokens_received ──swept──▶ completed                      (tokens that come back from outside: `redemptions.py`)
 
@@ -47,6 +48,7 @@
        a return that fits nothing (a second one, another amount)   suspense / trust
        reorged         unconfirmed / custody, and back
        lost            token available / unconfirmed, reserve / fiat available; the rest: receivable:chain / unconfirmed
+       minted again    unconfirmed / receivable:chain, then as after `reorged`; it fails: receivable:chain / unconfirmed
 
 Invariants
     BD1  tokens are asked for only against fiat that has settled, once per round, under a reference of their own
@@ -319,6 +321,8 @@ def resolve(case: Case, outcome: str, operator: str) -> Settled:
     if outcome == "mint_again" and is_waiting and s.is_dead and t.state in _HOLDS_FIAT and not s.returned_by:
         case = case._replace(settlement=msgspec.structs.replace(s, round=s.round + 1, is_dead=False, hash=""))
         return _queue(case)
+    if outcome == "mint_again" and _is_lost(case):
+        return _lost_again(case)
     if outcome == "burn_again" and t.state == "returning" and s.is_dead:
         case = case._replace(settlement=msgspec.structs.replace(s, round=s.round + 1, is_dead=False))
         status = t.status if t.status in TERMINAL else PROCESSING
@@ -329,6 +333,33 @@ def resolve(case: Case, outcome: str, operator: str) -> Settled:
             chain_requests=(_return_burn(case, s.clawed),),
         )
     raise Refused("invalid_state_transition", f"{outcome} is no way out of {t.status}/{t.state}")
+
+
+def _is_lost(case: Case) -> bool:
+    """Whether tokens that a customer has had can never land: what was spent of them, or all that went outside."""
+    t, s = case.transaction, case.settlement
+    is_outside = t.state == "completed" and s.is_credited and bool(s.address)
+    return s.is_dead and (is_outside or (t.state == "mint_lost" and s.back > 0))
+
+
+def _lost_again(case: Case) -> Settled:
+    """Tokens that were credited and lost are asked for once more; until they land they are unconfirmed."""
+    t, s = case.transaction, case.settlement
+    amount = _credited(s)
+    asked = Mint(case.id, t.tenant, t.customer, mint_reference(case, s.round + 1), s.token, amount, s.address)
+    return same_state(
+        *(case, "deposit.minting_again"),
+        journals=journal(s.token, moved(unconfirmed(s), never_landed(s), amount)) if s.token_account else (),
+        chain_requests=(asked,),
+        round=s.round + 1,
+        is_dead=False,
+        is_unconfirmed=True,
+    )
+
+
+def _credited(s: Settlement) -> int:
+    """Tokens that are to be on the chain because they were credited."""
+    return s.back or tokens(s, s.amount - s.fee)
 
 
 def _suspense_refunded(case: Case) -> Settled:
@@ -648,7 +679,7 @@ def _needed_again(case: Case, decided: Settled) -> dict[str, Account]:
 def chain_fact(case: Case, fact: ChainFact) -> Settled | None:
     """What became of the mint, a claw-back's burn, or a sweep; None when it says nothing new."""
     t, s = case.transaction, case.settlement
-    if fact.step == "sweep":
+    if t.asset == s.token:
         return redemptions.swept(case, fact)
     if fact.step == "burn":
         return _burn_fact(case, fact) if fact.reference == burn_reference(case) else None
@@ -719,7 +750,9 @@ def gas_paid(s: Settlement, gas: int) -> tuple[Booking, ...]:
 def _after_credit(case: Case, fact: ChainFact) -> Settled | None:
     """A credited mint whose block is lost: our own accounts only, as long as it can still land."""
     t, s = case.transaction, case.settlement
-    amount = tokens(s, s.amount - s.fee)
+    amount = _credited(s)
+    if s.is_dead:
+        return None
     if fact.kind == REORGED and not s.is_unconfirmed:
         journals = journal(s.token, moved(unconfirmed(s), custody(s), amount)) if s.token_account else ()
         return same_state(case, "deposit.mint_reorged", journals=journals, is_unconfirmed=True)
@@ -727,8 +760,12 @@ def _after_credit(case: Case, fact: ChainFact) -> Settled | None:
         journals = journal(s.token, moved(custody(s), unconfirmed(s), amount)) if s.token_account else ()
         hash_ = fact.hash or s.hash
         return same_state(case, "deposit.mint_reconfirmed", journals=journals, is_unconfirmed=False, hash=hash_)
-    if fact.kind != LOST or s.is_dead:
+    if fact.kind not in (LOST, FAILED_FOR_GOOD):
         return None
+    held_in = unconfirmed(s) if s.is_unconfirmed else custody(s)
+    if t.state == "mint_lost":
+        journals = journal(s.token, moved(never_landed(s), held_in, amount))
+        return same_state(case, "deposit.mint_lost", journals=journals, is_dead=True, is_unconfirmed=False)
     if t.state != "completed" or not s.token_account:
         # A claw-back is under way, or the tokens were never with us: a person must look at both books.
         return same_state(case, "deposit.break_opened", is_dead=True)
@@ -736,7 +773,6 @@ def _after_credit(case: Case, fact: ChainFact) -> Settled | None:
     clawed = min(available(case, s.token_account), amount) // one * one
     if not is_there(case, s.account):
         clawed = 0
-    held_in = unconfirmed(s) if s.is_unconfirmed else custody(s)
     journals = journal(
         s.token, moved(s.token_account, held_in, clawed), moved(never_landed(s), held_in, amount - clawed)
     ) + journal(s.fiat, moved(reserve(s), s.account, clawed // one))
@@ -744,6 +780,7 @@ def _after_credit(case: Case, fact: ChainFact) -> Settled | None:
         *(case, "deposit.mint_lost", STATUS_RETURNED, "mint_lost"),
         reason="mint_lost",
         journals=journals,
+        back=amount - clawed,
         is_dead=True,
         is_unconfirmed=False,
     )

@@ -63,7 +63,7 @@ def begin(news: TokensIn, account: Account | None, at: int) -> Settled:
 def swept(case: Case, fact: ChainFact) -> Settled | None:
     """What became of the sweep; None when it says nothing new."""
     t, s = case.transaction, case.settlement
-    if t.state != "tokens_received" or s.booked:
+    if fact.step != "sweep" or t.state != "tokens_received" or s.booked:
         return None
     if fact.kind == STUCK:
         return attention(case, "chain_stuck")

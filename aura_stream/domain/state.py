@@ -132,7 +132,7 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True):
     returned_by: str = ""  # id of the fact that returned it
     clawed: int = 0  # minor units of the token that are being burnt for a return
     suspense: int = 0  # money that came (or left) and could not be matched
-    back: int = 0  # of a payout that came back: what may be paid out or minted once more
+    back: int = 0  # of a payout that came back: what may be paid out or minted once more; of a lost mint: tokens spent
     is_credited: bool = False  # D4 is booked
     is_unconfirmed: bool = False  # the mint's block was lost after D4
     is_dead: bool = False  # the mint or burn can definitely not land any more

@@ -13,13 +13,13 @@ from agents.chain_lanes import ChainLanes, Look, Send
 from aura_stream.chain.signer import SigningKey
 from aura_stream.domain.ids import chain_lane_key, chain_reference
 from aura_stream.domain.lane_news import ENCODE as ENCODE_NEWS
-from aura_stream.domain.lane_news import Cancel, ChainNews, Looked, Release, Sent, Sighting
+from aura_stream.domain.lane_news import AddressWanted, Arrival, Cancel, ChainNews, Looked, Release, Sent, Sighting
 from aura_stream.domain.lane_requests import ENCODE, ChainRequest, Mint, SetPause, StatementRead
-from aura_stream.domain.lanes.lines import AttemptLine, CancelLine, LaneLine, LaneRecord, Line, ReleaseLine
+from aura_stream.domain.lanes.lines import AddressLine, AttemptLine, CancelLine, LaneLine, LaneRecord, Line, ReleaseLine
 from aura_stream.domain.lanes.minter import Job
 from aura_stream.domain.lanes.rules import LaneRules
 from aura_stream.domain.pauses import Pause, Scope
-from aura_stream.domain.signals import ChainFact, Signal
+from aura_stream.domain.signals import ChainFact, Signal, TokensIn
 from aura_stream.domain.state import SettlementRules
 from aura_stream.engine.driver import LogRecord
 from aura_stream.engine.partitioner import Partitioner
@@ -300,3 +300,63 @@ def test_l51_a_broadcast_that_a_crash_has_cut_off_is_ended_by_what_a_look_sees()
     assert attempts(lines) == [(job.hashes[0], 1, "ended", "taken"), (job.hashes[0], 2, "ended", "taken")]
     late, _ = world.tell(Sent(MINT.reference, job.hashes[0], 2))
     assert attempts(late) == [], "an attempt ends once"
+
+
+def test_a04_each_log_to_a_deposit_address_is_swept_once_and_again_until_it_lands() -> None:
+    world = LaneWorld()
+    world.look()
+    world.tell(AddressWanted("default", "alice:AUSD"))
+    assert world.look()[1] == 1
+    (deploy,) = world.jobs()
+    assert (deploy.step, deploy.nonce) == ("deploy", 2)
+    lines, wishes = world.seen(3, Sighting(deploy.reference, deploy.hashes[0], 90, ok=True))
+    (alice,) = [one for one in lines if isinstance(one, AddressLine)]
+    lines, wishes = world.tell(AddressWanted("default", "bob:AUSD"))
+    (bob,) = [one for one in lines if isinstance(one, AddressLine)]
+    assert (alice.account, bob.account) == ("alice:AUSD", "bob:AUSD") and alice.address != bob.address
+    again, _ = world.tell(AddressWanted("default", "alice:AUSD"))
+    assert not [one for one in again if isinstance(one, AddressLine)], "it has its address for good"
+    assert [one.scan_from for one in wishes if isinstance(one, Look)] == [101], "nobody knew of it before"
+
+    arrivals = [
+        Arrival("0xa", 0, 110, alice.address, 25),
+        Arrival("0xa", 1, 110, alice.address, 7),
+        Arrival("0xb", 0, 111, "0x52908400098527886E0F7030069857D2E4169EE7", 99),
+    ]
+    told = Looked("1:0xa", 1, 200, 190, 3, 3, 10, 1, 0, [], 101, 190, arrivals)
+    _, wishes = world.tell(told)
+    received = [one for one in world.told if isinstance(one, TokensIn)]
+    assert [(one.account, one.amount) for one in received] == [("alice:AUSD", 25), ("alice:AUSD", 7)]
+    assert len({one.transaction_id for one in received}) == 2, "two logs of one transaction are two"
+    assert sum(isinstance(one, Send) for one in wishes) == 2
+    # The same blocks again, by a look that was late or came twice: nothing.
+    world.tell(told)
+    assert not world.told
+    world.tell(msgspec.structs.replace(told, scanned_from=150, scanned=200))
+    assert not world.told
+
+    # One lands. The other's nonce is used up by nothing of ours: it is asked for under another one.
+    _, first, second = world.jobs()
+    ends = (Sighting(first.reference, first.hashes[0], 190, ok=True), Sighting(second.reference))
+    world.tell(Looked("1:0xa", 1, 200, 195, 5, 5, 10, 1, 0, list(ends)))
+    assert [(one.step, one.kind) for one in world.told if isinstance(one, ChainFact)] == [("sweep", "confirmed")]
+    *_, dead, third = world.jobs()
+    assert (dead.state, third.state, third.amount, third.nonce) == ("dead", "signed", 7, 5)
+    assert third.transaction_id == dead.transaction_id and third.reference != dead.reference
+
+
+def test_a06_a_contract_whose_transfers_are_paused_is_not_asked_to_sweep() -> None:
+    world = LaneWorld()
+    world.look()
+    world.tell(AddressWanted("default", "alice:AUSD"))
+    world.look()
+    (deploy,) = world.jobs()
+    lines, _ = world.seen(3, Sighting(deploy.reference, deploy.hashes[0], 90, ok=True))
+    (alice,) = [one for one in lines if isinstance(one, AddressLine)]
+    world.pause(Scope(chain="local", type="transfer"))
+    arrivals = [Arrival("0xa", 0, 110, alice.address, 25)]
+    world.tell(Looked("1:0xa", 1, 200, 190, 3, 3, 10, 1, 0, [], 101, 190, arrivals))
+    assert [job.step for job in world.jobs()] == ["deploy", "pause"]
+    world.lift()
+    world.tell(Looked("1:0xa", 1, 200, 190, 3, 3, 10, 1, 0))
+    assert [job.step for job in world.jobs()] == ["deploy", "pause", "pause", "sweep"]
