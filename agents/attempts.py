@@ -52,6 +52,10 @@ ON CONFLICT (lane) DO UPDATE SET
     breaker = excluded.breaker, failures = excluded.failures, stopped = excluded.stopped,
     changed_at = excluded.changed_at, held_back = excluded.held_back, figures = excluded.figures
 """
+_LANE_SEEN: Final = """
+INSERT INTO settlement.lanes (lane, breaker, failures, stopped, changed_at) VALUES ($1, $2, 0, '', $3)
+ON CONFLICT DO NOTHING
+"""
 _RELEASE: Final = """
 INSERT INTO settlement.lane_releases (release_id, lane, stopped, operator, outcome, at) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING
@@ -195,6 +199,9 @@ async def _write_line(
         await connection.execute(_ADDRESS, line.lane, line.address, line.tenant, line.account, at)
         return
     ended = at if line.state == "ended" else None
+    if line.number == 1 and ended is None:
+        # A lane on which nothing has ever gone wrong is to be seen too.
+        await connection.execute(_LANE_SEEN, line.lane, line.breaker, at)
     await connection.execute(
         _ATTEMPT,
         *(line.lane, line.reference, line.number, line.kind, line.transaction_id, line.tenant, line.step),

@@ -130,6 +130,11 @@ class Settings(BaseSettings):
     mode: Literal["sandbox", "live"] = Field(
         "sandbox", description="`sandbox`: play money, simulated banks. `live` refuses unsafe defaults."
     )
+    profile: Literal["all", "settlement"] = Field(
+        "all",
+        description="`settlement`: banks and chain alone. The API has no routes of the other systems (transfers, "
+        "holds, webhooks, batches, privacy, their paths), and `aura up` does not start their role.",
+    )
     home: Path = Field(Path(".aura"), description="Directory for data, logs, pid files and the env file.")
     kafka_bootstrap: str = Field(
         "", description="Kafka brokers, `host:port[,host:port...]`; default: 127.0.0.1:<kafka_port>."

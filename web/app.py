@@ -206,8 +206,8 @@ _NAME_OF_STATUS = {
 
 def create_app(settings: Settings, services: Services | None = None) -> web.Application:
     """The application. Raises :class:`ContractMismatch` when contract and handlers differ."""
-    contract = load_contract()
-    contract.compare(HANDLERS)
+    load_contract().compare(HANDLERS)
+    contract = load_contract(settings.profile)
     services = services or make_services(settings)
     names: dict[Any, str] = {}
     app = web.Application(middlewares=[_answering(services, names)], client_max_size=BATCH_BODY_MAX)

@@ -7,7 +7,7 @@ the table of aliases are added when it is read; they are checked against the ope
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,10 +20,15 @@ import yaml
 from aura_stream.domain.ids import parse_account_id
 from aura_stream.domain.reasons import Invalid, Refused
 from aura_stream.identity.permissions import ACTIONS, PUBLIC
-from web.aliases.document import add_aliases, resolved
+from web.aliases.document import WORDS, add_aliases, resolved
 from web.problems import FieldError, Problem
 
 CONTRACT_FILE = Path(__file__).with_name("openapi.yaml")
+SETTLEMENT = frozenset({
+    *("accounts", "deposits", "withdrawals", "transactions", "operations", "reconciliation", "lanes", "events"),
+    *("auth", "users", "tenants", "system", f"alias: {WORDS['aura']}"),
+})  # fmt: skip
+"""Tags of what the profile `settlement` serves: fiat into stablecoins and back, and who may ask for it."""
 METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
 
 _OF_THE_DOOR = {"408": "RequestTimeout", "429": "TooManyRequests"}
@@ -194,10 +199,12 @@ class Contract:
 
 
 @cache
-def load_contract() -> Contract:
-    """The contract, read and compiled once per process."""
+def load_contract(profile: str = "all") -> Contract:
+    """The contract, or what a profile serves of it; read and compiled once per process."""
     document: dict[str, Any] = yaml.load(CONTRACT_FILE.read_bytes(), Loader=yaml.CSafeLoader)
     add_aliases(document)
+    if profile == "settlement":
+        _keep(document, lambda tag: tag in SETTLEMENT)
     operations = {}
     for path, item in document["paths"].items():
         for method in METHODS:
@@ -210,6 +217,17 @@ def load_contract() -> Contract:
                     raise ContractMismatch(f"operationId {operation.id} stands twice in {CONTRACT_FILE.name}")
                 operations[operation.id] = operation
     return Contract(document, orjson.dumps(document), operations)
+
+
+def _keep(document: dict[str, Any], is_kept: Callable[[str], bool]) -> None:
+    """Takes out all operations with a tag that is not kept, and paths without any."""
+    document["tags"] = [tag for tag in document["tags"] if is_kept(tag["name"])]
+    paths = {}
+    for path, item in document["paths"].items():
+        kept = {name: one for name, one in item.items() if name not in METHODS or all(map(is_kept, one["tags"]))}
+        if kept.keys() & set(METHODS):
+            paths[path] = kept
+    document["paths"] = paths
 
 
 def _operation(document: dict[str, Any], path: str, method: str, item: dict[str, Any]) -> Operation:

@@ -49,7 +49,7 @@ async def get_liveness(call: Call) -> web.Response:
 
 async def get_contract(call: Call) -> web.Response:
     """GET /openapi.json."""
-    return web.Response(body=load_contract().json, content_type="application/json")
+    return web.Response(body=load_contract(call.services.settings.profile).json, content_type="application/json")
 
 
 async def _dependencies(call: Call) -> dict[str, dict[str, Any]]:

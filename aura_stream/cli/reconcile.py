@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from prometheus_client import CollectorRegistry, start_http_server
 from rich.console import Console
-from rich.table import Table
 
 from aura_stream.chain.setup import token_address
 from aura_stream.chain.signer import SigningKey, derived, load_key
@@ -20,6 +19,7 @@ from aura_stream.cli import CHECK_FAILED, COULD_NOT, emit, paint, say
 from aura_stream.cli.api_client import ApiClient
 from aura_stream.cli.api_client import run as run_client
 from aura_stream.cli.db import run
+from aura_stream.cli.tables import table
 from aura_stream.domain.reconciliation import MEANING, RESOLUTIONS
 from aura_stream.domain.settlement import TOKENS
 from aura_stream.ledger.connection import RECONCILER, connect
@@ -128,13 +128,13 @@ def breaks(
     if json:
         emit(found)
     else:
-        table = Table("break", "kind", "amount", "about", "open for", "owner", "status")
+        shown = table("", "break", "kind", "amount", "about", "open for", "owner", "status", whole=("kind",))
         for one in found:
-            about = one["detail"] + (f" ({one['transaction_id']})" if one["transaction_id"] else "")
+            about = one["detail"] + (f"\n{one['transaction_id']}" if one["transaction_id"] else "")
             amount = f"{one['amount']} {one['asset']}"
             row = (str(one["id"]), one["kind"], amount, about, _age(one["age_s"]), one["owner"] or "-")
-            table.add_row(*row, one["resolution"] or "open")
-        Console().print(table)
+            shown.add_row(*row, one["resolution"] or "open")
+        Console().print(shown)
     if any(one["status"] == "open" for one in found):
         raise typer.Exit(CHECK_FAILED)
 
@@ -293,15 +293,15 @@ def _show(outcome: Outcome) -> None:
     report = outcome.report
     console = Console()
     if report["accounts"]:
-        table = Table("account", "close of", "bank", "ledger", "difference", "unexplained")
+        accounts = table("", "account", "close of", "bank", "ledger", "difference", "unexplained")
         for one in report["accounts"]:
             row = (one["account"], one["day"], one["closing_balance"], one["ledger_balance"])
-            table.add_row(*row, one["difference"], one["unexplained"])
-        console.print(table)
-    table = Table("token", "owed", "supply", "in flight", "unexplained", "in custody", "at our address")
+            accounts.add_row(*row, one["difference"], one["unexplained"])
+        console.print(accounts)
+    tokens = table("", "token", "owed", "supply", "in flight", "unexplained", "in custody", "at our address")
     for one in report["tokens"]:
         ours = one["custody"] or {"booked": "-", "balance": "not asked"}
-        table.add_row(
+        tokens.add_row(
             *(
                 one["token"],
                 one["owed"],
@@ -311,7 +311,7 @@ def _show(outcome: Outcome) -> None:
             ),
             *(ours["booked"], ours["balance"]),
         )
-    console.print(table)
+    console.print(tokens)
     for break_id, finding in outcome.opened:
         print(f"{paint('break', 'red')} {break_id}: {finding.kind}: {finding.detail}")
     print(_line(outcome))

@@ -45,6 +45,9 @@ DATA = ("kafka", "postgres", "state", "log", "run", "api_key", "mock-bank", "cha
 def up(
     ledgers: Annotated[int, typer.Option(min=1, max=64, help="Ledger workers.")] = 1,
     sinks: Annotated[int, typer.Option(min=1, max=64, help="Sink workers (journal to Postgres).")] = 1,
+    profile: Annotated[
+        str, typer.Option(help="`settlement`: banks and chain alone, without the other systems' routes and role.")
+    ] = "",
 ) -> None:
     """Start everything on this machine and return when it is ready.
 
@@ -53,7 +56,7 @@ def up(
     their connectors and `aura reconcile --watch`; AURA_SETTLEMENT=false leaves all of it out. Safe to repeat: what runs
     already is left alone.
     """
-    _start(_stack(), ledgers, sinks)
+    _start(_stack(load_settings(profile=profile) if profile else None), ledgers, sinks)
 
 
 def _start(stack: LocalStack, ledgers: int, sinks: int) -> None:
@@ -78,7 +81,7 @@ def _start(stack: LocalStack, ledgers: int, sinks: int) -> None:
         if has_command("topics"):
             _line("topics", lambda: stack.run_once("topics", "apply"))
         roles = [("ledger", slot) for slot in range(ledgers)] + [("sink", slot) for slot in range(sinks)]
-        roles += [("events", 0), ("webhooks", 0)]
+        roles += [("events", 0)] + ([("webhooks", 0)] if stack.settings.profile == "all" else [])
         if stack.settings.settlement:
             if stack.settings.mode == "sandbox":
                 _line("mock world", stack.start_settlement)

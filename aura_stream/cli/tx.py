@@ -154,11 +154,9 @@ def _entries(entries: list[dict[str, Any]]) -> Table:
 
 def _attempts(attempts: list[dict[str, Any]]) -> RenderableType:
     """A table for each reference by which the other side knows it; the reference is whole, to be copied."""
-    parts = []
+    parts: list[RenderableType] = []
     for (lane, reference), tries in groupby(attempts, key=lambda one: (one["lane"], one["reference"])):
-        found = table(
-            f"\n{lane}\n{reference}", "#", "tried", "at (UTC)", "took", "answer", "breaker", right=("#", "took")
-        )
+        found = table("", "#", "tried", "at (UTC)", "took", "answer", "breaker", right=("#", "took"))
         for one in tries:
             code = f"{one['code']['code']}: {one['code']['meaning']}" if one["code"] else ""
             http = f"HTTP {one['http_status']}" if one["http_status"] else ""
@@ -169,5 +167,5 @@ def _attempts(attempts: list[dict[str, Any]]) -> RenderableType:
                 *(f"{one['took_ms']} ms" if one["ended_at"] else "", f"{answer} ({about})" if about else answer),
                 one["breaker"],
             )
-        parts.append(found)
+        parts += [Text(f"\n{lane}", "italic"), Text(reference, "italic"), found]
     return Group(*parts)

@@ -87,6 +87,7 @@ class LocalStack:
             "AURA_API_URL": settings.api_url,
             "AURA_API_KEY": self._api_key(),
             "AURA_PARTITIONS": str(settings.partitions),
+            "AURA_PROFILE": settings.profile,
             "AURA_CHAIN_RPC_URL": settings.chain_rpc_url,
         }
 

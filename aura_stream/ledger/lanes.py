@@ -17,7 +17,7 @@ _RELEASES_SHOWN: Final = 20
 
 
 async def every(connection: Connection) -> Sequence[Row]:
-    """The lanes on which something has happened."""
+    """The lanes that have called their bank or chain."""
     return await connection.fetch(f"{_LANES} ORDER BY lane")
 
 

@@ -225,7 +225,8 @@ class Bank:
         if fault == "duplicate":
             self._deliver(n, row["id"], "", "waiting", at)
         if fault == "out_of_order":
-            self.schedule(at + HELD_MS, "release", transfer=row["id"])
+            # Until the event that follows, which may be days away; if none comes, an hour after it should have.
+            self.schedule(max(at, row["due_ms"] or 0) + HELD_MS, "release", transfer=row["id"])
         else:
             self.release(row["id"], at)
         self.changed()

@@ -245,7 +245,7 @@ async def open_entries(connection: Connection, account: Account) -> list[Entry]:
     rows = await connection.fetch(
         """SELECT e.journal_id, e.leg, e.amount, e.effective_at, e.transaction_id::text AS transaction_id, e.tenant_id,
             t.history -> -1 -> 'by_bank' ->> 'bank_reference' AS bank_reference,
-            CASE WHEN t.type = 'suspense' THEN t.idempotency_key END AS fact_id
+            CASE WHEN t.type = 'suspense' THEN split_part(t.idempotency_key, ':', 1) END AS at_bank
         FROM ledger.entries e LEFT JOIN ledger.transactions t USING (transaction_id)
         WHERE e.tenant_id = ANY (ARRAY(SELECT h.tenant_id FROM ledger.house_accounts() h WHERE h.account_id = $1))
             AND e.account_id = $1
@@ -257,7 +257,7 @@ async def open_entries(connection: Connection, account: Account) -> list[Entry]:
     return [
         Entry(
             *(row["journal_id"], row["leg"], int(row["amount"]), row["effective_at"].astimezone(zone).date()),
-            references_of(row["transaction_id"], row["bank_reference"] or "", row["fact_id"] or ""),
+            references_of(row["transaction_id"], row["bank_reference"] or "", row["at_bank"] or ""),
             *(row["transaction_id"], row["tenant_id"]),
         )
         for row in rows

@@ -85,6 +85,8 @@ async def test_a15_every_attempt_outside_is_shown_with_its_transaction_on_bank_a
     assert broadcast["reference"] == shown["settlement"]["hash"]
     assert first["reference"] == third["reference"] and (await town.at_bank("bank-a", third["reference"]))["acted"] == 1
 
+    lanes = {one["lane"]: one for one in (await town.http("GET", "/v1/lanes"))["items"]}
+    assert lanes["bank:bank-a"]["breaker"] == "closed" and lanes["chain:local:AUSD"]["stopped"] is None
     told = await town.aura("tx", "show", id_, COLUMNS="250")
     assert told.returncode == 0, told.stderr
     assert told.stdout.count("not_processed (HTTP 503") == 2 and broadcast["reference"] in told.stdout

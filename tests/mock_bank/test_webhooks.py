@@ -93,15 +93,19 @@ async def test_n20_first_event_comes_after_the_second(client: Client, receiver: 
     assert [hook.transfer["status"] for hook in receiver.hooks] == ["settled", "sent"]
 
 
-async def test_n20_event_that_was_kept_back_comes_alone_after_an_hour(client: Client, receiver: Receiver) -> None:
-    await client.ach("REF-1", "10.77")
+async def test_n20_events_that_were_kept_back_come_an_hour_later_when_none_follows(
+    client: Client, receiver: Receiver
+) -> None:
+    await client.operator("PUT", "/profile", {"rates": {"out_of_order": 10_000}})
+    await client.ach("REF-1", "10.00")
+    await client.pass_time(days=3, seconds=-1800)  # it settles on Monday at 8:30
     await client.pass_time(3_599)
     await client.flush()
-    assert receiver.hooks == []
+    assert (await client.status_by_id("REF-1"))["status"] == "settled" and receiver.hooks == []
     await client.pass_time(1)
     await client.flush()
 
-    assert [hook.type for hook in receiver.hooks] == ["transfer.accepted"]
+    assert [hook.type for hook in receiver.hooks] == ["transfer.accepted", "transfer.settled"]
 
 
 async def test_n29_lost_webhook_is_found_by_asking(client: Client, receiver: Receiver) -> None:

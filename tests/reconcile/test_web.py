@@ -189,7 +189,8 @@ async def test_a13_a17_the_command_line_watches_a_real_bank_and_an_operator_reso
                     assert line
             metrics = ""
             async with asyncio.timeout(30):  # the run that has found it ends a moment later
-                while 'aura_reconcile_open_breaks{kind="missing_in_ledger"} 1.0' not in metrics:
+                count = 'aura_reconcile_open_breaks{kind="missing_in_ledger"}'
+                while count not in metrics or f"{count} 0.0" in metrics:
                     async with session.get(f"http://127.0.0.1:{port}/metrics") as answer:
                         metrics = await answer.text()
                     await asyncio.sleep(0.1)

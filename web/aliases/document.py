@@ -13,7 +13,7 @@ from web.aliases.table import ALIASES, Alias
 SCHEMAS_FILE = Path(__file__).with_name("schemas.yaml")
 _METHODS = ("get", "post", "put", "patch", "delete")
 _TIME = "2026-11-20T10:00:00.000Z"
-_WORDS = {
+WORDS = {
     "aura": "Project Aura",
     "aurix": "Aurix",
     "ledgerbank": "LedgerBank",
@@ -51,7 +51,7 @@ def add_aliases(document: Json) -> None:
         item[alias.method.lower()] = _operation(document, alias, *operations[alias.operation])
     document["tags"] += [
         {"name": f"alias: {word}", "description": f"The paths and shapes of {word}, served by the operations above."}
-        for word in _WORDS.values()
+        for word in WORDS.values()
     ]
 
 
@@ -62,9 +62,9 @@ def _operation(document: Json, alias: Alias, path: str, item: Json, method: str)
         "operationId": alias.id,
         "x-alias-of": alias.operation,
         "x-permission": original["x-permission"],
-        "tags": [f"alias: {_WORDS[alias.system]}"],
-        "summary": f"{original['summary']} ({_WORDS[alias.system]})",
-        "description": f"The same as `{method.upper()} {path}`, in the shape of {_WORDS[alias.system]}.",
+        "tags": [f"alias: {WORDS[alias.system]}"],
+        "summary": f"{original['summary']} ({WORDS[alias.system]})",
+        "description": f"The same as `{method.upper()} {path}`, in the shape of {WORDS[alias.system]}.",
         "parameters": _parameters(document, alias, parameters),
         "responses": {
             _status(alias, code): _response(document, alias, code, one) for code, one in original["responses"].items()
