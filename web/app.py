@@ -44,7 +44,7 @@ from web.call import (
     dispatch_alias,
     request_id_of,
 )
-from web.connections import Watch
+from web.connections import Watch, answer_alike
 from web.contract import load_contract
 from web.cors import cors_headers, preflight
 from web.identity import admin, auth, lists, privacy
@@ -191,6 +191,7 @@ SECURITY_HEADERS = {
 }
 """On every answer; a page that needs more sets its own policy."""
 HSTS = "max-age=31536000; includeSubDomains"
+_UNKEPT = {"Cache-Control": "no-store"}
 
 OPERATIONS: web.AppKey[dict[Any, str]] = web.AppKey("operations", dict)
 """Of the routes' handlers to their operations."""
@@ -262,6 +263,7 @@ async def serve(
     )
     await runner.setup()
     assert runner.server is not None
+    answer_alike(runner.server, _always(settings) | SECURITY_HEADERS | _UNKEPT)
     watch = Watch(runner.server, settings.header_timeout_s, settings.stall_timeout_s)
     watch.start()
     logging.getLogger("aiohttp.server").addFilter(_NotHttp())
@@ -377,10 +379,14 @@ def _from_aiohttp(error: web.HTTPException) -> Problem:
     return Problem(code, status=error.status, headers=headers)
 
 
+def _always(settings: Settings) -> dict[str, str]:
+    return {"Server": "aura"} | ({"Strict-Transport-Security": HSTS} if settings.mode == "live" else {})
+
+
 def _common_headers(settings: Settings) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     """What every answer has, a stream's too."""
-    always = {"Server": "aura"} | ({"Strict-Transport-Security": HSTS} if settings.mode == "live" else {})
-    unless_set = SECURITY_HEADERS | {"Cache-Control": "no-store"}
+    always = _always(settings)
+    unless_set = SECURITY_HEADERS | _UNKEPT
 
     async def add(request: web.Request, response: web.StreamResponse) -> None:
         headers = response.headers

@@ -9,13 +9,49 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
+from web.problems import Problem
+
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
+
+
+def answer_alike(server: web.Server, headers: Mapping[str, str]) -> None:
+    """Makes what fails before it reaches the application answered as all that fails: a problem, with these headers.
+
+    aiohttp answers such bytes by itself, in plain text and with a piece of them.
+    """
+
+    class Connection(web.RequestHandler):
+        __slots__ = ()
+
+        def handle_error(
+            self,
+            request: web.BaseRequest,
+            status: int = 500,
+            exc: BaseException | None = None,
+            message: str | None = None,
+        ) -> web.StreamResponse:
+            super().handle_error(request, status, exc, message)  # it is logged there
+            request_id = str(uuid.uuid4())
+            code = "internal_server_error" if status >= 500 else "invalid_http"
+            response = Problem(code).response(instance="/", request_id=request_id)
+            response.headers.update({**headers, "X-Request-Id": request_id})
+            response.force_close()
+            return response
+
+    class Server(web.Server):
+        def __call__(self) -> web.RequestHandler:
+            return Connection(self, loop=self._loop, **self._kwargs)
+
+    # The runner makes the server, and asks nobody of which kind.
+    server.__class__ = Server
 
 
 class Watch:

@@ -232,6 +232,9 @@ REASONS: Final[dict[str, Reason]] = {
     "unsupported_media_type": Reason(
         _V, 415, "Content type not supported", "Send application/json (batch: application/x-ndjson)."
     ),
+    "invalid_http": Reason(
+        _V, 400, "Not a request of HTTP/1.1", "Send at most 128 headers of 8 KiB each, and a body of one length."
+    ),
     "request_timeout": Reason(
         _V,
         408,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import os
 import socket
 import sys
@@ -21,6 +22,7 @@ from aura_stream.embedded.processes import free_port
 from aura_stream.settings import Settings, load_settings
 from tests.web.conftest import client_of
 from tests.web.test_contract import KEY, NOWHERE, TRANSFER, Client
+from web.app import SECURITY_HEADERS
 
 FRIEND = "https://app.example.com"
 LIVE: dict[str, Any] = {
@@ -205,6 +207,22 @@ async def test_sec28_sec30_what_is_no_request_is_400_and_the_end(door: tuple[int
 
     # The answer is lost when the client still sends as the connection closes.
     assert answer == b"" or answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 ")), answer[:200]
+    writer.close()
+
+
+async def test_l41_l83_sec40_what_is_no_request_is_answered_as_all_that_fails(door: tuple[int, Process]) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", door[0])
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX-A: b\r\n canary\r\n\r\n")
+
+    head, _, body = (await _until_closed(reader)).partition(b"\r\n\r\n")
+
+    headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+    assert {name: headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
+    assert headers["Content-Type"].startswith("application/problem+json") and headers["Server"] == "aura"
+    problem = json.loads(body)
+    assert (problem["status"], problem["code"], problem["request_id"]) == (400, "invalid_http", headers["X-Request-Id"])
+    assert set(problem["error"]) == {"type", "message", "code", "reason", "details", "timestamp"}
+    assert "canary" not in body.decode()
     writer.close()
 
 
