@@ -125,13 +125,12 @@ class Redaction:
 
 
 class AccessRecord(logging.LogRecord):
-    """A request's record, with what its line needs: what else `logging` finds out costs more than the line."""
+    """A request's record: a copy of one, with what is its own. What `logging` finds out anew costs too much."""
 
-    name, levelno, levelname = ACCESS, logging.INFO, "INFO"
-    msg, pathname, filename, lineno, stack_info = "request", __file__, "logs.py", 0, None
-    exc_info = exc_text = None
+    _ONE = logging.LogRecord(ACCESS, logging.INFO, __file__, 0, "request", None, None).__dict__
 
     def __init__(self, fields: dict[str, Any]) -> None:
+        self.__dict__.update(self._ONE)
         self.args = fields
         self.created = time.time()
         self.msecs = self.created % 1 * 1000

@@ -218,7 +218,7 @@ async def _checked(
     tenant = tenant_of(principal, furthest, named)
     if named is not None and tenant != principal.tenant and principal.tenant:
         services.identity.audit.crossed(tenant, principal.actor, operation.permission, origin)
-    if operation.is_of_the_ledger:
+    if operation.is_of_the_ledger and not services.openings.knows(tenant):
         await _open_to_the_ledger(services, tenant)
     body = await _json_body(request, operation, numbers) if operation.body is not None else {}
     return Call(

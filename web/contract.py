@@ -92,10 +92,10 @@ class Part:
         """Checks what came as text (query, path, headers) and returns it with integers read."""
         if not values and self._may_be_empty:
             return {}
-        typed: dict[str, Any] = {
-            name: int(value) if name in self._integers and _INTEGER.fullmatch(value) else value
-            for name, value in values.items()
-        }
+        typed: dict[str, Any] = dict(values)
+        for name in self._integers:
+            if _INTEGER.fullmatch(typed.get(name, "")):
+                typed[name] = int(typed[name])
         self.check(typed)
         return typed
 

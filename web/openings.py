@@ -67,6 +67,10 @@ class Openings:
         """The tenants that this process knows to be open."""
         return frozenset(self._open)
 
+    def knows(self, tenant: str) -> bool:
+        """Whether this process knows already that the ledger takes commands of a tenant."""
+        return tenant in self._open
+
     async def is_open(self, tenant: str) -> bool:
         """Whether the ledger takes commands of a tenant. Raises :class:`Problem` when there is no such tenant."""
         if tenant in self._open:

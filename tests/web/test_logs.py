@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 import topics
+from aura_stream.logs import ACCESS, AccessFormatter, AccessHandler, AccessRecord
 from tests.web.conftest import PARTITIONS, Api, Backend, api_process
 
 CANARY = "canary-5b1f0c9de77a"
@@ -85,6 +88,31 @@ async def test_sec43_l87_a_secret_that_goes_through_every_door_is_in_no_log(
     accesses = [line for line in _lines(api_log) if line.get("logger") == "aura.access"]
     assert {"register", "login", "listTenants", "none"} <= {line["operation"] for line in accesses}
     assert all({"request_id", "status", "ms", "timestamp"} <= line.keys() for line in accesses)
+
+
+async def test_l53_lines_of_requests_that_are_answered_together_are_written_together_and_none_is_lost() -> None:
+    class Writes(io.StringIO):
+        count = 0
+
+        def write(self, text: str) -> int:
+            self.count += 1
+            return super().write(text)
+
+    stream = Writes()
+    handler = AccessHandler(stream)
+    handler.setFormatter(AccessFormatter(is_text=False))
+    for number in range(5):
+        handler.handle(AccessRecord({"request_id": f"first-{number}", "status": 200}))
+    await asyncio.sleep(0)
+    assert stream.count == 1
+    handler.handle(AccessRecord({"request_id": "last", "status": 200}))
+    handler.flush()  # as `logging` does when the process ends
+    await asyncio.to_thread(handler.handle, AccessRecord({"request_id": "no loop", "status": 200}))
+
+    lines = _lines(stream.getvalue())
+    assert [line["request_id"] for line in lines] == [*(f"first-{number}" for number in range(5)), "last", "no loop"]
+    assert all(datetime.fromisoformat(line["timestamp"]).tzinfo is UTC for line in lines)
+    assert {(line["event"], line["logger"], line["level"]) for line in lines} == {("request", ACCESS, "info")}
 
 
 async def test_l53_one_id_from_the_request_to_the_record_the_command_and_the_line(
