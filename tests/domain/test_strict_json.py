@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from typing import Any
 
 import orjson
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from aura_stream.domain.strict_json import is_once, refuse_twice
 
 names = st.sampled_from(["a", "b", 'a"', "", "\\", "ä"])
-values = (
+values: st.SearchStrategy[Any] = (
     st.sampled_from(["", "x", '"', '"a":"x"', "\\", "\u0000"]) | st.none() | st.integers() | st.just({}) | st.just([""])
 )
 
