@@ -243,7 +243,7 @@ class ChainLanes:
             chain=row.chain or news.chain,
         )
         if row.chain == news.chain:
-            row = msgspec.structs.replace(row, height=max(row.height, news.height))
+            row = msgspec.structs.replace(row, height=max(row.height, news.height), final=max(row.final, news.final))
         CHAIN_LANES.set(lane.encode(), row)
         if (row.breaker, minter.stopped) != before:
             self._tell(unit, lane, row)
@@ -353,8 +353,8 @@ class ChainLanes:
             CHAIN_ADDRESSES.set(address_key(lane, address), owner)
             unit.line(AddressLine(f"chain:{lane}", address, owner.tenant, owner.account, unit.at))
         if not row.scanned:
-            # Nobody can have sent anything there before.
-            CHAIN_LANES.set(lane.encode(), msgspec.structs.replace(row, scanned=max(row.height, 1)))
+            # Nobody can have sent anything there in a block that is final already.
+            CHAIN_LANES.set(lane.encode(), msgspec.structs.replace(row, scanned=max(row.final, 1)))
 
     def _arrived(self, unit: Unit, lane: str, news: Looked) -> None:
         """Tokens that came to deposit addresses are swept. Each final block is read once, so each log counts once."""
