@@ -14,7 +14,7 @@ from aura_stream.chain.signer import SigningKey
 from aura_stream.domain.ids import chain_lane_key, chain_reference
 from aura_stream.domain.lane_news import ENCODE as ENCODE_NEWS
 from aura_stream.domain.lane_news import AddressWanted, Arrival, Cancel, ChainNews, Looked, Release, Sent, Sighting
-from aura_stream.domain.lane_requests import ENCODE, ChainRequest, Mint, SetPause, StatementRead
+from aura_stream.domain.lane_requests import ENCODE, Burn, ChainRequest, Mint, SetPause, StatementRead
 from aura_stream.domain.lanes.lines import AddressLine, AttemptLine, CancelLine, LaneLine, LaneRecord, Line, ReleaseLine
 from aura_stream.domain.lanes.minter import Job
 from aura_stream.domain.lanes.rules import LaneRules
@@ -362,3 +362,19 @@ def test_a06_a_contract_whose_transfers_are_paused_is_not_asked_to_sweep() -> No
     world.lift()
     world.tell(Looked("1:0xa", 1, 200, 190, 3, 3, 10, 1, 0))
     assert [job.step for job in world.jobs()] == ["deploy", "pause", "pause", "sweep"]
+
+
+def test_a06_what_a_pause_holds_back_does_not_keep_what_goes_on_from_its_turn() -> None:
+    world = LaneWorld()
+    world.look()
+    world.ask(StatementRead(world.at))
+    world.pause(Scope(chain="local", type="deposit"))
+    world.look()
+    for number in range(250):
+        world.ask(msgspec.structs.replace(MINT, reference=chain_reference("t", f"mint/{number}"), amount=1))
+    world.ask(Burn(MINT.transaction_id, "default", "alice", chain_reference("t", "burn"), "AUSD", 5))
+    world.look(3)
+    assert [job.step for job in world.jobs()] == ["pause", "burn"]
+    world.lift()
+    world.look(4)
+    assert len(world.jobs()) == 3 + 200, "no more than one unit can sign"
