@@ -65,6 +65,7 @@ _GAS: Final = 200_000
 """A mint or burn takes about 62,000, the first sweep of an address about 130,000."""
 _GAS_DEPLOY: Final = 1_000_000
 _AT_ONCE: Final = 200  # jobs that one unit signs, or one look watches
+_QUEUED_AT_ONCE: Final = 2_000  # jobs that one unit looks at for those that it signs
 _LOOK_GIVEN_UP_MS: Final = 30_000
 _SEND_CUT_OFF_MS: Final = 30_000
 """After that nobody tells any more how a broadcast ended: what a look sees has to do."""
@@ -243,7 +244,7 @@ class ChainLanes:
             chain=row.chain or news.chain,
         )
         if row.chain == news.chain:
-            row = msgspec.structs.replace(row, height=max(row.height, news.height))
+            row = msgspec.structs.replace(row, height=max(row.height, news.height), final=max(row.final, news.final))
         CHAIN_LANES.set(lane.encode(), row)
         if (row.breaker, minter.stopped) != before:
             self._tell(unit, lane, row)
@@ -353,8 +354,8 @@ class ChainLanes:
             CHAIN_ADDRESSES.set(address_key(lane, address), owner)
             unit.line(AddressLine(f"chain:{lane}", address, owner.tenant, owner.account, unit.at))
         if not row.scanned:
-            # Nobody can have sent anything there before.
-            CHAIN_LANES.set(lane.encode(), msgspec.structs.replace(row, scanned=max(row.height, 1)))
+            # Nobody can have sent anything there in a block that is final already.
+            CHAIN_LANES.set(lane.encode(), msgspec.structs.replace(row, scanned=max(row.final, 1)))
 
     def _arrived(self, unit: Unit, lane: str, news: Looked) -> None:
         """Tokens that came to deposit addresses are swept. Each final block is read once, so each log counts once."""
@@ -391,8 +392,9 @@ class ChainLanes:
         self._put(lane, None, ChainJob(job, unit.next_number(f"jobs:{lane}")))
 
     def _sign_queued(self, unit: Unit, lane: str, view: View, chain_id: int) -> None:
-        prefix, waits = waiting_prefix(lane, "q"), ""
-        for key, _ in list(islice(CHAIN_WAITING.range(prefix, prefix + b"\xff" * 9), _AT_ONCE)):
+        prefix, waits, left = waiting_prefix(lane, "q"), "", _AT_ONCE
+        # What is held back must not keep what is not from its turn: a burn behind mints that a pause has stopped.
+        for key, _ in list(islice(CHAIN_WAITING.range(prefix, prefix + b"\xff" * 9), _QUEUED_AT_ONCE)):
             known = CHAIN_JOBS.get(job_key(lane, key[len(prefix) + 8 :].decode()))
             assert known is not None
             minter, job = self._lane(lane).minter, known.job
@@ -404,6 +406,9 @@ class ChainLanes:
             taken = lanes.take_nonce(minter, job, view)
             known = msgspec.structs.replace(known, since=max(view.final - 1, 0))
             self._sign(unit, lane, taken.lane, known, taken.job, chain_id)
+            left -= 1
+            if not left:
+                break
         row = self._lane(lane)
         if not row.minter.stopped and row.minter.waits != waits:
             row = msgspec.structs.replace(row, minter=msgspec.structs.replace(row.minter, waits=waits))

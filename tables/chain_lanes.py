@@ -18,6 +18,7 @@ class ChainLane(msgspec.Struct, frozen=True, array_like=True):
     looking_until: int = 0  # when the look under way is given up; 0 = there is none
     height: int = 0  # the highest block that was seen
     chain: str = ""  # id and first block of the chain that it began with
+    final: int = 0  # the highest final block that was seen
     forwarder: str = ""  # the contract behind its deposit addresses, once that is final
     deploying: str = ""  # reference of the job that puts it there
     scanned: int = 0  # the last block whose transfers were read; 0 = no address was given yet

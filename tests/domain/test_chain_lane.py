@@ -14,7 +14,7 @@ from aura_stream.chain.signer import SigningKey
 from aura_stream.domain.ids import chain_lane_key, chain_reference
 from aura_stream.domain.lane_news import ENCODE as ENCODE_NEWS
 from aura_stream.domain.lane_news import AddressWanted, Arrival, Cancel, ChainNews, Looked, Release, Sent, Sighting
-from aura_stream.domain.lane_requests import ENCODE, ChainRequest, Mint, SetPause, StatementRead
+from aura_stream.domain.lane_requests import ENCODE, Burn, ChainRequest, Mint, SetPause, StatementRead
 from aura_stream.domain.lanes.lines import AddressLine, AttemptLine, CancelLine, LaneLine, LaneRecord, Line, ReleaseLine
 from aura_stream.domain.lanes.minter import Job
 from aura_stream.domain.lanes.rules import LaneRules
@@ -316,14 +316,16 @@ def test_a04_each_log_to_a_deposit_address_is_swept_once_and_again_until_it_land
     assert (alice.account, bob.account) == ("alice:AUSD", "bob:AUSD") and alice.address != bob.address
     again, _ = world.tell(AddressWanted("default", "alice:AUSD"))
     assert not [one for one in again if isinstance(one, AddressLine)], "it has its address for good"
-    assert [one.scan_from for one in wishes if isinstance(one, Look)] == [101], "nobody knew of it before"
+    assert [one.scan_from for one in wishes if isinstance(one, Look)] == [91], (
+        "nobody knew of it in a block that is final"
+    )
 
     arrivals = [
         Arrival("0xa", 0, 110, alice.address, 25),
         Arrival("0xa", 1, 110, alice.address, 7),
         Arrival("0xb", 0, 111, "0x52908400098527886E0F7030069857D2E4169EE7", 99),
     ]
-    told = Looked("1:0xa", 1, 200, 190, 3, 3, 10, 1, 0, [], 101, 190, arrivals)
+    told = Looked("1:0xa", 1, 200, 190, 3, 3, 10, 1, 0, [], 91, 190, arrivals)
     _, wishes = world.tell(told)
     received = [one for one in world.told if isinstance(one, TokensIn)]
     assert [(one.account, one.amount) for one in received] == [("alice:AUSD", 25), ("alice:AUSD", 7)]
@@ -355,8 +357,24 @@ def test_a06_a_contract_whose_transfers_are_paused_is_not_asked_to_sweep() -> No
     (alice,) = [one for one in lines if isinstance(one, AddressLine)]
     world.pause(Scope(chain="local", type="transfer"))
     arrivals = [Arrival("0xa", 0, 110, alice.address, 25)]
-    world.tell(Looked("1:0xa", 1, 200, 190, 3, 3, 10, 1, 0, [], 101, 190, arrivals))
+    world.tell(Looked("1:0xa", 1, 200, 190, 3, 3, 10, 1, 0, [], 91, 190, arrivals))
     assert [job.step for job in world.jobs()] == ["deploy", "pause"]
     world.lift()
     world.tell(Looked("1:0xa", 1, 200, 190, 3, 3, 10, 1, 0))
     assert [job.step for job in world.jobs()] == ["deploy", "pause", "pause", "sweep"]
+
+
+def test_a06_what_a_pause_holds_back_does_not_keep_what_goes_on_from_its_turn() -> None:
+    world = LaneWorld()
+    world.look()
+    world.ask(StatementRead(world.at))
+    world.pause(Scope(chain="local", type="deposit"))
+    world.look()
+    for number in range(250):
+        world.ask(msgspec.structs.replace(MINT, reference=chain_reference("t", f"mint/{number}"), amount=1))
+    world.ask(Burn(MINT.transaction_id, "default", "alice", chain_reference("t", "burn"), "AUSD", 5))
+    world.look(3)
+    assert [job.step for job in world.jobs()] == ["pause", "burn"]
+    world.lift()
+    world.look(4)
+    assert len(world.jobs()) == 3 + 200, "no more than one unit can sign"

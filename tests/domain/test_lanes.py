@@ -406,7 +406,8 @@ def test_n32_after_any_stop_a_release_leaves_reserve_and_flights_as_they_are() -
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32))
 def test_n32_i10_whatever_a_chain_does_nothing_is_minted_twice_nor_beyond_what_has_settled(seed: int) -> None:
-    """A chain that delays, drops and reorganises; a lane that crashes between signing and sending."""
+    """A chain that delays, drops and reorganises; a lane that crashes between signing and sending; an operator who
+    cancels."""
     chance = random.Random(seed)
     lane, jobs = minter.Minter("AUSD"), dict[str, minter.Job]()
     height, final = 10, 4
@@ -440,7 +441,12 @@ def test_n32_i10_whatever_a_chain_does_nothing_is_minted_twice_nor_beyond_what_h
                     pool.add((decided.job.nonce, decided.job.hashes[-1]))
                 higher = minter.bumped(decided.job, view, CHAIN)
                 if higher is not None:
-                    decided = minter.signed(decided.lane, higher, f"{reference}/{len(higher.hashes)}")
+                    sign = minter.canceled if higher.cancels else minter.signed
+                    decided = sign(decided.lane, higher, f"{reference}/{len(higher.hashes)}")
+                    pool.add((higher.nonce, decided.job.hashes[-1]))
+                if chance.random() < 0.03 and (higher := minter.to_cancel(decided.job, height)) is not None:
+                    assert higher.fee > decided.job.fee
+                    decided = minter.canceled(decided.lane, higher, f"{reference}/{len(higher.hashes)}")
                     pool.add((higher.nonce, decided.job.hashes[-1]))
             lane, jobs[reference] = decided.lane, decided.job
             told.update((reference, fact.kind) for fact in decided.facts)
@@ -457,11 +463,16 @@ def test_n32_i10_whatever_a_chain_does_nothing_is_minted_twice_nor_beyond_what_h
             if nonce == len(chain) and chance.random() < 0.7:
                 chain[nonce] = (hash_, height)
         pool = {(nonce, hash_) for nonce, hash_ in pool if nonce not in chain}
-        supply = sum(jobs[hash_.split("/")[0]].amount for hash_, _ in chain.values())
+        landed = [(jobs[hash_.split("/")[0]], hash_) for hash_, _ in chain.values()]
+        supply = sum(job.amount for job, hash_ in landed if hash_ not in job.cancels)
         assert sorted(job.nonce for job in jobs.values() if job.nonce >= 0) == list(range(lane.next_nonce))
         assert supply <= sum(job.amount for job in jobs.values() if job.nonce >= 0) <= settled
         assert lane.mintable == sum(job.amount for job in jobs.values() if job.state == "queued")
         assert lane.in_flight == sum(
             j.amount for j in jobs.values() if j.nonce >= 0 and j.state not in ("final", "dead")
         )
-        assert not any(kind in ("failed", "lost") for _, kind in told), step
+        assert not any(job.state == "final" and chain[job.nonce][0] in job.cancels for job in jobs.values())
+        for reference, kind in told:
+            if kind in ("failed", "lost"):
+                hash_, block = chain[jobs[reference].nonce]
+                assert block <= final and hash_ in jobs[reference].cancels, step

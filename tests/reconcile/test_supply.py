@@ -173,6 +173,28 @@ async def test_b5_custody_is_what_our_address_holds_at_finality_or_a_break(
     assert orjson.loads(told[0]["data"])["amount"] == "-3"
 
 
+async def test_b5_tokens_that_come_back_explain_custody_and_no_more_than_their_own(
+    desk: Desk,
+    anvil: AnvilServer,  # noqa: F811 - the fixture
+    world: World,  # noqa: F811 - the fixture
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs, "LOOKS", 1)
+    shard = await desk.books.shard()
+    begun = {"event": "deposit.tokens_received", "status": "processing", "state": "tokens_received"}
+    shard.unit(shard.transaction("c-default", "back", **begun, amount=3_000_000, asset="AUSD"))
+    await desk.books.flush(shard)
+    named = {"tokens": {"AUSD": world.token}, "custody": {"AUSD": world.key.address}}
+
+    for look_, (amount, rest) in enumerate(((0, "0.000000"), (3_000_000, "0.000000"), (1, "0.000001"))):
+        if amount:
+            await world.mined(world.sign(token.mint(world.key.address, amount, bytes([look_ + 1]) * 32)))
+        await world.chaos.mine(CONFIRMATIONS)
+        asked = {"logins": [], "chain_rpc_url": anvil.rpc_url, "confirmations": CONFIRMATIONS}
+        found: Any = ausd(await desk.run(**(asked | named)))["custody"]
+        assert found["unexplained"] == rest
+
+
 def test_b5_what_is_in_flight_explains_custody_and_no_more_than_its_own() -> None:
     def rest(balance: int, **flying: int) -> int:
         return Custody(100, balance, **flying).unexplained
