@@ -172,6 +172,9 @@ class Settings(BaseSettings):
     postgres_identity_dsn: str = Field(
         "", description="Postgres as the keeper of users, sessions and keys (the API); default: the owner's DSN."
     )
+    pool_size: int = Field(
+        10, ge=1, le=1000, description="Connections to Postgres, at most, of each pool of an API process (three)."
+    )
     postgres_port: int = Field(5432, ge=1, le=65535, description="Port of the embedded Postgres.")
     api_host: str = Field("127.0.0.1", description="Address the HTTP API listens on.")
     api_port: int = Field(8080, ge=1, le=65535, description="Port the HTTP API listens on.")

@@ -16,7 +16,7 @@ class EventParts:
     """The log of events and its readers. A busy log takes no connection from logins."""
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
-        self._database = Database(settings.postgres_identity_dsn)
+        self._database = Database(settings.postgres_identity_dsn, settings.pool_size)
         self.reads = EventReads(self._database)
         self.tail = EventTail(settings.postgres_read_dsn, self.reads)
         self.tickets = Tickets(self._database, identity.sealer)

@@ -84,7 +84,7 @@ SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
 
 def make_services(settings: Settings) -> Services:
     """The services of one API process."""
-    reads = LedgerReads(settings.postgres_read_dsn)
+    reads = LedgerReads(settings.postgres_read_dsn, connections_max=settings.pool_size)
     tail = Tail(settings.kafka, settings.partitions, reads, journal=JOURNAL.name, commands=COMMANDS.name)
     commands = CommandLog(settings.kafka, COMMANDS.name, settings.partitions)
     accepted = Accepted(tail.recent)

@@ -14,7 +14,6 @@ from aura_stream.ledger.connection import CONNECT_TIMEOUT_S, IDENTITY, PLATFORM,
 if TYPE_CHECKING:
     from aura_stream.ledger.connection import Connection
 
-_POOL_MAX = 8
 _AWAY = (
     OSError,
     TimeoutError,
@@ -43,8 +42,9 @@ class IdentityUnavailable(Exception):
 class Database:
     """A pool that acts as `aura_identity`, made when it is first needed."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, size_max: int) -> None:
         self._dsn = dsn
+        self._size_max = size_max
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._opening = asyncio.Lock()
 
@@ -109,6 +109,6 @@ class Database:
             async with self._opening:
                 if self._pool is None:
                     self._pool = await create_pool(
-                        self._dsn, IDENTITY, size_max=_POOL_MAX, application_name="aura identity"
+                        self._dsn, IDENTITY, size_max=self._size_max, application_name="aura identity"
                     )
         return self._pool

@@ -38,7 +38,7 @@ class Identity:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.database = Database(settings.postgres_identity_dsn)
+        self.database = Database(settings.postgres_identity_dsn, settings.pool_size)
         self.ring = KeyRing()
         self.passwords = Passwords(settings.password_threads, settings.password_queue)
         sealer = Sealer()

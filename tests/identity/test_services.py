@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from typing import Any
@@ -12,8 +13,9 @@ from aura_stream.domain.reasons import Refused
 from aura_stream.identity.administration import Users
 from aura_stream.identity.service import OPERATIONS, Service
 from aura_stream.logs import ACCESS
+from aura_stream.settings import load_settings
 from aura_stream.webhooks.endpoints import Endpoints
-from tests.identity.conftest import OPERATOR, Node, register
+from tests.identity.conftest import OPERATOR, Node, StartNode, register
 
 
 async def test_l92_a_refusal_names_its_service_in_the_line_of_its_request(
@@ -60,3 +62,20 @@ async def test_l92_a_service_has_a_name_and_all_four_operations_and_says_where_i
     with pytest.raises(ZeroDivisionError) as failed:
         await notes.delete()
     assert failed.value.__notes__ == ["in the service notes.delete"]
+
+
+async def test_l97_a_pool_has_ten_connections_at_most_unless_set_otherwise(start_node: StartNode) -> None:
+    assert load_settings().pool_size == 10
+    node = await start_node(pool_size=2)
+    ada = await register(node)
+
+    async def used() -> int:
+        async with node.services.identity.database.nobody() as connection:
+            pid: int = await connection.fetchval("SELECT pg_backend_pid() FROM pg_sleep(0.02)")
+            return pid
+
+    asked = [node.call("GET", "/v1/accounts", token=ada.access) for _ in range(20)]
+    answers, pids = await asyncio.gather(asyncio.gather(*asked), asyncio.gather(*(used() for _ in range(20))))
+
+    assert {status for status, _, _ in answers} == {200}
+    assert len(set(pids)) == 2
