@@ -107,7 +107,8 @@ class Feed:
                 present.resume(generation)
             else:
                 self.partitions[partition] = self.make(partition, self._fetch, generation)
-        if not mine:
+        # The one that everybody waited for may have gone to another worker while it was being opened.
+        if all(owner.ready for owner in self.partitions.values()):
             self.on_ready()
 
     async def close(self) -> None:

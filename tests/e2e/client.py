@@ -361,6 +361,30 @@ class Client:
         await self._send(attempt, key, value, None, lambda: self._remember(intent, attempt))
         return attempt
 
+    async def flood(self, each: int) -> list[Intent]:
+        """A backlog in every partition: a transfer, `each` repeats of its bytes, and a transfer behind them.
+
+        Only the transfers are journaled: that each repeat was read and answered, the records of the log tell.
+        """
+        assert self._producer is not None, "inside `connected` only"
+        ends: list[Intent] = []
+        for partition in range(PARTITIONS):
+            customer = next(one for one in CUSTOMERS if partition_of("default", one) == partition)
+            first, last = (
+                self.transfer(
+                    "default", f"{customer}:EUR", f"{customer}:EUR:save", "0.01", "completed/completed",
+                    "failed/refused:insufficient_funds",
+                )
+                for _ in range(2)
+            )  # fmt: skip
+            value = (await self.put(first)).value
+            for _ in range(each):
+                await self._producer.send(COMMANDS, value, f"default/{customer}".encode())
+            await self.put(last)
+            ends += [first, last]
+        await self._producer.flush()
+        return ends
+
     async def put_raw(self, bytes_: Malformed) -> None:
         """Sends bytes to a partition as they are."""
         self._numbers[id(bytes_)] = len(self.malformed)

@@ -6,17 +6,20 @@ import asyncio
 import collections
 import json
 
+import aiohttp
 import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import MessageSizeTooLargeError
 
+from aura_stream.engine.partition import BATCH_RECORDS_MAX, WAITING_MAX
 from aura_stream.ledger.verify import digest
 from tests.e2e.client import CUSTOMERS, Client, Malformed, partition_of
-from tests.e2e.stack import E2EStack
+from tests.e2e.stack import PARTITIONS, E2EStack, eventually
 from tests.invariants.coherent import assert_coherent
 from tests.rows import row
+from tests.torture.faults import ROLE
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -267,3 +270,32 @@ async def test_n33_a_rebuild_from_the_log_gives_the_same_ledger(stack: E2EStack,
     verified = await stack.aura("ledger", "verify", "--json")
     assert verified.returncode == 0 and all(check["good"] for check in json.loads(verified.stdout)), verified.stdout
     await assert_coherent(stack, client, replay=0)
+
+
+async def test_c03_a_backlog_that_fills_every_inbox_of_a_worker_loses_nothing(stack: E2EStack, client: Client) -> None:
+    """All partitions of the worker stop fetching in the middle of it, and what was fetched by then is handled too."""
+    await stack.quiet()
+    assert await stack.terminate("ledger-0") == 0
+    before = await stack.command_ends()
+    async with client.connected():
+        ends = await client.flood(WAITING_MAX + 2 * BATCH_RECORDS_MAX)
+        worker = await stack.start("ledger", module=ROLE, AURA_TORTURE="late@1")
+        port = json.loads(worker.ready_file.read_text())["web_port"]
+        waiting: dict[int, int] = {}
+
+        async def not_full() -> str:
+            async with aiohttp.request("GET", f"http://127.0.0.1:{port}/partitions/") as answer:
+                for one in (await answer.json())["partitions"]:
+                    waiting[one["partition"]] = max(one["waiting"], waiting.get(one["partition"], 0))
+            full = len(waiting) == PARTITIONS and min(waiting.values()) > WAITING_MAX
+            return "" if full else f"waiting by partition, at most: {waiting}"
+
+        await eventually(not_full, 60, "every inbox is full", stack.logs, pause_s=0.02)
+    assert min(end - before[place] for place, end in (await stack.command_ends()).items()) > WAITING_MAX
+    await assert_coherent(stack, client)
+    assert worker.alive, stack.logs()
+    assert await stack.terminate("ledger-0") == 0
+    await stack.start("ledger")
+    ids = [one.transaction_id for one in ends]
+    sql = "SELECT count(*) AS n FROM ledger.transactions WHERE transaction_id::text = ANY($1) AND status = 'completed'"
+    assert (await stack.fetch(sql, ids))[0]["n"] == len(ids), "the one before the backlog, and the one behind it"

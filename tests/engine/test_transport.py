@@ -165,6 +165,57 @@ async def test_after_a_rebalance_the_first_list_must_follow_what_is_applied_not_
     await owner.close()
 
 
+class Slow(Inbox):
+    """Opens when it is let."""
+
+    let: asyncio.Event
+
+    async def open(self) -> None:
+        await self.let.wait()
+
+
+async def test_a_worker_is_ready_although_the_partition_that_it_waited_for_has_gone_to_another(
+    tmp_path: Path, unique: str
+) -> None:
+    """Partition 0 is open, 1 is being opened when a rebalance comes, and opens during it; only 0 comes back."""
+    ready: list[str] = []
+    opening = {0: asyncio.Event(), 1: asyncio.Event()}
+
+    async def start(_: Partition) -> None:
+        """It does not come to this: 0 is told by the one that was there already, 1 was opened too late."""
+
+    async def no(_: int) -> bool:
+        return False
+
+    def make(number: int, _: Fetch, generation: int) -> Partition:
+        fetch = Fetch(start, lambda _: None, lambda _: None, no, no, lambda error: pytest.fail(repr(error)))
+        found = Slow(number, fetch, generation)
+        found.let = opening[number]
+        return found
+
+    app: Any = make_app(
+        unique, bootstrap="127.0.0.1:1", datadir=str(tmp_path), web_port=free_port(), session_timeout_s=10.0
+    )
+    app.consumer_generation_id = 1
+    feed = Feed(app, ("t",), make, on_ready=lambda: ready.append("ready"))
+    both, one = {TP("t", 0), TP("t", 1)}, {TP("t", 0)}
+    await feed._on_assigned(app, both)
+    opening[0].set()
+    async with asyncio.timeout(10):
+        while not feed.partitions[0].ready:  # noqa: ASYNC110 - a state without an event
+            await asyncio.sleep(0.01)
+        assert not ready, "1 is still being opened"
+        await feed._on_revoked(app, both)
+        lost = feed.partitions[1]
+        opening[1].set()
+        while lost.state != "suspended":  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+    app.consumer_generation_id = 2
+    await feed._on_assigned(app, one)
+    assert ready == ["ready"]
+    await asyncio.gather(*feed._closing, *(owner.close() for owner in feed.partitions.values()))
+
+
 class Counting(Inbox):
     """Takes everything that comes and counts each record once, slowly, with hardly any room."""
 

@@ -24,6 +24,7 @@ import asyncpg
 from aura_stream.chain.chaos import Chaos
 from aura_stream.chain.rpc import ChainError, ChainNode
 from aura_stream.embedded.processes import Process
+from aura_stream.engine.partition import BATCH_RECORDS_MAX, WAITING_MAX
 from tests.e2e.client import Client, Malformed
 from tests.e2e.stack import eventually
 from tests.settlements import plan
@@ -512,6 +513,17 @@ async def duplicates(torture: Torture) -> AsyncIterator[None]:
     yield
 
 
+@asynccontextmanager
+async def backlog(torture: Torture) -> AsyncIterator[None]:
+    """More commands wait in every partition than an inbox takes, and nobody is there to take them."""
+    for name in ("ledger-0", "ledger-1"):
+        if torture.stack.processes[name].alive:
+            await torture.stack.kill(name)
+    async with torture.client.connected():
+        await torture.client.flood(WAITING_MAX + BATCH_RECORDS_MAX)
+    yield
+
+
 # --- banks and chain -------------------------------------------------------------------------------------------------
 
 
@@ -677,6 +689,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("N17", "postgres", "cut off from Postgres", postgres_partition),
     Fault("N18", "network", "swizzle", swizzle),
     Fault("N19", "input", "duplicates", duplicates),
+    Fault("C03", "workers", "backlog that fills all inboxes", backlog),
     Fault("N21", "input", "bad input", bad_input),
     Fault("N24", "workers", "clock jumps", clock_jumps),
     Fault("N25", "workers", "state disk full", state_disk_full, no_tmpfs),

@@ -4,6 +4,7 @@ AURA_TORTURE is a list, parted by commas, of
 
 - ``die@POINT:N``: the process ends with exit code 137 when it is at that point for the N-th time, as kill -9 would;
 - ``block@POINT:N:SECONDS``: the event loop stands still there, once;
+- ``late@SECONDS``: every commit of the ledger takes so much longer, while the loop goes on;
 - ``crash@MARK``: deciding a command whose bytes hold MARK raises;
 - ``clock@FILE``: the wall clock is off by what stands in FILE, in seconds; it is read again and again;
 - ``bug@NAME``: one of the bugs of `tests/simulation/planted.py`, for good.
@@ -14,6 +15,7 @@ and pays nothing. What is not told stays as it is.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import time
@@ -47,6 +49,8 @@ def main() -> None:
         elif kind == "block":
             point, count, seconds = rest.split(":")
             _at(point, int(count), functools.partial(time.sleep, float(seconds)))
+        elif kind == "late":
+            _late(float(rest))
         elif kind == "crash":
             crash(rest.encode())
         elif kind == "clock":
@@ -56,7 +60,7 @@ def main() -> None:
 
             BUGS[rest][0]().__enter__()
         else:
-            raise SystemExit(f"AURA_TORTURE: {told!r} is none of die, block, crash, clock, bug")
+            raise SystemExit(f"AURA_TORTURE: {told!r} is none of die, block, late, crash, clock, bug")
     from aura_stream.cli import main as aura
 
     aura()
@@ -118,6 +122,18 @@ def _around(owner: Any, name: str, here: Callable[[], None], *, before: bool, wh
         return found
 
     setattr(owner, name, wrapped)
+
+
+def _late(seconds: float) -> None:
+    from aiokafka import AIOKafkaProducer
+
+    plain = AIOKafkaProducer.commit_transaction
+
+    async def commit_transaction(self: AIOKafkaProducer) -> None:
+        await asyncio.sleep(seconds)
+        await plain(self)
+
+    AIOKafkaProducer.commit_transaction = commit_transaction
 
 
 def crash(mark: bytes) -> None:
