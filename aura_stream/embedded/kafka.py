@@ -30,6 +30,8 @@ KAFKA_SETTINGS: dict[str, str] = {
     "replica.fetch.max.bytes": str(2 * MIB + 256 * 1024),
     # A crashed shard's open transaction blocks every reader behind it: look for it every 2 s, not every 10.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "2000",
+    # A unit may come while the markers of its partition's last one are being written: wait 2 ms for them, not 20.
+    "add.partitions.to.txn.retry.backoff.ms": "2",
     # A replica that misses records must never lead: that would lose money that was already acknowledged.
     "unclean.leader.election.enable": "false",
     # A worker gets its partitions at once; the default waits 3 s for others to join.

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from inspect import isawaitable
 from pathlib import Path
@@ -29,7 +28,6 @@ import aiokafka
 import faust
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import CommitFailedError, IllegalStateError, NoOffsetForPartitionError
-from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import OffsetAndMetadata
 from faust import SASLCredentials, SSLCredentials
 from faust.events import Event
@@ -46,10 +44,6 @@ from aura_stream.engine.transactions import METADATA_MAX_AGE_MS
 log = logging.getLogger(__name__)
 
 FETCH_WAIT_MS = 25
-FETCH_EVERY_S = 0.010
-"""Two fetches from one broker are at least so far apart. A list costs both sides the same with one record as with many,
-and under load a list came every few milliseconds, to wait in an inbox for its partition's turn. A fetch that has waited
-this long is followed at once, so what comes alone is fetched at once."""
 PINNED = {"faust": "0.15.3", "aiokafka": "0.14.0"}
 
 
@@ -92,7 +86,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         # A partition whose records are still being handed over is left out of the next fetch, which then waits this
         # long for the others: what arrives there meanwhile would wait too. Faust's 1.5 s is therefore a latency.
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-        consumer._client.send = _spaced(consumer._client.send)
         return consumer
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
@@ -118,21 +111,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def rejoin(self) -> None:
         """Has the coordinator join the group again."""
         self._ensure_consumer()._coordinator.request_rejoin()
-
-
-def _spaced(send: Callable[..., Any]) -> Callable[..., Any]:
-    """The client's `send`, with at least FETCH_EVERY_S between two fetches from a broker."""
-    sent: dict[int, float] = {}
-
-    async def sending(node_id: int, request: Any, **options: Any) -> Any:
-        if isinstance(request, FetchRequest):
-            early = sent.get(node_id, 0.0) + FETCH_EVERY_S - time.monotonic()
-            if early > 0:
-                await asyncio.sleep(early)
-            sent[node_id] = time.monotonic()
-        return await send(node_id, request, **options)
-
-    return sending
 
 
 class Consumer(driver.Consumer):
