@@ -6,6 +6,7 @@ between loses only time, since the next look finds that no node has them.
 
     request ──▶ queued ──look──▶ unit: nonce, reserve, bytes stored ──commit──▶ sent
     look (of the head, receipts of all hashes, nonces, fees) ──▶ mined, confirmed, lost, dead; sent again, fee raised
+    look (of what has moved in final blocks) ──▶ tokens at a deposit address ──▶ queued, as a sweep
 
 The chain's breaker is the lane's too: looks are made one at a time, ever more seldom while they fail, and nothing is
 signed without a fresh one.
