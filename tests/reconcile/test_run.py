@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import asyncpg
@@ -144,7 +145,7 @@ async def test_a13_money_of_nobody_is_found_by_the_banks_own_id_on_whatever_day_
     late = f"{pushed['id']}:settled"  # as a bank's lane tells of it
     await desk.books.moved(late, 777, kind="suspense.unmatched", against="@suspense:unmatched:EUR", day=9)
     await desk.bank.pass_time(days=14)
-    outcome = await desk.run()
+    outcome = await desk.run(first_day=date(2026, 11, 20))
     assert (outcome.matched, await desk.kinds()) == (1, ["in_suspense"])
 
 
