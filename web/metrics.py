@@ -8,8 +8,10 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from aura_stream.identity.identity import Identity
+from aura_stream.ledger.reads import LedgerReads
 from web.cached import Answers
 from web.command_log import CommandLog
+from web.erasures import Erasures
 from web.events_parts import EventParts
 from web.reconciled import Reconciled
 from web.tail import Tail
@@ -21,7 +23,14 @@ class Metrics:
     """A registry of its own, so that several apps can live in one process (tests)."""
 
     def __init__(
-        self, tail: Tail, commands: CommandLog, identity: Identity, events: EventParts, answers: Answers
+        self,
+        tail: Tail,
+        commands: CommandLog,
+        identity: Identity,
+        events: EventParts,
+        answers: Answers,
+        reads: LedgerReads,
+        erasures: Erasures,
     ) -> None:
         self._registry = CollectorRegistry()
         labels = ("operation", "method", "status")
@@ -37,8 +46,30 @@ class Metrics:
             "aura_http_commands_accepted", "Commands acknowledged by Kafka.", ("type",), registry=self._registry
         )
         outcomes = Counter("aura_http_outcomes", "Answers to commands.", ("type", "outcome"), registry=self._registry)
+        errors = Counter("aura_http_errors", "Problems answered.", ("category", "reason"), registry=self._registry)
+        queries = Histogram(
+            "aura_http_query_seconds",
+            "Time of one query of Postgres.",
+            ("pool",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        jobs = Histogram(
+            "aura_http_job_seconds",
+            "Time of one run of a job in the background.",
+            ("job",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
         limited = Counter("aura_http_limited", "Requests above a limit.", ("kind",), registry=self._registry)
         # Of labels to the one that counts: several are counted per request, and finding one costs more than counting.
+        identity.database.observe = queries.labels("identity").observe
+        events.database.observe = queries.labels("events").observe
+        reads.observe = queries.labels("ledger").observe
+        identity.cleanup.observe = jobs.labels("cleanup").observe
+        identity.mails.observe = jobs.labels("mails").observe
+        erasures.observe = jobs.labels("erasures").observe
+        self.errors: Callable[..., Counter] = cache(errors.labels)
         self.requests: Callable[..., Counter] = cache(requests.labels)
         self.seconds: Callable[..., Histogram] = cache(seconds.labels)
         self.accepted: Callable[..., Counter] = cache(accepted.labels)
