@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
+from aura_stream.domain.reasons import REASONS
 from aura_stream.logs import ACCESS, AccessRecord
 from aura_stream.settings import Settings
 from web import (
@@ -321,6 +322,10 @@ def _answering(services: Services, names: Mapping[Any, str]) -> Middleware:
     """Gives every request its id and every failure its problem document; counts and times both."""
     metrics = services.metrics
 
+    def answered(problem: Problem, request: web.Request) -> web.Response:
+        metrics.errors.add(REASONS[problem.code].category, problem.code)
+        return problem.response(instance=request.path, request_id=request[SEEN].request_id)
+
     @web.middleware
     async def answer(request: web.Request, handler: _Handle) -> web.StreamResponse:
         began = time.perf_counter()
@@ -329,19 +334,15 @@ def _answering(services: Services, names: Mapping[Any, str]) -> Middleware:
         try:
             response = preflight(request) or await handler(request)
         except Problem as problem:
-            response = problem.response(instance=request.path, request_id=request_id)
+            response = answered(problem, request)
         except web.HTTPException as error:
-            response = _from_aiohttp(error).response(instance=request.path, request_id=request_id)
+            response = answered(_from_aiohttp(error), request)
         except web.RequestPayloadError as error:
-            response = Problem("invalid_json", f"The body is broken: {error}").response(
-                instance=request.path, request_id=request_id
-            )
+            response = answered(Problem("invalid_json", f"The body is broken: {error}"), request)
         except Exception:
             # The last line: a client never sees a trace; the log has it with the request's id.
             log.exception("request %s: %s %s failed", request_id, request.method, request.path)
-            response = Problem("internal_server_error", "See the logs.").response(
-                instance=request.path, request_id=request_id
-            )
+            response = answered(Problem("internal_server_error", "See the logs."), request)
         response.headers["X-Request-Id"] = request_id
         name = names.get(request.match_info.handler, "none")
         metrics.requests.add(name, request.method, str(response.status))

@@ -15,6 +15,7 @@ from aura_stream.domain.ids import record_key
 from aura_stream.identity import repository
 from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.identity import Identity
+from aura_stream.ledger.connection import Observe
 from aura_stream.ledger.listing import Page, order_of
 from aura_stream.ledger.reads import TRANSACTIONS, LedgerReads, ReadsUnavailable
 from web.answers import postgres_away
@@ -37,6 +38,8 @@ class Erasures:
         self._commands = commands
         self._lookup = lookup
         self._reads = reads
+        self.observe: Observe = lambda _: None
+        """Is told how long each look took, in seconds."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -98,9 +101,12 @@ class Erasures:
         return bool(rows)
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOK_S)
+            began = loop.time()
             try:
                 await self.look()
+                self.observe(loop.time() - began)
             except (IdentityUnavailable, Problem) as error:
                 log.warning("erasures wait: %s", error)

@@ -16,11 +16,11 @@ class EventParts:
     """The log of events and its readers. A busy log takes no connection from logins."""
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
-        self._database = Database(settings.postgres_identity_dsn, settings.pool_size)
-        self.reads = EventReads(self._database)
+        self.database = Database(settings.postgres_identity_dsn, settings.pool_size)
+        self.reads = EventReads(self.database)
         self.tail = EventTail(settings.postgres_read_dsn, self.reads)
-        self.tickets = Tickets(self._database, identity.sealer)
-        self.endpoints = Endpoints(self._database, identity.sealer, Guard(settings.webhook_allow))
+        self.tickets = Tickets(self.database, identity.sealer)
+        self.endpoints = Endpoints(self.database, identity.sealer, Guard(settings.webhook_allow))
 
     def start(self) -> None:
         """Begins to read."""
@@ -29,4 +29,4 @@ class EventParts:
     async def stop(self) -> None:
         """Ends streams and connections."""
         await self.tail.stop()
-        await self._database.close()
+        await self.database.close()

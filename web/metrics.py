@@ -8,16 +8,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from aura_stream.identity.database import IdentityUnavailable
 from aura_stream.identity.identity import Identity
+from aura_stream.ledger.reads import LedgerReads
 from aura_stream.reconcile.metrics import ReconcileMetrics
 from web.cached import Answers
 from web.command_log import CommandLog
+from web.erasures import Erasures
 from web.events_parts import EventParts
 from web.tail import Tail
 
@@ -73,7 +75,14 @@ class Metrics:
     """A registry of its own, so that several apps can live in one process (tests)."""
 
     def __init__(
-        self, tail: Tail, commands: CommandLog, identity: Identity, events: EventParts, answers: Answers
+        self,
+        tail: Tail,
+        commands: CommandLog,
+        identity: Identity,
+        events: EventParts,
+        answers: Answers,
+        reads: LedgerReads,
+        erasures: Erasures,
     ) -> None:
         self._registry = CollectorRegistry()
         registry = self._registry
@@ -82,6 +91,23 @@ class Metrics:
         self.accepted = Count("aura_http_commands_accepted", "Commands acknowledged by Kafka.", ("type",), registry)
         self.outcomes = Count("aura_http_outcomes", "Answers to commands.", ("type", "outcome"), registry)
         self.limited = Count("aura_http_limited", "Requests above a limit.", ("kind",), registry)
+        self.errors = Count("aura_http_errors", "Problems answered.", ("category", "reason"), registry)
+        queries = Histogram(
+            "aura_http_query_seconds", "Time of one query of Postgres.", ("pool",), buckets=_SECONDS, registry=registry
+        )
+        jobs = Histogram(
+            "aura_http_job_seconds",
+            "Time of one run of a job in the background.",
+            ("job",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        identity.database.observe = queries.labels("identity").observe
+        events.database.observe = queries.labels("events").observe
+        reads.observe = queries.labels("ledger").observe
+        identity.cleanup.observe = jobs.labels("cleanup").observe
+        identity.mails.observe = jobs.labels("mails").observe
+        erasures.observe = jobs.labels("erasures").observe
         gauges = {
             "aura_http_tail_kept_lines": ("Journal lines kept until Postgres has them.", lambda: len(tail.recent)),
             "aura_http_tail_units_read": ("Journal records read since the start.", lambda: tail.recent.units),

@@ -93,6 +93,7 @@ def make_services(settings: Settings) -> Services:
     lookup = Lookup(tail, reads, accepted)
     events = EventParts(settings, identity)
     answers = Answers(settings.read_cache_mib, settings.read_cache_s)
+    erasures = Erasures(identity, commands, lookup, reads)
     return Services(
         settings,
         commands,
@@ -100,11 +101,11 @@ def make_services(settings: Settings) -> Services:
         reads,
         accepted,
         lookup,
-        Metrics(tail, commands, identity, events, answers),
+        Metrics(tail, commands, identity, events, answers, reads, erasures),
         identity,
         Wallets(settings, identity, commands, tail.recent, openings),
         openings,
-        Erasures(identity, commands, lookup, reads),
+        erasures,
         events,
         CommandLog(settings.kafka, BANK_INBOX.name, settings.partitions),
         CommandLog(settings.kafka, CHAIN_INBOX.name, settings.partitions),

@@ -15,6 +15,7 @@ import asyncpg
 
 from aura_stream.identity import repository
 from aura_stream.identity.database import Database, IdentityUnavailable
+from aura_stream.ledger.connection import Observe
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ class Cleanup:
         self._ended_s = ended_s
         self._interval_s = interval_s
         self._task: asyncio.Task[None] | None = None
+        self.observe: Observe = lambda _: None
+        """Is told how long each run took, in seconds."""
         self.removed: dict[str, int] = {}
         """What this process has removed, by kind."""
 
@@ -64,8 +67,10 @@ class Cleanup:
         told_at = float("-inf")
         while True:
             await asyncio.sleep(self._interval_s)
+            began = loop.time()
             try:
                 removed = await self.run_once()
+                self.observe(loop.time() - began)
                 if removed:
                     log.info("removed what has served its time: %s", removed)
                 if loop.time() - told_at >= _HEADS_EVERY_S:

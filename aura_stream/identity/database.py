@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from aura_stream.ledger.connection import CONNECT_TIMEOUT_S, IDENTITY, PLATFORM, connect, create_pool
+from aura_stream.ledger.connection import CONNECT_TIMEOUT_S, IDENTITY, PLATFORM, Observe, connect, create_pool
 
 if TYPE_CHECKING:
     from aura_stream.ledger.connection import Connection
@@ -45,6 +45,8 @@ class Database:
     def __init__(self, dsn: str, size_max: int) -> None:
         self._dsn = dsn
         self._size_max = size_max
+        self.observe: Observe = lambda _: None
+        """Is told how long each query took, in seconds."""
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._opening = asyncio.Lock()
 
@@ -109,6 +111,10 @@ class Database:
             async with self._opening:
                 if self._pool is None:
                     self._pool = await create_pool(
-                        self._dsn, IDENTITY, size_max=self._size_max, application_name="aura identity"
+                        self._dsn,
+                        IDENTITY,
+                        size_max=self._size_max,
+                        application_name="aura identity",
+                        observe=lambda s: self.observe(s),
                     )
         return self._pool

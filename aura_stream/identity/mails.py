@@ -24,6 +24,7 @@ import msgspec
 from aura_stream.identity import repository
 from aura_stream.identity.database import Database, IdentityUnavailable
 from aura_stream.identity.sealing import Sealer, Unsealable
+from aura_stream.ledger.connection import Observe
 from aura_stream.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,8 @@ class Mails:
         self._sealer = sealer
         url = settings.smtp_url
         self._smtp = Smtp(url.get_secret_value()) if url is not None else None
+        self.observe: Observe = lambda _: None
+        """Is told how long each mail took, in seconds."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -146,10 +149,13 @@ class Mails:
                 await self._task
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            is_more = False
+            is_more, began = False, loop.time()
             try:
                 is_more = await self._next()
+                if is_more:
+                    self.observe(loop.time() - began)
             except (IdentityUnavailable, asyncpg.PostgresError) as error:
                 log.debug("mails wait: %s", error)
             if not is_more:

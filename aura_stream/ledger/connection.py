@@ -27,6 +27,9 @@ RECONCILER: Final = "aura_reconciler"
 
 CONNECT_TIMEOUT_S: Final = 5.0
 
+Observe = Callable[[float], None]
+"""Is told seconds."""
+
 _SESSION: Final = {
     "timezone": "UTC",
     # A client that is gone must not keep its locks: noticed after 5 + 3 * 2 s of silence.
@@ -69,17 +72,27 @@ async def act_as(connection: Connection, role: str) -> None:
     await connection.execute("SELECT set_config('role', $1, false)", role)
 
 
-def pool_init(role: str) -> Callable[[Connection], Coroutine[Any, Any, None]]:
-    """The `init` of `asyncpg.create_pool` that makes each connection act as `role` (a pool's reset keeps the role)."""
+def pool_init(role: str, observe: Observe | None = None) -> Callable[[Connection], Coroutine[Any, Any, None]]:
+    """The `init` of `asyncpg.create_pool` that makes each connection act as `role` (a pool's reset keeps the role).
+
+    `observe` is told of each query how long it took, in seconds.
+    """
 
     async def init(connection: Connection) -> None:
         await act_as(connection, role)
+        if observe is not None:
+            connection.add_query_logger(lambda query: observe(query.elapsed))
 
     return init
 
 
 async def create_pool(
-    dsn: str, role: str = READER, *, size_max: int = 8, application_name: str = "aura ledger"
+    dsn: str,
+    role: str = READER,
+    *,
+    size_max: int = 8,
+    application_name: str = "aura ledger",
+    observe: Observe | None = None,
 ) -> asyncpg.Pool[asyncpg.Record]:
     """A pool whose connections act as `role`; close it after use. It connects when it is first used."""
     pool: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
@@ -88,7 +101,7 @@ async def create_pool(
         max_size=size_max,
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=30,
-        init=pool_init(role),
+        init=pool_init(role, observe),
         server_settings={**_SESSION, "application_name": application_name},
     )
     await pool

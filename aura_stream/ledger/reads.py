@@ -19,7 +19,7 @@ import orjson
 
 from aura_stream.domain.assets import SCALES
 from aura_stream.domain.requests import MAKES
-from aura_stream.ledger.connection import TENANT, pool_init
+from aura_stream.ledger.connection import TENANT, Observe, pool_init
 from aura_stream.ledger.listing import Column, Listing, Page, filtered, select
 
 Row = asyncpg.Record
@@ -200,6 +200,8 @@ class LedgerReads:
     def __init__(self, dsn: str, *, connections_max: int = 8, timeout_s: float = 5.0) -> None:
         self._dsn = dsn
         self._connections_max = connections_max
+        self.observe: Observe = lambda _: None
+        """Is told how long each query took, in seconds."""
         self._timeout_s = timeout_s
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._opening = asyncio.Lock()
@@ -337,7 +339,7 @@ class LedgerReads:
                     max_size=self._connections_max,
                     timeout=self._timeout_s,
                     command_timeout=self._timeout_s,
-                    init=pool_init(TENANT),
+                    init=pool_init(TENANT, lambda s: self.observe(s)),
                     server_settings={
                         "timezone": "UTC",
                         "application_name": "aura-api",

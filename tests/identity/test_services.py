@@ -79,3 +79,31 @@ async def test_l97_a_pool_has_ten_connections_at_most_unless_set_otherwise(start
 
     assert {status for status, _, _ in answers} == {200}
     assert len(set(pids)) == 2
+
+
+async def test_l53_l99_failures_queries_and_jobs_are_counted_and_timed(start_node: StartNode) -> None:
+    node = await start_node(cleanup_interval_s=0.05)
+    ada = await register(node)
+    for _ in range(2):
+        assert (await node.code("GET", f"/v1/users/{uuid.uuid4()}", token=OPERATOR))[1] == "user_not_found"
+    assert (await node.code("GET", "/v1/nothing", token=OPERATOR))[1] == "route_not_found"
+    assert (await node.code("GET", f"/v1/accounts/{ada.account}/entries", token=ada.access))[0] == 200
+    assert (await node.code("GET", "/v1/events", token=ada.access))[0] == 200
+
+    async def counted() -> dict[str, float]:
+        lines = (await node.services.metrics.text()).decode().splitlines()
+        return {name: float(value) for name, _, value in (one.rpartition(" ") for one in lines if one[0] != "#")}
+
+    async with asyncio.timeout(30):
+        while True:
+            found = await counted()
+            if found['aura_http_job_seconds_count{job="cleanup"}'] > 0:
+                break
+            await asyncio.sleep(0.05)
+    assert found['aura_http_errors_total{category="not_found",reason="user_not_found"}'] == 2
+    assert found['aura_http_errors_total{category="not_found",reason="route_not_found"}'] == 1
+    for pool in ("identity", "events", "ledger"):
+        assert found[f'aura_http_query_seconds_count{{pool="{pool}"}}'] > 0
+        assert found[f'aura_http_query_seconds_sum{{pool="{pool}"}}'] > 0
+    for job in ("mails", "erasures"):
+        assert f'aura_http_job_seconds_count{{job="{job}"}}' in found
