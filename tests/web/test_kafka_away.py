@@ -22,14 +22,14 @@ async def test_a20_unacknowledged_command_is_503_and_the_same_key_settles_it(
     try:
         began = time.monotonic()
         status, problem, headers = await api.post("/v1/deposits", body, key)
-        assert time.monotonic() - began < 6.5
+        assert time.monotonic() - began < 15
         assert (status, problem["code"]) == (503, "service_unavailable")
         assert "unknown" in problem["detail"]
         assert int(headers["Retry-After"]) > 0
 
         began = time.monotonic()
         status, problem, _ = await api.post("/v1/deposits", body)
-        assert (status, time.monotonic() - began < 0.5) == (503, True)
+        assert (status, time.monotonic() - began < 3) == (503, True), "it does not wait for what is known to be away"
         assert "nothing was sent" in problem["detail"]
         assert (await api.get(f"/v1/transactions/{uuid.uuid4()}"))[0] == 503
     finally:
