@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aura_stream.domain.strict_json import is_once, refuse_twice
 
 names = st.sampled_from(["a", "b", 'a"', "", "\\", "ä"])
-values = (
+values: st.SearchStrategy[object] = (
     st.sampled_from(["", "x", '"', '"a":"x"', "\\", "\u0000"]) | st.none() | st.integers() | st.just({}) | st.just([""])
 )
 
