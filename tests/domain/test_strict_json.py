@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import Any
 
 import orjson
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from aura_stream.domain.strict_json import is_once, refuse_twice
 
 names = st.sampled_from(["a", "b", 'a"', "", "\\", "ä"])
-values: st.SearchStrategy[Any] = (
+values: st.SearchStrategy[object] = (
     st.sampled_from(["", "x", '"', '"a":"x"', "\\", "\u0000"]) | st.none() | st.integers() | st.just({}) | st.just([""])
 )
 
