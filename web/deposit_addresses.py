@@ -22,7 +22,6 @@ from web.call import Call
 from web.identity.once import once
 
 _POLL_S: Final = 0.1
-_LOOKS: Final = 20
 
 
 async def get_deposit_address(call: Call) -> web.Response:
@@ -42,7 +41,7 @@ async def ask_deposit_address(call: Call) -> web.Response:
             lane = chain_lane_key(found["chain"], found["token"])
             news = AddressWanted(call.tenant, row["account_id"])
             await call.services.chain_inbox.append(lane, msgspec.json.encode(news))
-            for _ in range(_LOOKS):
+            for _ in range(int(call.services.settings.api_wait_s / _POLL_S)):
                 await asyncio.sleep(_POLL_S)
                 found = await _of(call, row)
                 if found["address"] is not None:

@@ -5,7 +5,7 @@
        └──withdraw──▶ withdrawn                   │ ├─fee raised (same nonce), k times: stuck   │
                                                   │ │                    │                      │
                                                   └─┼──block lost────────┴──────────────────────┘  same bytes again
-                                                    └──nonce used by another (a cancel), or reverted, at finality──▶ dead
+                                                    └──nonce used by another, canceled, or reverted, at finality──▶ dead
 
     `mintable` is fiat that has settled and is meant for tokens that nobody has asked the chain for:
         + mint asked for (its fiat has settled)   - reserved by signing   - withdrawn
