@@ -52,6 +52,20 @@ def test_start_ready_freeze_thaw_stop(make: MakeProcess) -> None:
     assert not worker.pid_file.exists() and not worker.ready_file.exists()
 
 
+def test_a_process_whose_first_thread_has_ended_is_waited_for(make: MakeProcess) -> None:
+    """A killed JVM on a busy machine: its first thread is dead already, its others hold files and ports still."""
+    code = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(2,)).start()\n"
+    code += "ctypes.CDLL(None).pthread_exit(None)"
+    worker = make("headless", code)
+    worker.start()
+    pid = worker.pid
+    assert pid is not None
+    assert wait_until(lambda: start_ticks(pid) is None, 10)
+    assert Path(f"/proc/{pid}").exists(), "its other thread goes on"
+    worker.stop()
+    assert not Path(f"/proc/{pid}").exists()
+
+
 def test_a_frozen_process_is_stopped_in_order_and_a_deaf_one_is_killed(make: MakeProcess) -> None:
     frozen = make("frozen", READY)
     frozen.start()
