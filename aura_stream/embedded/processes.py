@@ -14,7 +14,6 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +22,6 @@ from aura_stream import SetupError
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 _POLL_S = 0.02
-_REAP_S = 5.0
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, poll_s: float = _POLL_S) -> bool:
@@ -360,9 +358,7 @@ class Process:
     def _forget(self) -> None:
         self._identity = None
         if self._child is not None:
-            # A process whose first thread has ended looks dead and cannot be reaped before its last one: a JVM, killed.
-            with suppress(subprocess.TimeoutExpired):
-                self._child.wait(_REAP_S)
+            self._child.poll()
             self._child = None
         self.pid_file.unlink(missing_ok=True)
         self.ready_file.unlink(missing_ok=True)
