@@ -6,7 +6,6 @@ Only issuers of the settings are asked, only at the address that the settings gi
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import aiohttp
 import jwt
+import orjson
 
 from aura_stream.domain.reasons import Refused
 from aura_stream.identity.database import IdentityUnavailable
@@ -81,7 +81,7 @@ class _Keys:
                 if answer.status != 200:
                     raise ValueError(f"status {answer.status}")
                 found = _parse(await _whole(answer))
-        except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             log.warning("identity: the keys at %s cannot be read: %s", self._url, error)
             if not is_trusted:
                 raise IdentityUnavailable("the keys of the issuer cannot be read") from error
@@ -100,8 +100,8 @@ async def _whole(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def _parse(body: bytes) -> dict[str, jwt.PyJWK]:
-    """The keys that sign, by id. Raises ValueError when there are none, RecursionError."""
-    document = json.loads(body)
+    """The keys that sign, by id. Raises ValueError when there are none."""
+    document = orjson.loads(body)
     listed = document.get("keys") if isinstance(document, dict) else None
     keys = {}
     for one in listed if isinstance(listed, list) else ():
