@@ -112,9 +112,13 @@ async def test_l100_l116_a_new_migration_goes_there_and_back(
 
 def test_l100_what_would_lose_something_is_not_taken_back(aura: Aura, database: str) -> None:  # noqa: F811 - the fixture
     assert aura("db", "migrate", "--dsn", database).returncode == 0
-    refused = aura("db", "rollback", "--yes", "--dsn", database)
+    for _ in range(30):  # what can be taken back, the newest first
+        refused = aura("db", "rollback", "--yes", "--dsn", database)
+        if refused.returncode:
+            break
     assert refused.returncode == 3 and "cannot be taken back" in refused.stderr
     assert "mend it by a new migration" in refused.stderr
+    assert aura("db", "migrate", "--dsn", database).returncode == 0
     assert aura("db", "status", "--dsn", database).returncode == 0
     nothing = aura("db", "new", "???")
     assert nothing.returncode == 2 and "no letter or digit" in nothing.stderr

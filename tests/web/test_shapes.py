@@ -33,12 +33,14 @@ def test_l87_no_answer_has_room_for_a_secret() -> None:
 
 def test_every_answer_is_a_schema_that_names_its_members() -> None:
     open_ones = {name for name, found in frozen().items() if any(member.endswith("*") for member in found)}
-    # The contract, checks by name, events, whose data is what their type says, and the figures of a kind of lane.
+    # The contract, checks by name, events, whose data is what their type says, the figures of a kind of lane, and what
+    # waits by its state.
     assert {name.partition(" ")[0] for name in open_ones} == {
         *("getContract", "aurix_get_swagger_spec"),
         *("getHealth", "getDetailedHealth", "getReadiness", "getLiveness"),
         *("listEvents", "getEvent"),
-        *("listLanes", "getLane", "releaseLane"),
+        *("listLanes", "getLane", "releaseLane", "cancelNonce"),
+        "getReserves",
     }
     for operation, code, _ in answers():
         assert allowed(operation, int(code), "application/json") is not None
