@@ -198,9 +198,13 @@ class Contract:
             )
 
 
-@cache
 def load_contract(profile: str = "all") -> Contract:
     """The contract, or what a profile serves of it; read and compiled once per process."""
+    return _loaded(profile)  # a cache of its own takes the default and its name for two
+
+
+@cache
+def _loaded(profile: str) -> Contract:
     document: dict[str, Any] = yaml.load(CONTRACT_FILE.read_bytes(), Loader=yaml.CSafeLoader)
     add_aliases(document)
     if profile == "settlement":

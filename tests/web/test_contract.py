@@ -52,6 +52,10 @@ def test_a01_nothing_stands_twice_in_the_contract() -> None:
         assert yaml.load(path.read_text(encoding="utf-8"), Loader=_Once)  # noqa: S506 - it is a safe loader
 
 
+def test_contract_is_compiled_once_however_it_is_asked_for() -> None:
+    assert load_contract() is load_contract("all") is load_contract(profile="all") is not load_contract("settlement")
+
+
 def test_contract_is_valid_openapi() -> None:
     validate(yaml.safe_load(CONTRACT_FILE.read_text(encoding="utf-8")))
 
