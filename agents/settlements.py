@@ -48,7 +48,7 @@ from aura_stream.domain.pauses import (
 )
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.requests import ActionCommand, ChildCommand, PauseCommand, Submission
-from aura_stream.domain.settlement import TOKENS, Case, Settled, attention, journal, moved, same_state
+from aura_stream.domain.settlement import TOKENS, Case, Settled, attention, journal, moved, same_state, suspense, trust
 from aura_stream.domain.signals import Applied, BankFact, ChainFact, Paused, TokensIn, Unmatched
 from aura_stream.domain.state import (
     REQUIRES_ATTENTION,
@@ -215,7 +215,7 @@ def unmatched(unit: Unit, news: Unmatched, rules: Rules) -> None:
         *(news.fact_id, unit.at),
         reason="unmatched",
     )
-    received = moved(f"@bank:{news.bank}:trust:{news.asset}", f"@suspense:unmatched:{news.asset}", news.amount)
+    received = moved(trust(s), suspense(s), news.amount)
     effective_at = min(news.effective_at, unit.at) or unit.at
     decision = Settled(
         *("suspense.unmatched", t, {}, (), effective_at, None, s),

@@ -76,7 +76,6 @@ from aura_stream.domain.requests import Submission
 from aura_stream.domain.settlement import (
     DAY,
     HOUR,
-    NATIVE,
     RAILS,
     Booking,
     Case,
@@ -90,6 +89,8 @@ from aura_stream.domain.settlement import (
     custody,
     enter,
     fees,
+    fits_nothing,
+    gas_paid,
     in_transit,
     is_there,
     journal,
@@ -501,7 +502,7 @@ def _settled(case: Case, fact: BankFact) -> Settled | None:
         # Its return has overtaken it: the money was with the bank, and is there no more.
         return settled_late(case, "deposit.settled_late", fact, moved(trust(s), suspense(s), s.amount))
     # Money came that is not what was expected: it is booked all the same, and nobody's yet.
-    received = f"@bank:{s.bank}:trust:{fact.asset}", f"@suspense:unmatched:{fact.asset}"
+    received = trust(s, fact.asset), suspense(s, fact.asset)
     more: dict[str, Any] = {
         "journals": journal(fact.asset, moved(*received, fact.amount)),
         "effective_at": fact.effective_at,
@@ -573,15 +574,8 @@ def _not_ours(case: Case, fact: BankFact) -> Settled:
     s = case.settlement
     if not s.rail:
         return same_state(case, "deposit.break_opened", code=fact.code)
-    took = moved(f"@suspense:unmatched:{fact.asset}", f"@bank:{s.bank}:trust:{fact.asset}", fact.amount)
-    return same_state(
-        *(case, "deposit.break_opened"),
-        journals=journal(fact.asset, took),
-        effective_at=fact.effective_at,
-        code=fact.code,
-        suspense=s.suspense - (fact.amount if fact.asset == s.fiat else 0),
-        returned_by=(fact.fact_id or "-") if s.returned_by else "",
-    )
+    took = moved(suspense(s, fact.asset), trust(s, fact.asset), fact.amount)
+    return fits_nothing(case, "deposit.break_opened", fact, took)
 
 
 def _taken_back(case: Case, code: str, fact_id: str, effective_at: int = 0) -> Settled:
@@ -740,11 +734,6 @@ def _minted(case: Case, fact: ChainFact) -> Settled:
     if s.returned_by:
         return _clawed_back(case._replace(settlement=msgspec.structs.replace(s, **changes)), journals)
     return step(case, "deposit.completed", COMPLETED, "completed", ends=True, journals=journals, **changes)
-
-
-def gas_paid(s: Settlement, gas: int) -> tuple[Booking, ...]:
-    """What the chain took for it."""
-    return journal(NATIVE, moved(f"@expense:gas:{NATIVE}", f"@custody:chain:{s.chain}:{NATIVE}", gas))
 
 
 def _after_credit(case: Case, fact: ChainFact) -> Settled | None:

@@ -23,17 +23,18 @@ from aura_stream.domain.ledger import with_open_items
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.settlement import (
     DAY,
-    NATIVE,
     TOKENS,
     Booking,
     Case,
     Settled,
     attention,
     custody,
+    gas_paid,
     is_there,
     journal,
     moved,
     step,
+    suspense,
 )
 from aura_stream.domain.signals import CONFIRMED, STUCK, ChainFact, TokensIn
 from aura_stream.domain.state import COMPLETED, PROCESSING, REQUIRES_ATTENTION, Account, Settlement, Transaction
@@ -69,9 +70,9 @@ def swept(case: Case, fact: ChainFact) -> Settled | None:
         return attention(case, "chain_stuck")
     if fact.kind != CONFIRMED:
         return None
-    gas = journal(NATIVE, moved(f"@expense:gas:{NATIVE}", f"@custody:chain:{s.chain}:{NATIVE}", fact.gas))
+    gas = gas_paid(s, fact.gas)
     if not s.account:
-        journals = journal(s.token, moved(custody(s), _suspense(s), t.amount)) + gas
+        journals = journal(s.token, moved(custody(s), suspense(s, s.token), t.amount)) + gas
         return attention(case, "account_inactive", journals=journals, booked=True)
     return _credited(case, journal(s.token, moved(custody(s), s.account, t.amount)) + gas, ends=True)
 
@@ -81,12 +82,8 @@ def matched(case: Case) -> Settled:
     t, s = case.transaction, case.settlement
     if t.status != REQUIRES_ATTENTION or not s.booked or not is_there(case, t.to_account):
         raise Refused("invalid_state_transition", f"{t.to_account} cannot be credited")
-    return _credited(case, journal(s.token, moved(_suspense(s), t.to_account, t.amount)))
+    return _credited(case, journal(s.token, moved(suspense(s, s.token), t.to_account, t.amount)))
 
 
 def _credited(case: Case, journals: tuple[Booking, ...], **more: Any) -> Settled:
     return step(case, "deposit.completed", COMPLETED, "completed", journals=journals, is_credited=True, **more)
-
-
-def _suspense(s: Settlement) -> str:
-    return f"@suspense:unmatched:{s.token}"

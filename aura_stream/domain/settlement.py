@@ -110,9 +110,9 @@ class Case(NamedTuple):
 # --- the chart of accounts -------------------------------------------------------------------------------------------
 
 
-def trust(s: Settlement) -> str:
-    """The bank's account for our customers' money."""
-    return f"@bank:{s.bank}:trust:{s.fiat}"
+def trust(s: Settlement, asset: str | None = None) -> str:
+    """The bank's account for our customers' money, in its own currency or in the one that came."""
+    return f"@bank:{s.bank}:trust:{s.fiat if asset is None else asset}"
 
 
 def operating(s: Settlement) -> str:
@@ -140,9 +140,9 @@ def reserve(s: Settlement) -> str:
     return f"@reserve:{s.token}:{s.fiat}"
 
 
-def suspense(s: Settlement) -> str:
-    """Money that nobody has explained."""
-    return f"@suspense:unmatched:{s.fiat}"
+def suspense(s: Settlement, asset: str | None = None) -> str:
+    """Money that nobody has explained, in its own currency or in the one that came."""
+    return f"@suspense:unmatched:{s.fiat if asset is None else asset}"
 
 
 def fees(s: Settlement, type_: str) -> str:
@@ -262,6 +262,25 @@ def settled_late(case: Case, event: str, fact: BankFact, there: tuple[Posting, .
     back = tuple(msgspec.structs.replace(posting, amount=-posting.amount) for posting in there)
     journals = journal(s.fiat, there) + journal(s.fiat, back)
     return same_state(case, event, journals=journals, effective_at=fact.effective_at, settled_by=fact.fact_id or "-")
+
+
+def fits_nothing(case: Case, event: str, fact: BankFact, there: tuple[Posting, ...]) -> Settled:
+    """A return that is a second one, of another amount, or of what never was: booked against suspense all the same,
+    and a break until it is explained."""
+    s = case.settlement
+    return same_state(
+        *(case, event),
+        journals=journal(fact.asset, there),
+        effective_at=fact.effective_at,
+        code=fact.code,
+        suspense=s.suspense - (fact.amount if fact.asset == s.fiat else 0),
+        returned_by=(fact.fact_id or "-") if s.returned_by else "",
+    )
+
+
+def gas_paid(s: Settlement, gas: int) -> tuple[Booking, ...]:
+    """What the chain took for it."""
+    return journal(NATIVE, moved(f"@expense:gas:{NATIVE}", f"@custody:chain:{s.chain}:{NATIVE}", gas))
 
 
 def _accounts(case: Case, journals: tuple[Booking, ...]) -> dict[str, Any]:

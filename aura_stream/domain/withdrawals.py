@@ -45,7 +45,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from aura_stream.domain.bank_codes import ATTENTION, FREEZE, INQUIRE, code_of
-from aura_stream.domain.bank_deposits import gas_paid
 from aura_stream.domain.ids import bank_reference, chain_reference
 from aura_stream.domain.lane_requests import Burn, Inquire, Instruct
 from aura_stream.domain.ledger import enough, expect, usable
@@ -64,6 +63,8 @@ from aura_stream.domain.settlement import (
     custody,
     enter,
     fees,
+    fits_nothing,
+    gas_paid,
     is_there,
     journal,
     kept_open,
@@ -384,7 +385,7 @@ def _settled(case: Case, fact: BankFact) -> Settled | None:
         # Its return has overtaken it: the money had gone out, and is back.
         return settled_late(case, "withdrawal.settled_late", fact, moved(suspense(s), trust(s), fact.amount))
     # The bank has paid what was not asked for: it is booked, and a person finds out why.
-    took = moved(f"@suspense:unmatched:{fact.asset}", f"@bank:{s.bank}:trust:{fact.asset}", fact.amount)
+    took = moved(suspense(s, fact.asset), trust(s, fact.asset), fact.amount)
     more: dict[str, Any] = {
         "journals": journal(fact.asset, took),
         "effective_at": fact.effective_at,
@@ -499,12 +500,5 @@ def _returned(case: Case, fact: BankFact) -> Settled | None:
 def _not_ours(case: Case, fact: BankFact) -> Settled:
     """A second return, one of too much, or of what was not paid: booked all the same, and a break until explained."""
     s = case.settlement
-    came = moved(f"@bank:{s.bank}:trust:{fact.asset}", f"@suspense:unmatched:{fact.asset}", fact.amount)
-    return same_state(
-        *(case, "withdrawal.break_opened"),
-        journals=journal(fact.asset, came),
-        effective_at=fact.effective_at,
-        code=fact.code,
-        suspense=s.suspense - (fact.amount if fact.asset == s.fiat else 0),
-        returned_by=(fact.fact_id or "-") if s.returned_by else "",
-    )
+    came = moved(trust(s, fact.asset), suspense(s, fact.asset), fact.amount)
+    return fits_nothing(case, "withdrawal.break_opened", fact, came)
