@@ -137,9 +137,7 @@ def _partition(call: Call) -> int:
 
 async def known_account(call: Call) -> dict[str, Any]:
     """The row of the path's account as of now. Raises Problem, 404 only when it is proven."""
-    ends = await call.services.lookup.ends()
-    await call.services.lookup.settled([_partition(call)], ends)
-    return await _account(call, ends)
+    return await _account(call, await call.services.lookup.fresh([_partition(call)]))
 
 
 async def _account(call: Call, ends: Ends) -> dict[str, Any]:

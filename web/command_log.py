@@ -20,7 +20,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from aura_stream.brokers import Brokers, client_options
 from aura_stream.engine.partitioner import Partitioner
-from aura_stream.engine.producer import METADATA_MAX_AGE_MS
+from aura_stream.engine.transactions import METADATA_MAX_AGE_MS
 from web.problems import Problem
 
 log = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ from aiokafka.errors import ConcurrentTransactions, InvalidProducerEpoch, KafkaE
 
 from aura_stream.brokers import Brokers
 from aura_stream.engine.errors import CommitFailed, EngineError, Fenced
-from aura_stream.engine.transactions import METADATA_MAX_AGE_MS, Place, TransactionClient
+from aura_stream.engine.transactions import Place, TransactionClient
 
-__all__ = ["COMMIT_TIMEOUT_S", "METADATA_MAX_AGE_MS", "Batches", "Message", "TransactionalProducer"]
+__all__ = ["COMMIT_TIMEOUT_S", "Batches", "Message", "TransactionalProducer"]
 
 log = logging.getLogger(__name__)
 
