@@ -121,7 +121,6 @@ class LocalStack:
         arguments = ["api"] if role == "api" else ["worker", role]
         full = {
             **self.environment(),
-            "AURA_HOME": str(self.home),
             "AURA_MODE": self.settings.mode,
             "AURA_ROLE": role,
             "AURA_SLOT": str(slot),
@@ -138,19 +137,30 @@ class LocalStack:
             "AURA_BANK_POLL_S": str(self.settings.bank_poll_s),
             "AURA_BANK_WEBHOOK_URL": self.settings.bank_webhook_url,
             "AURA_FAUST_WEB_PORT": str(self._web_port(role, slot)),
-            "PYTHONUNBUFFERED": "1",
             **(env or {}),
         }
         ready = None
         if role == "api":
             ready = partial(http_ok, f"http://{full['AURA_API_HOST']}:{full['AURA_API_PORT']}/health/ready")
+        return self._aura(name, *arguments, env=full, tied=self.tied, ready=ready, module=module)
+
+    def _aura(
+        self,
+        name: str,
+        *arguments: str,
+        env: Mapping[str, str],
+        tied: bool,
+        ready: Callable[[], bool] | None = None,
+        module: str = "aura_stream.cli",
+    ) -> Process:
+        """A process of our own command line, with its files in this stack."""
         return Process(
             name,
             [sys.executable, "-m", module, *arguments],
             run_dir=self.run_dir,
             log_dir=self.log_dir,
-            env=full,
-            tied=self.tied,
+            env={"AURA_HOME": str(self.home), "PYTHONUNBUFFERED": "1", **env},
+            tied=tied,
             ready=ready,
         )
 
@@ -160,19 +170,8 @@ class LocalStack:
         Not a part of :meth:`start_role`: it is an outside program that happens to run here. Whoever starts it adds it
         to ``roles``, so that :meth:`stop` ends it.
         """
-        return Process(
-            MOCK_BANK,
-            [sys.executable, "-m", "aura_stream.cli", MOCK_BANK, *options],
-            run_dir=self.run_dir,
-            log_dir=self.log_dir,
-            env={
-                "AURA_HOME": str(self.home),
-                "AURA_MODE": self.settings.mode,
-                "AURA_MOCK_BANK_PORT": str(self.settings.mock_bank_port),
-                "PYTHONUNBUFFERED": "1",
-            },
-            tied=self.tied,
-        )
+        env = {"AURA_MODE": self.settings.mode, "AURA_MOCK_BANK_PORT": str(self.settings.mock_bank_port)}
+        return self._aura(MOCK_BANK, MOCK_BANK, *options, env=env, tied=self.tied)
 
     def start_mock_bank(self, *options: str) -> Process:
         """Start the mock bank and wait until it is ready; :meth:`stop` ends it."""
@@ -193,21 +192,13 @@ class LocalStack:
 
         It reads the banks' credentials and the minter's key where they are by default, so those must be there.
         """
-        process = Process(
-            RECONCILE,
-            [sys.executable, "-m", "aura_stream.cli", RECONCILE, "--watch", "--every", str(every_s)],
-            run_dir=self.run_dir,
-            log_dir=self.log_dir,
-            env={
-                **self.environment(),
-                "AURA_HOME": str(self.home),
-                "AURA_MODE": self.settings.mode,
-                "AURA_CHAIN_CONFIRMATIONS": str(self.settings.chain_confirmations),
-                "PYTHONUNBUFFERED": "1",
-            },
-            tied=self.tied,
-            ready=_runs,
-        )
+        env = {
+            **self.environment(),
+            "AURA_MODE": self.settings.mode,
+            "AURA_CHAIN_CONFIRMATIONS": str(self.settings.chain_confirmations),
+        }
+        arguments = ("--watch", "--every", str(every_s))
+        process = self._aura(RECONCILE, RECONCILE, *arguments, env=env, tied=self.tied, ready=_runs)
         self.roles.processes.append(process)
         process.start()
         return process
@@ -233,14 +224,7 @@ class LocalStack:
         Raises :class:`SetupError` with its last lines if it fails.
         """
         name = "-".join(arguments)
-        process = Process(
-            name,
-            [sys.executable, "-m", "aura_stream.cli", *arguments],
-            run_dir=self.run_dir,
-            log_dir=self.log_dir,
-            env={**self.environment(), "AURA_HOME": str(self.home), "PYTHONUNBUFFERED": "1"},
-            tied=True,
-        )
+        process = self._aura(name, *arguments, env=self.environment(), tied=True)
         process.log_path.unlink(missing_ok=True)
         process.start()
         finished = process.wait(120)
