@@ -9,14 +9,13 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from aura_stream.events.envelope import Entry
-from aura_stream.ledger.connection import EVENTS, connect
+from aura_stream.ledger.connection import AWAY, EVENTS, connect
 from aura_stream.ledger.errors import Unavailable
 
 _APPEND: Final = """
 SELECT events.append($1, $2, $3, $4, $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::int[],
     $11::text[], $12::timestamptz[], $13::text[])
 """
-_AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class Claim(NamedTuple):
@@ -64,7 +63,7 @@ class EventWriter:
                     if self._connection is None or self._connection.is_closed():
                         self._connection = await connect(self._dsn, EVENTS, application_name="aura events writer")
                     return await self._connection.fetchrow(query, *arguments)
-            except _AWAY as error:
+            except AWAY as error:
                 # Whether it was done is not guessed: the partition is claimed again, which says where it stands.
                 await self.close()
                 raise Unavailable(f"{type(error).__name__}: {error}") from error

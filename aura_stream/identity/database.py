@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from aura_stream.ledger.connection import CONNECT_TIMEOUT_S, IDENTITY, PLATFORM, Observe, connect, create_pool
+from aura_stream.ledger.connection import (
+    CONNECT_TIMEOUT_S,
+    IDENTITY,
+    PLATFORM,
+    Observe,
+    close_pool,
+    connect,
+    create_pool,
+)
 
 if TYPE_CHECKING:
     from aura_stream.ledger.connection import Connection
@@ -88,8 +96,8 @@ class Database:
     async def close(self) -> None:
         """Ends all connections."""
         if self._pool is not None:
-            self._pool.terminate()
-            self._pool = None
+            pool, self._pool = self._pool, None
+            await close_pool(pool)
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Connection]:

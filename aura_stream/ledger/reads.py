@@ -19,7 +19,7 @@ import orjson
 
 from aura_stream.domain.assets import SCALES
 from aura_stream.domain.requests import MAKES
-from aura_stream.ledger.connection import TENANT, Observe, pool_init
+from aura_stream.ledger.connection import AWAY, TENANT, Observe, close_pool, pool_init
 from aura_stream.ledger.listing import Column, Listing, Page, filtered, select
 
 Row = asyncpg.Record
@@ -210,11 +210,7 @@ class LedgerReads:
         """Closes the connections."""
         if self._pool is not None:
             pool, self._pool = self._pool, None
-            try:
-                async with asyncio.timeout(2):
-                    await pool.close()
-            except TimeoutError:
-                pool.terminate()
+            await close_pool(pool)
 
     async def stored(self) -> dict[int, Stored]:
         """How far each partition is stored."""
@@ -324,10 +320,7 @@ class LedgerReads:
                 async with connection.transaction(readonly=True):
                     await connection.execute("SELECT set_config('aura.tenant', $1, true)", tenant)
                     yield connection
-        except (
-            *(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError),
-            asyncpg.InternalClientError,  # a connection that broke while it was given back
-        ) as error:
+        except AWAY as error:
             raise ReadsUnavailable(f"{type(error).__name__}: {error}") from error
 
     async def _open(self) -> asyncpg.Pool[asyncpg.Record]:

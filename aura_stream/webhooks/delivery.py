@@ -22,7 +22,7 @@ import aiohttp
 import asyncpg
 
 from aura_stream.identity.sealing import Sealer, Unsealable
-from aura_stream.ledger.connection import EVENTS, create_pool
+from aura_stream.ledger.connection import AWAY, EVENTS, close_pool, create_pool
 from aura_stream.webhooks.endpoints import secret_place
 from aura_stream.webhooks.guard import AddressRefused, Guard, guarded_session
 from aura_stream.webhooks.schedule import gives_up, next_try
@@ -40,9 +40,9 @@ SLOTS: Final = 256
 RESPONSE_MAX: Final = 1024
 KEPT: Final = timedelta(days=30)
 _LOOK_S: Final = 0.25
+_STOP_S: Final = 5.0
 _AWAY_MAX_S: Final = 2.0
 _CLEAN_S: Final = 3600.0
-_AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 # Materialized: a plan that scans it again for each row would skip what it has locked and take more than may be taken.
 _CLAIM: Final = """
@@ -139,14 +139,20 @@ class Deliveries:
         self._session = guarded_session(self._guard, TIMEOUT_S)
 
     async def stop(self) -> None:
-        """Ends the requests under way; whoever takes their deliveries next sends them again."""
+        """Takes no more, and waits for what is under way: an answer that is not written down is a delivery sent again.
+
+        An endpoint that has not answered after some seconds is not waited for; whoever takes its delivery next sends
+        it again.
+        """
+        if self._running:
+            await asyncio.wait(self._running, timeout=_STOP_S)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
         if self._pool is not None:
-            self._pool.terminate()
+            await close_pool(self._pool)
 
     async def run(self) -> None:
         """Sends until it is cancelled; goes on after any failure of Postgres."""
@@ -156,7 +162,7 @@ class Deliveries:
                 count = await self.take()
                 await self._clean()
                 pause_s = _LOOK_S
-            except _AWAY as error:
+            except AWAY as error:
                 log.warning("webhooks: Postgres does not answer, trying again: %s: %s", type(error).__name__, error)
                 count, pause_s = 0, min(pause_s * 2, _AWAY_MAX_S)
             if not count:

@@ -350,8 +350,8 @@ async def test_x73_a_dead_endpoint_holds_up_nobody_and_its_answer_is_kept_short(
             assert len(found["tries"][0]["response"]) <= 1024
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await sender.stop()
         hangs.set()
+        await sender.stop()
 
 
 @pytest.mark.timeout(120)
@@ -392,6 +392,32 @@ async def test_u31_two_workers_share_the_work_and_a_killed_one_loses_nothing(
     assert len(twice) <= 2 * UNDER_WAY_MAX
     assert {event["id"] for event in told} <= {headers["webhook-id"] for headers, _ in receiver.came}
     assert "Traceback" not in workers[1].log_path.read_text()
+
+
+async def test_n03_u31_a_worker_that_stops_writes_down_what_it_is_told(
+    node: Node, sender: Deliveries, receiver: Receiver
+) -> None:
+    alice = await register(node)
+    await until_told(node, alice.access, "deposit.credited")
+    await endpoint(node, alice.access, receiver.url, "deposit.credited")
+    asked, stopping = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: web.Request, body: bytes) -> web.Response:
+        asked.set()
+        await stopping.wait()
+        return web.Response()
+
+    receiver.answer = wait
+    await deposit(node, alice)
+    await until_told(node, alice.access, "deposit.credited", 2)
+    assert await sender.take() == 1
+    await asked.wait()
+    stop = asyncio.create_task(sender.stop())
+    await asyncio.sleep(0)
+    stopping.set()
+    await stop
+    _, page, _ = await node.call("GET", "/v1/webhook-deliveries", token=alice.access)
+    assert [one["status"] for one in page["items"]] == ["delivered"]
 
 
 async def test_x50_a_time_can_be_replayed_and_deliveries_are_listed(
