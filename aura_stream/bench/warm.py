@@ -37,7 +37,7 @@ def kafka_ms(paced: Mapping[str, Any]) -> float:
 async def warm_broker(
     bootstrap: str, broker_cpu_s: Callable[[], float], seconds: float, say: Callable[[str], None]
 ) -> list[float]:
-    """Runs small transactions until they stop getting cheaper, or for `seconds`.
+    """Runs small transactions until two pieces in a row are no cheaper, or for `seconds`.
 
     Returns the broker's CPU milliseconds per transaction, piece by piece of five seconds.
     """
@@ -53,7 +53,7 @@ async def warm_broker(
     try:
         await asyncio.gather(*(producer.start() for producer in producers))
         give_up = time.monotonic() + seconds
-        while time.monotonic() < give_up and (len(costs) < 3 or still_falls(costs)):
+        while time.monotonic() < give_up and (still_falls(costs) or still_falls(costs[:-1])):
             before = broker_cpu_s()
             until = min(give_up, time.monotonic() + PIECE_S)
             counts = await asyncio.gather(*(_commit(producer, n, until) for n, producer in enumerate(producers)))
