@@ -20,7 +20,14 @@ from aura_stream.banks.reading import EVENTS_LISTED, News, Unreadable, news_of, 
 from aura_stream.domain import lane_news
 from aura_stream.domain.ids import chain_lane_key, record_key
 from aura_stream.domain.lane_news import CallEnded, Heard, Polled
-from aura_stream.domain.lane_requests import DECODE_BANK, Expect, Inquire, Instruct, SetPause, StatementRead
+from aura_stream.domain.lane_requests import (
+    DECODE_BANK,
+    BankRequest,
+    Inquire,
+    SetClock,
+    SetPause,
+    StatementRead,
+)
 from aura_stream.domain.lane_requests import ENCODE as ENCODE_REQUEST
 from aura_stream.domain.lanes import bank as lanes
 from aura_stream.domain.lanes.bank import LOST, Decided, Job, Lane, Limits
@@ -28,7 +35,7 @@ from aura_stream.domain.lanes.lines import AttemptLine, LaneLine, NoteLine
 from aura_stream.domain.lanes.rules import LaneRules
 from aura_stream.domain.pauses import Pause, Pauses, lifted, with_pause
 from aura_stream.domain.settlement import RAILS
-from aura_stream.domain.signals import ACCEPTED, REJECTED, RETURNED, SETTLED, Applied, BankFact, Unmatched
+from aura_stream.domain.signals import ACCEPTED, REJECTED, RETURNED, SETTLED, Applied, BankFact, ClockTaken, Unmatched
 from aura_stream.engine.errors import Poison
 from aura_stream.engine.unit import Record, Unit
 from tables.bank_lanes import (
@@ -122,9 +129,12 @@ class BankLanes:
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
-    def _request(self, unit: Unit, bank: str, request: Instruct | Expect | Inquire | SetPause) -> None:
+    def _request(self, unit: Unit, bank: str, request: BankRequest) -> None:
         if isinstance(request, SetPause):
             set_pause(unit, request)
+            return
+        if isinstance(request, SetClock):
+            set_clock(unit, request)
             return
         key = job_key(bank, request.reference)
         known = BANK_JOBS.get(key)
@@ -440,7 +450,7 @@ def tell(unit: Unit, job: Job, fact: BankFact) -> None:
     unit.signal(record_key(job.tenant, job.customer), fact)
 
 
-# --- pauses, for every kind of lane --------------------------------------------------------------------------------
+# --- pauses and the clock, for every kind of lane --------------------------------------------------------------------
 
 
 def pauses() -> tuple[Pause, ...]:
@@ -459,3 +469,9 @@ def set_pause(unit: Unit, request: SetPause) -> None:
         known = lifted(known, told.id, told.lifted_at)
     PAUSES.set(ALL, Pauses(known))
     unit.signal_partition(request.home, Applied(told.id, bool(told.lifted_at)))
+
+
+def set_clock(unit: Unit, request: SetClock) -> None:
+    """The clock was moved; each lane of the partition is told, and each answers."""
+    unit.move_clock(request.moved_ms)
+    unit.signal_partition(request.home, ClockTaken(request.moved_ms))

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from eth_utils.address import to_checksum_address
 
-from agents.bank_lanes import pauses, set_pause
+from agents.bank_lanes import pauses, set_clock, set_pause
 from aura_stream.chain import forwarder
 from aura_stream.chain import token as contract
 from aura_stream.chain.setup import token_address
@@ -28,7 +28,16 @@ from aura_stream.chain.signer import Fees, Signed, SigningKey, Transaction, canc
 from aura_stream.domain import lane_news
 from aura_stream.domain.ids import chain_reference, derived_id, id_text, parse_account_id, record_key
 from aura_stream.domain.lane_news import AddressWanted, Arrival, Cancel, Looked, NotSeen, Release, Sent
-from aura_stream.domain.lane_requests import DECODE_CHAIN, Burn, ChainRequest, Mint, SetPause, StatementRead, Withdraw
+from aura_stream.domain.lane_requests import (
+    DECODE_CHAIN,
+    Burn,
+    ChainRequest,
+    Mint,
+    SetClock,
+    SetPause,
+    StatementRead,
+    Withdraw,
+)
 from aura_stream.domain.lanes import minter as lanes
 from aura_stream.domain.lanes.bank import Limits as Pace
 from aura_stream.domain.lanes.bank import backoff
@@ -153,6 +162,9 @@ class ChainLanes:
     def _request(self, unit: Unit, lane: str, request: ChainRequest) -> None:
         if isinstance(request, SetPause):
             set_pause(unit, request)
+            return
+        if isinstance(request, SetClock):
+            set_clock(unit, request)
             return
         row = self._lane(lane)
         if isinstance(request, StatementRead):

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from agents import settlements, tenants
+from agents import clock, settlements, tenants
 from agents.writing import (
     KEY_LIFE_MS,
     begin,
@@ -30,7 +30,15 @@ from agents.writing import (
     tell_refused,
 )
 from aura_stream.domain import accounts, deposits, holds, ids, transfers, velocity
-from aura_stream.domain.commands import Command, TenantOpen, Transfer, fingerprint, parse_command, read_transfer
+from aura_stream.domain.commands import (
+    ClockAdvance,
+    Command,
+    TenantOpen,
+    Transfer,
+    fingerprint,
+    parse_command,
+    read_transfer,
+)
 from aura_stream.domain.ids import derived_id, id_bytes, id_text, record_key
 from aura_stream.domain.ledger import Decision, owned, refused
 from aura_stream.domain.reasons import Invalid, Refused
@@ -55,6 +63,8 @@ from aura_stream.domain.signals import (
     Applied,
     BankFact,
     ChainFact,
+    ClockMoved,
+    ClockTaken,
     Credit,
     Paused,
     Signal,
@@ -173,6 +183,9 @@ class Ledger:
             elif isinstance(command, TenantOpen):
                 if not repeated(unit, command, key, content):
                     tenants.open_tenant(unit, command, key, content, self._tenants)
+            elif isinstance(command, ClockAdvance):
+                if not repeated(unit, command, key, content):
+                    clock.advance(unit, command, key, content, self.rules)
             else:
                 request = read_account(command)
                 if not repeated(unit, command, key, content):
@@ -305,7 +318,7 @@ class Ledger:
     # --- signals and deadlines -------------------------------------------------------------------------------------
 
     def signal(self, unit: Unit, signal: Signal) -> None:
-        """A credit of another customer, the answer to one, a fact of a bank or the chain, tokens, a pause, a tenant."""
+        """What another partition or a lane tells: a credit, the answer to one, a fact, tokens, a pause, the time."""
         if isinstance(signal, Credit):
             self._receive(unit, signal)
         elif isinstance(signal, Answer):
@@ -327,6 +340,10 @@ class Ledger:
             settlements.tokens_in(unit, signal)
         elif isinstance(signal, TenantKnown):
             tenants.known_by_one_more(signal)
+        elif isinstance(signal, ClockMoved):
+            clock.moved(unit, signal)
+        elif isinstance(signal, ClockTaken):
+            clock.taken_by_one_more(unit, signal)
         else:
             settlements.unmatched(unit, signal, self.rules)
 

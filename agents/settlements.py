@@ -273,14 +273,14 @@ def pause(unit: Unit, command: PauseCommand, key: bytes, content: str, rules: Ru
             refuse(unit, command, key, content, refusal)
             return
         told, event = msgspec.structs.replace(found, lifted_at=at), "pause.lifted"
-    lanes = _lanes(rules)
+    asked = lanes(rules)
     for partition in range(unit.partitions):
         unit.signal_partition(partition, Paused(told, unit.partition))
-    for topic, lane in lanes:
+    for topic, lane in asked:
         unit.ask(topic, lane, ENCODE_REQUEST(SetPause(told, unit.partition)))
     state = event.removeprefix("pause.")
     rollout = Rollout(
-        told.id, command.tenant, command.customer, command.data.operator, state, unit.partitions + len(lanes)
+        told.id, command.tenant, command.customer, command.data.operator, state, unit.partitions + len(asked)
     )
     ROLLOUTS.set(id_bytes(told.id), rollout)
     # The partition of the command has it before it answers: what the sender asks next is held back already.
@@ -356,7 +356,7 @@ def _next(prefix: bytes) -> bytes:
     return (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix) + 1, "big")[1:]
 
 
-def _lanes(rules: Rules) -> list[tuple[str, bytes]]:
+def lanes(rules: Rules) -> list[tuple[str, bytes]]:
     """Topic and key of every lane."""
     settings = rules.settlement
     banks = [(BANK_REQUESTS.name, bank_lane_key(bank)) for bank in sorted(set(settings.banks.values()))]

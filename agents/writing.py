@@ -12,7 +12,7 @@ import msgspec
 
 from aura_stream.domain.assets import format_amount
 from aura_stream.domain.bank_codes import code_of
-from aura_stream.domain.commands import Command, format_time
+from aura_stream.domain.commands import ClockAdvance, Command, format_time
 from aura_stream.domain.events import ENCODE, ByBank, Event, EventData, TransactionEvent
 from aura_stream.domain.ids import bank_lane_key, chain_lane_key, id_bytes, id_text, parse_account_id, record_key
 from aura_stream.domain.lane_requests import ENCODE as ENCODE_REQUEST
@@ -431,7 +431,7 @@ def repeated(unit: Unit, command: Command, key: bytes, content: str) -> bool:
 
 def refuse(
     unit: Unit,
-    command: ActionCommand | AccountCommand | ChildCommand | PauseCommand,
+    command: ActionCommand | AccountCommand | ChildCommand | PauseCommand | ClockAdvance,
     key: bytes,
     content: str,
     refusal: Refused,

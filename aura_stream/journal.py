@@ -159,7 +159,21 @@ class PauseLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_f
     scope: dict[str, str] = {}
 
 
-Line = TransactionLine | ChangeLine | ReceivedLine | AccountLine | AnswerLine | PauseLine
+class ClockLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="line", tag="clock"):
+    """The clock was moved, also the command's answer; or, without `command_id`, every partition and lane has it."""
+
+    tenant: str  # of its command
+    customer: str
+    event: str  # clock.advanced | clock.moved
+    status: str  # moving | moved
+    at: int
+    by: str  # the operator
+    moved_ms: int  # ahead of the records' time, in all
+    command_id: str = ""
+    idempotency_key: str = ""
+
+
+Line = TransactionLine | ChangeLine | ReceivedLine | AccountLine | AnswerLine | PauseLine | ClockLine
 
 
 class UnitRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

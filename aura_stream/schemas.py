@@ -23,6 +23,8 @@ from aura_stream.domain.signals import (
     Applied,
     BankFact,
     ChainFact,
+    ClockMoved,
+    ClockTaken,
     Credit,
     Paused,
     Signal,
@@ -83,12 +85,14 @@ _DATA: Final[dict[str, dict[str, Any]]] = {
     "pause.set": {"operator": "olga", "scope": {"rail": "ach"}, "note": "bank-a is away"},
     "pause.lift": {"operator": "olga", "pause_id": _TRANSACTION},
     "tenant.open": {"operator": "olga", "tenant_id": "partner-co"},
+    "clock.advance": {"operator": "olga", "advance_s": 259200},
 }
 
 # What a field of ours means wherever it stands in the journal and the events.
 _MEANING: Final = {
     "by_bank": "What banks and the chain have to do with it, as it stands now",
     "by": "The operator",
+    "moved_ms": "How far the clock of the sandbox is ahead of the records' time, in all, in milliseconds",
     "also_journal": "Public id of the journal by which the receiver's partition booked its half",
     "amount": "Integer minor units of the asset, as text",
     "at": "Milliseconds since 1970",
@@ -126,6 +130,7 @@ _REQUEST_MEANING: Final = {
     "tenant": "Whose customer it is",
     "reference": "Ours, derived from transaction and step; the same step asked twice has the same",
     "amount": "Integer minor units of the asset",
+    "moved_ms": "How far the clock of the sandbox is ahead of the records' time, in all, in milliseconds",
     "home": "The partition of aura.signals.v1 that waits for the answer",
 }
 _EVENT_MEANING: Final = _MEANING | {
@@ -360,12 +365,12 @@ def _plain(message: msgspec.Struct) -> Any:
 
 def _described(schema: dict[str, Any], meaning: dict[str, str]) -> dict[str, Any]:
     """msgspec's schema with the meaning of fields, the names of array items, and docstrings without their indent."""
-    about_tenants = (TenantOpened, TenantKnown)
+    to_all = (TenantOpened, TenantKnown, ClockMoved, ClockTaken)
     arrays = (
         *(Entry, Credit, Answer, BankFact, ChainFact, Unmatched, TokensIn, Paused, Applied, Pause, Pauses, Scope),
         Rollout,
     )
-    structs: dict[str, type[msgspec.Struct]] = {struct.__name__: struct for struct in (*arrays, *about_tenants)}
+    structs: dict[str, type[msgspec.Struct]] = {struct.__name__: struct for struct in (*arrays, *to_all)}
     for name, part in schema["$defs"].items():
         if "description" in part:
             part["description"] = inspect.cleandoc(part["description"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 
 import orjson
 from aiohttp import web
@@ -37,7 +36,7 @@ async def send_commands(call: Call) -> web.Response:
     records: list[tuple[int, bytes, bytes]] = []
     submits: list[tuple[str, Command, int]] = []
     partition_of = call.services.commands.partition_of
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = call.services.tail.recent.clock.now_ms
     for number, raw in enumerate(body.split(b"\n"), 1):
         if number % _LINES_PER_TURN == 0:
             await asyncio.sleep(0)
@@ -99,7 +98,7 @@ def _accepted(number: int, command: Command, partition: int, submits: list[tuple
     subject = subject_of(command)
     if command.type in SUBMITS:
         submits.append((subject, command, partition))
-    elif command.type.startswith("account."):
+    elif command.type.startswith("account.") or command.type == "clock.advance":
         return b'{"line":%d,"command_id":"%s","transaction_id":null,"status":"accepted"}' % (
             number,
             command.id.encode(),

@@ -40,7 +40,7 @@ class Prepared(msgspec.Struct, frozen=True):
     command: Command
     value: bytes
     subject: str
-    """The id of the transaction it makes or acts on, of the account, or of the pause."""
+    """The id of the transaction it makes or acts on, of the account, or of the pause; of the clock its name."""
 
     @property
     def is_about_account(self) -> bool:
@@ -53,6 +53,11 @@ class Prepared(msgspec.Struct, frozen=True):
         return self.command.type.startswith("pause.")
 
     @property
+    def is_about_clock(self) -> bool:
+        """Whether the subject is the clock."""
+        return self.command.type == "clock.advance"
+
+    @property
     def is_submit(self) -> bool:
         """Whether it makes a transaction."""
         return self.command.type in SUBMITS
@@ -62,11 +67,13 @@ class Prepared(msgspec.Struct, frozen=True):
         """The member that names the subject in a problem or an answer."""
         if self.is_about_pause:
             return {"pause_id": self.subject}
+        if self.is_about_clock:
+            return {}
         return {"account_id" if self.is_about_account else "transaction_id": self.subject}
 
 
 def subject_of(command: Command) -> str:
-    """The id of the transaction a command makes or acts on, of the account, or of the pause."""
+    """The id of the transaction a command makes or acts on, of the account, or of the pause; of the clock its name."""
     data: Any = command.data
     if command.type in SUBMITS or command.type == "pause.set":
         return id_text(derived_id(command.tenant, command.customer, command.idempotency_key))
@@ -76,11 +83,18 @@ def subject_of(command: Command) -> str:
         return str(data.account_id)
     if command.type == "pause.lift":
         return str(uuid.UUID(data.pause_id))
+    if command.type == "clock.advance":
+        return "clock"
     return str(uuid.UUID(data.transaction_id))
 
 
-def prepare(type_: str, *, tenant: str, customer: str, idempotency_key: str, data: dict[str, Any]) -> Prepared:
-    """The command of a request, with a fresh id. Raises :class:`Problem` when no door would take it."""
+def prepare(
+    type_: str, *, tenant: str, customer: str, idempotency_key: str, data: dict[str, Any], moved_ms: int = 0
+) -> Prepared:
+    """The command of a request, with a fresh id. Raises :class:`Problem` when no door would take it.
+
+    `moved_ms`: how far the ledger's time is ahead of ours.
+    """
     now_ms = time.time_ns() // 1_000_000
     envelope = {
         "id": new_id(),
@@ -94,7 +108,7 @@ def prepare(type_: str, *, tenant: str, customer: str, idempotency_key: str, dat
     value = orjson.dumps(envelope)
     try:
         command = parse_command(value)
-        check(command, now_ms)
+        check(command, now_ms + moved_ms)
     except (Invalid, Refused) as error:
         raise from_domain(_in_body(error)) from None
     return Prepared(command, value, subject_of(command))

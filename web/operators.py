@@ -14,7 +14,7 @@ from web.call import Call
 from web.problems import Problem
 
 NAMED: Final = frozenset(
-    {"transaction.approve", "transaction.reject", "transaction.resolve", "pause.set", "pause.lift"}
+    {"transaction.approve", "transaction.reject", "transaction.resolve", "pause.set", "pause.lift", "clock.advance"}
 )
 """Commands that carry who asks for them, as `operator`."""
 

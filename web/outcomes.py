@@ -168,6 +168,8 @@ def location(prepared: Prepared) -> str:
     """Where the subject of a command can be read."""
     if prepared.is_about_pause:
         return f"/v1/pauses/{prepared.subject}"
+    if prepared.is_about_clock:
+        return "/v1/simulate/clock"
     return f"/v1/{'accounts' if prepared.is_about_account else 'transactions'}/{prepared.subject}"
 
 

@@ -17,13 +17,15 @@ from aura_stream.journal import (
     AccountLine,
     AnswerLine,
     ChangeLine,
+    ClockLine,
     PauseLine,
     ReceivedLine,
     TransactionLine,
     UnitRecord,
 )
+from web.clock_view import ClockView
 
-Outcome = TransactionLine | ChangeLine | AccountLine | AnswerLine | PauseLine
+Outcome = TransactionLine | ChangeLine | AccountLine | AnswerLine | PauseLine | ClockLine
 """A line that answers a command."""
 
 _PAUSES_MAX = 1000
@@ -82,6 +84,7 @@ class Recent:
         self._progress: asyncio.Future[None] | None = None
         self.pauses: dict[str, list[PauseLine]] = {}
         """What this process has seen of pauses, by their ids; the log of events has what came before."""
+        self.clock = ClockView()
         self.refused: dict[str, AnswerLine] = {}
         """Submits that made no transaction, by the ids that it would have had, until Postgres has them too."""
 
@@ -140,6 +143,10 @@ class Recent:
                     self.pauses.setdefault(line.id, []).append(line)
                     while len(self.pauses) > _PAUSES_MAX:
                         del self.pauses[next(iter(self.pauses))]
+                    if line.command_id:
+                        self._answer(line.command_id, line)
+                case ClockLine():
+                    self.clock.saw(line.moved_ms, 0 if line.command_id else line.moved_ms)
                     if line.command_id:
                         self._answer(line.command_id, line)
                 case _:  # an account that a transaction froze: nobody waits for it here

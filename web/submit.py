@@ -10,8 +10,10 @@ import orjson
 from aiohttp import web
 
 from aura_stream.domain.ids import derived_id, id_text, record_key
-from aura_stream.journal import AccountLine, AnswerLine, ChangeLine
+from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, ClockLine
+from aura_stream.ledger.reads import ReadsUnavailable
 from web.accepted import AcceptedCommand
+from web.answers import postgres_away
 from web.call import Call, Wait
 from web.commands import SUBMITS, Prepared, prepare
 from web.outcomes import (
@@ -60,6 +62,7 @@ async def submit(
         customer=customer,
         idempotency_key=call.idempotency_key,
         data=data,
+        moved_ms=call.services.tail.recent.clock.moved_ms,
     )
     command, services, wait = prepared.command, call.services, call.wait
     call.request[SEEN].command_id = command.id
@@ -118,6 +121,8 @@ async def _answer(call: Call, prepared: Prepared, waiting: _Waiting) -> Answer:
         raise problem
     if prepared.is_about_pause:
         return await _pause_answer(call, prepared, outcome, waiting)
+    if prepared.is_about_clock:
+        return await _clock_answer(call, prepared, outcome, waiting)
     if isinstance(outcome, AccountLine) or prepared.is_about_account:
         return answer_account(prepared, outcome)
     view = await _view(call, prepared)
@@ -139,6 +144,21 @@ async def _pause_answer(call: Call, prepared: Prepared, outcome: Outcome, waitin
         if answer.status != 202 or left <= 0:
             return answer
         await services.tail.recent.progressed(left)
+
+
+async def _clock_answer(call: Call, prepared: Prepared, outcome: Outcome, waiting: _Waiting) -> Answer:
+    """The time once every partition and lane has it, or as `moving` when the wait is over: it acts already."""
+    tail = call.services.tail
+    if isinstance(outcome, AnswerLine):
+        try:
+            await tail.look_at_clock()
+        except ReadsUnavailable as error:
+            raise postgres_away(error) from None
+    clock = tail.recent.clock
+    wanted = outcome.moved_ms if isinstance(outcome, ClockLine) else clock.moved_ms
+    while clock.taken_ms < wanted and (left := waiting.deadline - asyncio.get_running_loop().time()) > 0:
+        await tail.recent.progressed(left)
+    return Answer(200, clock.resource | {"command_id": prepared.command.id}, is_replayed(outcome))
 
 
 async def _settled(step: Step, waiting: _Waiting) -> Step:

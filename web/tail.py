@@ -82,6 +82,10 @@ class Tail:
         """How far Postgres is, asked for after this call. Raises :class:`ReadsUnavailable`."""
         return await self._stored.get()
 
+    async def look_at_clock(self) -> None:
+        """Takes in how far Postgres knows the clock to be moved. Raises :class:`ReadsUnavailable`."""
+        self.recent.clock.saw(*await self._reads.clock())
+
     async def skip_markers(self, commands_ends: list[int]) -> None:
         """Counts as decided what is no command: the markers that a producer with transactions leaves behind.
 
@@ -193,6 +197,7 @@ class Tail:
         ends = await consumer.end_offsets(self._journal)
         try:
             stored: dict[int, Stored] | None = await self.stored()
+            await self.look_at_clock()
         except ReadsUnavailable as error:
             log.warning("Postgres does not say where to begin: %s", error)
             stored = None

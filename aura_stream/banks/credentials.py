@@ -1,6 +1,7 @@
 """How banks are reached and by what secrets: one JSON file, in the sandbox the one that the mock bank writes.
 
-{"banks": {"bank-a": {"url": ..., "client_id": ..., "client_secret": ..., "webhook_secret": ...}}}
+{"url": ..., "operator_token": ...,
+ "banks": {"bank-a": {"url": ..., "client_id": ..., "client_secret": ..., "webhook_secret": ...}}}
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ class Credentials:
     client_id: str
     client_secret: str = field(repr=False)
     webhook_secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who makes things happen at the banks of the sandbox."""
+
+    url: str
+    token: str = field(repr=False)
 
 
 def banks_file(settings: Settings) -> Path:
@@ -43,3 +52,12 @@ def load_credentials(settings: Settings) -> dict[str, Credentials]:
             why=str(error) if isinstance(error, OSError) else f"it has a wrong form: {type(error).__name__} {error}",
             fix="start the mock bank (aura mock-bank), or name your banks' file: AURA_BANKS_FILE=/path/to/it",
         ) from error
+
+
+def load_operator(settings: Settings) -> Operator | None:
+    """The operator of the sandbox's banks; None where the file does not name one, as that of real banks does not."""
+    try:
+        document = json.loads(banks_file(settings).read_text(encoding="utf-8"))
+        return Operator(document["url"], document["operator_token"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

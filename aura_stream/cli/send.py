@@ -21,7 +21,7 @@ from aura_stream.domain.commands import COMMAND_TYPES, Command, parse_command
 from aura_stream.domain.ids import record_key
 from aura_stream.domain.reasons import REASONS, Invalid
 from aura_stream.engine.partitioner import Partitioner
-from aura_stream.journal import DECODE, AccountLine, AnswerLine, ChangeLine, PauseLine, TransactionLine
+from aura_stream.journal import DECODE, AccountLine, AnswerLine, ChangeLine, ClockLine, PauseLine, TransactionLine
 from aura_stream.settings import Settings, SetupError, load_settings
 
 TIMEOUT_S = 10.0
@@ -62,7 +62,7 @@ def send(
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it says of a broker that is away, we say better
     sent, outcome = asyncio.run(_send(settings, command, value, wait))
     kind = command.type.partition(".")[0]
-    subject = f"{kind}_id" if kind in ("account", "pause") else "transaction_id"
+    subject = f"{kind}_id" if kind in ("account", "pause") else kind if kind == "clock" else "transaction_id"
     result = {"command_id": command.id, "idempotency_key": command.idempotency_key, subject: subject_of(command)} | sent
     if outcome is not None:
         result["outcome"] = outcome
@@ -160,7 +160,7 @@ def _shown(line: Any) -> dict[str, Any]:
         shown = {"answer": line.kind, "status": line.status}
     if isinstance(line, TransactionLine | ChangeLine | AnswerLine) and line.state:
         shown["state"] = line.state
-    if not isinstance(line, AccountLine | PauseLine) and line.reason:
+    if not isinstance(line, AccountLine | PauseLine | ClockLine) and line.reason:
         shown["reason"] = line.reason
     if isinstance(line, AnswerLine) and line.detail:
         shown["detail"] = line.detail

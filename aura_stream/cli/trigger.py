@@ -1,4 +1,5 @@
-"""``aura trigger``: make something happen outside: `chain` on the local chain, all others at the mock bank."""
+"""``aura trigger``: make something happen outside: `chain` on the local chain, `clock` everywhere, all others at the
+mock bank."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ import json
 import re
 import urllib.error
 import urllib.request
+import uuid
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from aura_stream.cli import CHECK_FAILED, COULD_NOT, emit, say, trigger_chain
+from aura_stream.cli.api_client import ApiClient, run
 from aura_stream.settings import SettingsError, SetupError, load_settings
 
 app = typer.Typer(no_args_is_help=True)
@@ -121,16 +124,19 @@ def hang(bank: BankOption = "bank-a", data: DataOption = None) -> None:
 @app.command()
 def clock(
     advance: Annotated[str, typer.Argument(help="How far, such as 90s, 30m, 6h or 3d; empty shows the time.")] = "",
+    banks: Annotated[bool, typer.Option("--banks", help="Of the mock bank alone; the ledger need not run.")] = False,
+    key: Annotated[str, typer.Option(help="Idempotency key (a UUID), to ask again; default: a new one.")] = "",
     data: DataOption = None,
 ) -> None:
-    """Let time pass for all banks; what is due meanwhile happens. The clock only goes forward."""
-    if not advance:
-        emit(_call(data, "GET", "/clock"))
-        return
+    """Let time pass for ledger, lanes and banks; what is due meanwhile happens. The clock only goes forward."""
     found = re.fullmatch(r"([0-9]{1,9})([smhd])", advance)
-    if found is None:
+    if advance and found is None:
         raise _usage(f"advance {advance}", "it is not a number with s, m, h or d", "aura trigger clock 3d")
-    emit(_call(data, "POST", "/clock", {"advance_s": int(found[1]) * UNITS[found[2]]}))
+    body = {"advance_s": int(found[1]) * UNITS[found[2]]} if found is not None else None
+    if banks or data is not None:
+        emit(_call(data, "POST" if body else "GET", "/clock", body))
+    else:
+        emit(run(_clock(body, key or str(uuid.uuid4()))))
 
 
 @app.command()
@@ -140,6 +146,17 @@ def books(bank: BankOption = "bank-a", data: DataOption = None) -> None:
     emit(shown)
     if shown["max_acted"] > 1 or not shown["balanced"]:
         raise typer.Exit(CHECK_FAILED)
+
+
+async def _clock(body: dict[str, int] | None, key: str) -> dict[str, Any]:
+    async with ApiClient(load_settings(), "") as api:
+        if body is None:
+            return await api.get("/v1/simulate/clock")
+        try:
+            return await api.post("/v1/simulate/clock", body, key)
+        except (SetupError, typer.Exit):
+            say(f"To ask again without moving it twice: --key {key}. The mock bank alone: --banks.")
+            raise
 
 
 def _named(transfer: str) -> dict[str, str]:

@@ -28,6 +28,8 @@ from aura_stream.domain.strict_json import refuse_twice
 _DATE_TIME: Final = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
 )
+ADVANCE_MAX_S: Final = 366 * 86_400
+"""How far one command moves the clock at most."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 # With a zone a time can lie outside the years 1 to 9999, which nobody downstream could store.
@@ -264,6 +266,16 @@ class OpenTenant(_Strict):
     tenant_id: Tenant
 
 
+class AdvanceClock(_Strict):
+    """Data of `clock.advance`."""
+
+    operator: OperatorText
+    advance_s: Annotated[
+        int,
+        Field(ge=1, le=ADVANCE_MAX_S, description="How far to go forward, in seconds", examples=[86_400]),
+    ]
+
+
 class SubmitTransfer(_Strict):
     """Data of `transfer.submit`."""
 
@@ -477,6 +489,17 @@ class TenantOpen(Envelope):
     data: OpenTenant
 
 
+class ClockAdvance(Envelope):
+    """Moves the time of every partition and lane forward, whatever the envelope's customer; in the sandbox only.
+
+    Its key is kept for ever: the day after which others are forgotten may be the day that it moves.
+    """
+
+    MOVES_NO_MONEY = True
+    type: Literal["clock.advance"]
+    data: AdvanceClock
+
+
 class TransferData(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """:class:`SubmitTransfer` the short way. In the order of the fields' names, which is that of the fingerprint."""
 
@@ -523,6 +546,7 @@ Other = (
     | PauseSet
     | PauseLift
     | TenantOpen
+    | ClockAdvance
 )
 Command = Transfer | Other
 COMMAND_TYPES: Final[dict[str, type[Envelope]]] = {
@@ -548,6 +572,7 @@ COMMAND_TYPES: Final[dict[str, type[Envelope]]] = {
     "pause.set": PauseSet,
     "pause.lift": PauseLift,
     "tenant.open": TenantOpen,
+    "clock.advance": ClockAdvance,
 }
 _every: Any = reduce(or_, COMMAND_TYPES.values())
 ADAPTER: Final[TypeAdapter[TransferSubmit | Other]] = TypeAdapter(Annotated[_every, Discriminator("type")])
@@ -587,8 +612,8 @@ def read_transfer(value: bytes | None) -> Transfer | None:
 def _least_quotes(data: Any) -> int:
     """Two around each name and each text: seven names and six texts around the data, and what the data must have."""
     must = [field.annotation for field in data.model_fields.values() if field.is_required()]
-    objects = sum(isinstance(one, type) and issubclass(one, BaseModel) for one in must)
-    return 26 + 4 * len(must) - 2 * objects
+    no_texts = sum(isinstance(one, type) and issubclass(one, BaseModel | int) for one in must)
+    return 26 + 4 * len(must) - 2 * no_texts
 
 
 _QUOTES: Final = {name: _least_quotes(model.model_fields["data"].annotation) for name, model in COMMAND_TYPES.items()}

@@ -36,6 +36,13 @@ class PauseData(msgspec.Struct, frozen=True, omit_defaults=True):
     scope: dict[str, str] = {}
 
 
+class ClockData(msgspec.Struct, frozen=True):
+    """How far the clock of the sandbox is moved."""
+
+    moved_ms: int  # ahead of the machines' time, in all
+    by: str  # the operator
+
+
 class EventData(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an event is about; only what applies is present."""
 
@@ -51,6 +58,7 @@ class EventData(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
     by_bank: ByBank | None = None
     pause: PauseData | None = None
+    clock: ClockData | None = None
 
 
 class TransactionEvent(msgspec.Struct, frozen=True):

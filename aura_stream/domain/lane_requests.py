@@ -89,14 +89,21 @@ class SetPause(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="reque
     home: int
 
 
+class SetClock(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="request", tag="clock"):
+    """The time is `moved_ms` ahead of the records'; answered with `ClockTaken` to partition `home` of the ledger."""
+
+    moved_ms: int
+    home: int
+
+
 class StatementRead(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="request", tag="statement"):
     """A bank's books were read to their end, at this time (ms); from its lane to those that mint against its money."""
 
     at: int
 
 
-BankRequest = Instruct | Expect | Inquire | SetPause
-ChainRequest = Mint | Burn | Withdraw | StatementRead | SetPause
+BankRequest = Instruct | Expect | Inquire | SetPause | SetClock
+ChainRequest = Mint | Burn | Withdraw | StatementRead | SetPause | SetClock
 
 ENCODE = msgspec.json.Encoder().encode
 DECODE_BANK = msgspec.json.Decoder(BankRequest).decode

@@ -203,6 +203,8 @@ REASONS: Final[dict[str, Reason]] = {
         "One that does not answer stops by itself within 5 s; repeat after Retry-After seconds to be sure.",
     ),
     # Banks, chain, approvals, pauses.
+    "sandbox_only": Reason(_Z, 403, "The sandbox only does this", "In live mode time goes by itself."),
+    "clock_too_far": Reason(_B, 422, "The clock is too far ahead already", "Start anew: `make reset`."),
     "paused": Reason(_X, 503, "New work of this kind is paused", "Try again later with the same key."),
     "screening_blocked": Reason(_B, 422, "The other side is not allowed", "Ask an operator."),
     "amount_below_fee": Reason(_B, 422, "The fee would take it all", "Raise the amount."),

@@ -144,4 +144,30 @@ class TenantKnown(msgspec.Struct, frozen=True, array_like=True, tag="tenant_know
     tenant: str
 
 
-Signal = Credit | Answer | BankFact | ChainFact | Unmatched | TokensIn | Paused | Applied | TenantOpened | TenantKnown
+class ClockMoved(msgspec.Struct, frozen=True, array_like=True, tag="clock_moved"):
+    """The time is `moved_ms` ahead of the records'; from the partition of the command to every one, itself included."""
+
+    moved_ms: int
+    home: int  # the partition that waits for `ClockTaken`
+
+
+class ClockTaken(msgspec.Struct, frozen=True, array_like=True, tag="clock_taken"):
+    """The time of a partition or lane is so far ahead, or further."""
+
+    moved_ms: int
+
+
+Signal = (
+    Credit
+    | Answer
+    | BankFact
+    | ChainFact
+    | Unmatched
+    | TokensIn
+    | Paused
+    | Applied
+    | TenantOpened
+    | TenantKnown
+    | ClockMoved
+    | ClockTaken
+)

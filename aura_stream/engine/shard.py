@@ -249,7 +249,7 @@ class Shard(Partition):
             due = self._memory.next_due
             if self.state != "working" or due == NEVER:
                 await self.wake.wait()
-            elif (left := (due - self.setup.clock()) / 1000) > 0:
+            elif (left := (due - self._memory.moved_ms - self.setup.clock()) / 1000) > 0:
                 await wait_for(self.wake, min(left, CLOCK_LOOK_S))
             elif await self._backlog_is_empty():
                 return

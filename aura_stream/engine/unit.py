@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 STATE_KEY = b"\xf0state"
 DEADLINES = b"\xf2"  # + due (8 bytes) + one of the next two + name
+CLOCK = "clock_ms"
+"""By how much the shard's time is moved ahead of the records' and the machine's; among its counters once it is."""
 OF_ACTOR, OF_EXPIRY = b"a", b"x"  # the actor's own; a table value that expires, named by its full key
 
 JOURNAL_PART_MAX = 512 * 1024  # bytes; a journal record is split above, between commands
@@ -177,6 +179,7 @@ class Unit:
         self.dead = 0
         self.parts: list[tuple[int, list[bytes]]] = []
         self.counters = state.counters.copy()
+        self.moved_ms = shard.moved_ms
         self._lines: list[bytes] = []
         self._size = 0
         self._outgoing: list[tuple[int, bytes]] = []
@@ -239,6 +242,11 @@ class Unit:
     def clear_deadline(self, key: bytes, due: int) -> None:
         """Takes a deadline back; `due` must be the time it was set for."""
         self._mark(DEADLINES + due.to_bytes(8, "big") + OF_ACTOR + key, None)
+
+    def move_clock(self, moved_ms: int) -> None:
+        """Has the shard's time be so far ahead of the records' own, from the next record on; it never goes back."""
+        if moved_ms > self.moved_ms:
+            self.moved_ms = self.counters[CLOCK] = moved_ms
 
     def partition_of(self, key: bytes) -> int:
         """The partition that a record key belongs to."""
@@ -329,6 +337,7 @@ class Unit:
                 _put_back(self.dirty, full, encoded)
             del lines[marks[0] :], outputs[marks[1] :], outgoing[marks[2] :], wishes[marks[3] :]
             self._size, self.line_number, self.counters = size, line_number, counters
+            self.moved_ms = counters.get(CLOCK, 0)
             return error
         return None
 
@@ -415,14 +424,20 @@ class Memory:
         signals: Any = list[actor.signal_type]  # type: ignore[name-defined]  # it is a value to mypy
         self._signals = msgspec.json.Decoder(signals)
 
+    @property
+    def moved_ms(self) -> int:
+        """By how much the shard's time is ahead of the machine's."""
+        return self.state.counters.get(CLOCK, 0)
+
     def run(
         self, batch: Sequence[Record], *, clock: int = 0, recorded: Sequence[Sequence[str | int]] | None = None
     ) -> tuple[Unit, int]:
         """Computes one unit from records in their order; returns it and how many records it took.
 
-        `clock`, which goes with an empty batch, moves the shard's time when no command does, and never back; what was
-        due by then and did not fit into the last unit fires even if the clock has been set back. `recorded` are the
-        inputs of a unit that ran before: then deadlines fire exactly where they fired then (a rebuild).
+        `clock` (the machine's), which goes with an empty batch, moves the shard's time when no command does, and never
+        back; what was due by then and did not fit into the last unit fires even if the clock has been set back.
+        `recorded` are the inputs of a unit that ran before: then deadlines fire exactly where they fired then (a
+        rebuild).
         """
         self.applied, self.received = self.state.applied.copy(), self.state.received.copy()
         unit = Unit(self)
@@ -430,7 +445,7 @@ class Memory:
         try:
             if recorded is not None:
                 return unit, self._replay(unit, batch, recorded)
-            if clock and not self._tick(unit, clock):
+            if clock and not self._tick(unit, clock + unit.moved_ms):
                 return unit, 0
             for start in range(0, len(batch), AHEAD):
                 piece = batch[start : start + AHEAD]
@@ -480,7 +495,7 @@ class Memory:
                 unit.at = packed.at
             self._signal(unit, record, packed)
         else:
-            at = record.timestamp
+            at = record.timestamp + unit.moved_ms
             if fire and at >= self.next_due and not self._tick(unit, at):
                 return False
             if at > unit.at:

@@ -65,6 +65,8 @@ _TABLE: Final[dict[str, tuple[Reach, ...]]] = {
     "reconciliation.act": (_N, _N, _N, _P, _N, _N, _P),
     "lanes.read":         (_N, _N, _N, _P, _P, _N, _P),
     "lanes.release":      (_N, _N, _N, _P, _N, _N, _P),
+    "clock.read":         (_N, _T, _T, _P, _P, _N, _P),
+    "clock.move":         (_N, _N, _N, _P, _N, _N, _P),
     "mailbox.read":       (_N, _N, _N, _P, _N, _N, _P),
     "audit.read":         (_N, _N, _T, _P, _P, _N, _P),
     "events.read":        (_O, _T, _T, _P, _P, _T, _P),
@@ -102,6 +104,7 @@ COMMAND_ACTIONS: Final = {
     "pause.set": "operations.make",
     "pause.lift": "operations.check",
     "tenant.open": "tenants.manage",
+    "clock.advance": "clock.move",
 }
 """What sending a command of a type is, as an action."""
 

@@ -217,6 +217,12 @@ class LedgerReads:
         async with self._connection() as connection:
             return _stored(cast("asyncpg.Record", await connection.fetchrow(_SINK)))
 
+    async def clock(self) -> tuple[int, int]:
+        """How far ahead the clock of the sandbox was moved, and how far everybody has it, in ms."""
+        async with self._connection() as connection:
+            row = cast("asyncpg.Record", await connection.fetchrow("SELECT moved_ms, taken_ms FROM events.clock"))
+        return row["moved_ms"], row["taken_ms"]
+
     async def transaction(self, tenant: str, transaction_id: str) -> tuple[dict[int, Stored], dict[str, Any] | None]:
         """A transaction (with `history`, its events) and how far each partition was stored when it was read."""
         async with self._connection(tenant) as connection:

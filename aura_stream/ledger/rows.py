@@ -239,7 +239,7 @@ class Batch:
                     self._account(line, seq)
                     counts[3] += 1
                     unasked += not line.command_id
-                elif isinstance(line, journal.PauseLine):
+                elif isinstance(line, journal.PauseLine | journal.ClockLine):
                     unasked += not line.command_id
                 elif line.kind == "repeat":
                     counts[4] += 1

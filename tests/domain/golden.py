@@ -15,7 +15,7 @@ import msgspec
 from aura_stream.domain.assets import format_amount, parse_amount
 from aura_stream.domain.lane_requests import Burn, Expect, Inquire, Instruct, Mint, SetPause, Withdraw
 from aura_stream.domain.state import Fee, SettlementRules
-from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, Line, PauseLine, TransactionLine
+from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, ClockLine, Line, PauseLine, TransactionLine
 from tests.domain.settlement_world import SettlementWorld
 from tests.domain.world import DAY, HOUR
 
@@ -234,7 +234,7 @@ class Player:
             return [f"  {line.kind} {line.reason}"]
         if isinstance(line, AccountLine):
             return [f"  {line.event} {line.account_id}"]
-        if isinstance(line, PauseLine):
+        if isinstance(line, PauseLine | ClockLine):
             return [f"  {line.event}"]
         out = []
         if isinstance(line, TransactionLine | ChangeLine):

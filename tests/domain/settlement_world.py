@@ -16,11 +16,12 @@ from aura_stream.domain.lane_requests import (
     Inquire,
     Instruct,
     Mint,
+    SetClock,
     SetPause,
     Withdraw,
 )
 from aura_stream.domain.settlement import TOKENS, cents
-from aura_stream.domain.signals import Applied, BankFact, ChainFact, TokensIn
+from aura_stream.domain.signals import Applied, BankFact, ChainFact, ClockTaken, TokensIn
 from aura_stream.domain.state import TERMINAL, Rules, Settlement, SettlementRules, Transaction
 from aura_stream.engine.driver import Driver
 from tables.balances import BALANCES
@@ -104,13 +105,15 @@ class SettlementWorld(World):
         return id_
 
     def answer_pauses(self) -> None:
-        """The lanes apply the pauses that they were told of and have not answered yet."""
+        """The lanes apply the pauses, and moves of the clock, that they were told of and have not answered yet."""
         for topic, decode in ((BANK_REQUESTS.name, DECODE_BANK), (CHAIN_REQUESTS.name, DECODE_CHAIN)):
             for partition, log in self.driver.topics[topic].items():
                 for record in log[self.read[topic, partition] :]:
                     request = decode(record.value or b"")
                     if isinstance(request, SetPause):
                         self.signal(request.home, Applied(request.pause.id, bool(request.pause.lifted_at)))
+                    elif isinstance(request, SetClock):
+                        self.signal(request.home, ClockTaken(request.moved_ms))
                 self.read[topic, partition] = len(log)
         self.driver.run()
 
@@ -234,7 +237,7 @@ class SettlementWorld(World):
         for request in self.requests():
             if isinstance(request, Instruct | Expect | Mint | Burn):
                 asked[request.reference] += 1
-            if isinstance(request, Inquire | Withdraw | SetPause):
+            if isinstance(request, Inquire | Withdraw | SetPause | SetClock):
                 continue
             key = bytes.fromhex(request.transaction_id.replace("-", ""))
             s, t = rows[key], transactions[key]

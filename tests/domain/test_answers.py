@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agents import settlements, tenants
+from agents import clock, settlements, tenants
 from agents.ledger import ACCOUNTS, ACTIONS, SUBMITS
 from aura_stream.domain.commands import COMMAND_TYPES
 from aura_stream.domain.ids import derived_id, id_text
@@ -54,7 +54,9 @@ def a_dead_letter(
 
 
 def test_every_command_type_is_decided_by_something() -> None:
-    assert {*SUBMITS, *ACTIONS, *ACCOUNTS, *settlements.COMMANDS, *tenants.COMMANDS} == set(COMMAND_TYPES)
+    assert {*SUBMITS, *ACTIONS, *ACCOUNTS, *settlements.COMMANDS, *tenants.COMMANDS, *clock.COMMANDS} == set(
+        COMMAND_TYPES
+    )
 
 
 def test_s05_the_same_command_twice_makes_one_transaction() -> None:

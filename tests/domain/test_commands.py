@@ -17,6 +17,7 @@ from aura_stream.domain.assets import SCALES, format_amount, parse_amount
 from aura_stream.domain.commands import (
     COMMAND_TYPES,
     AccountOpen,
+    ClockAdvance,
     Command,
     DepositSubmit,
     TenantOpen,
@@ -53,7 +54,7 @@ def understood(value: bytes) -> Command | None:
             read_action(command, NOW, RULES)
         elif isinstance(command, ChildCommand):
             read_child(command)
-        elif not isinstance(command, PauseCommand | TenantOpen):
+        elif not isinstance(command, PauseCommand | TenantOpen | ClockAdvance):
             read_account(command)
     except Invalid as error:
         assert error.reason in REASONS

@@ -27,6 +27,7 @@ from aura_stream.journal import (
     AccountLine,
     AnswerLine,
     ChangeLine,
+    ClockLine,
     Line,
     PauseLine,
     ReceivedLine,
@@ -252,7 +253,7 @@ class World:
                         received[line.id] = line
                     elif isinstance(line, AccountLine):
                         statuses[line.tenant, line.account_id] = line.status
-                    if isinstance(line, AccountLine | AnswerLine | PauseLine):
+                    if isinstance(line, AccountLine | AnswerLine | PauseLine | ClockLine):
                         continue
                     for booking in line.journals:
                         number += 1
@@ -353,7 +354,7 @@ class World:
                     assert line.transaction_id == then
                 else:
                     assert (line.reason, line.transaction_id, line.account_id, line.status, line.state) == then
-            elif key not in first or isinstance(line, AccountLine | PauseLine):
+            elif key not in first or isinstance(line, AccountLine | PauseLine | ClockLine):
                 first[key] = _outcome(line)
             else:
                 # Only the key of a command that moves no money may be used again, after a day.
@@ -377,7 +378,7 @@ class World:
             assert event.type == ("command.refused" if isinstance(line, AnswerLine) else line.event)
             assert (event.tenant, event.customer) == (line.tenant, line.customer)
             assert not isinstance(line, AccountLine)
-            assert event.reason == ("" if isinstance(line, PauseLine) else line.reason)
+            assert event.reason == ("" if isinstance(line, PauseLine | ClockLine) else line.reason)
             if event.seq:
                 seqs[event.transaction_id, event.customer] += 1
                 assert event.seq == seqs[event.transaction_id, event.customer]
@@ -443,7 +444,9 @@ def _outcome(line: Any) -> tuple[str, Any]:
         return "account", ("", "", line.account_id, line.status, "")
     if isinstance(line, PauseLine):
         return "account", ("", line.id, "", line.status, "")
-    kind = "account" if line.command_type.startswith(("account.", "pause.")) else "action"
+    if isinstance(line, ClockLine):
+        return "account", ("", "", "", line.status, "")
+    kind = "account" if line.command_type.startswith(("account.", "pause.", "clock.")) else "action"
     return kind, (line.reason, line.transaction_id, line.account_id, "", "")
 
 

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import asyncpg
+import orjson
 import pytest
 from aiohttp import web
 
 from aura_stream.embedded.processes import free_port
+from aura_stream.events.envelope import Entry
+from aura_stream.events.writer import Claim, EventWriter
 from aura_stream.webhooks.delivery import UNDER_WAY_MAX, Deliveries
 from aura_stream.webhooks.guard import AddressRefused, Guard, guarded_session, is_public
 from aura_stream.webhooks.schedule import JITTER, STEPS_S
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     Owner = asyncpg.Connection[asyncpg.Record]
 
 ALLOWED = ("127.0.0.1",)
+_NOBODYS = 999
+"""A partition of the log's sources that no worker has."""
 
 
 class Clock:
@@ -195,6 +200,58 @@ async def test_a22_tries_again_on_the_schedule_over_days_then_disables_and_tells
     assert await sender.run_due() == 1
     assert (await delivery_of(node, alice.access, event["id"]))["status"] == "delivered"
     assert receiver.came[-1][1] == receiver.came[0][1]
+
+
+async def _told(writer: EventWriter, claim: Claim, number: int, type_: str, moved_ms: int) -> Claim:
+    """The log is told of the clock, as by a ledger."""
+    at = datetime.now(UTC)
+    body = orjson.dumps({"id": f"clock-{number}", "type": type_, "data": {"clock": {"moved_ms": moved_ms}}}).decode()
+    event = Entry(f"clock-{number}", "default", "clock", type_, f"event:{number}", 0, "", at, body, 0)
+    offsets = [number, 0, 0]
+    assert await writer.append(_NOBODYS, claim, offsets, [event])
+    return Claim(claim.epoch, offsets)
+
+
+async def test_the_schedule_comes_nearer_when_the_clock_is_moved(
+    node: Node, sender: Deliveries, clock: Clock, receiver: Receiver, owner: Owner, backend: Backend
+) -> None:
+    who = await register(node)
+    await until_told(node, who.access, "deposit.credited")
+    receiver.answer = 503
+    await endpoint(node, who.access, receiver.url, "deposit.credited")
+    await deposit(node, who)
+    event = (await until_told(node, who.access, "deposit.credited", 2))[-1]
+    assert await sender.run_due() == 1
+    clock.move(seconds=10)
+    assert await sender.run_due() == 1
+    before = await delivery_of(node, who.access, event["id"])
+    (failing,) = await owner.fetch("SELECT failing_since FROM events.webhook_endpoints")
+    writer = EventWriter(backend.settings.postgres_dsn)
+    try:
+        claim = await writer.claim(_NOBODYS)
+        for number, (type_, moved_ms) in enumerate(
+            [("clock.advanced", 200_000), ("clock.advanced", 320_000), ("clock.advanced", 260_000)], 1
+        ):
+            claim = await _told(writer, claim, number, type_, moved_ms)
+        claim = await _told(writer, claim, 4, "clock.moved", 320_000)
+        after = await delivery_of(node, who.access, event["id"])
+        nearer = datetime.fromisoformat(before["next_at"]) - datetime.fromisoformat(after["next_at"])
+        assert nearer == timedelta(seconds=320), "the largest sum, once"
+        (since,) = await owner.fetch("SELECT failing_since FROM events.webhook_endpoints")
+        assert failing["failing_since"] - since["failing_since"] == timedelta(seconds=320)
+        (found,) = await owner.fetch("SELECT moved_ms, taken_ms FROM events.clock")
+        assert tuple(found) == (320_000, 320_000)
+        # It is due five minutes early, and bears this world's time: receivers check it.
+        receiver.answer = 200
+        clock.move(seconds=20)
+        assert await sender.run_due() == 1
+        headers, _ = receiver.came[-1]
+        assert abs(int(headers["webhook-timestamp"]) - clock().timestamp()) < 60
+        assert (await delivery_of(node, who.access, event["id"]))["status"] == "delivered"
+    finally:
+        await writer.close()
+        # The ledger that others share knows nothing of it.
+        await owner.execute("UPDATE events.clock SET moved_ms = 0, taken_ms = 0")
 
 
 async def test_x50_an_endpoint_that_is_gone_is_disabled_at_once(

@@ -88,7 +88,7 @@ async def test_a17_mock_bank_starts_alone_survives_a_kill_and_stops_at_sigterm(s
     assert secrets.read_text() == before
     assert await order(stack, "REF-2", "REF-3") == [200, 201]
 
-    advanced = json.loads(aura("trigger", "clock", "4d").out)
+    advanced = json.loads(aura("trigger", "clock", "4d", "--banks").out)
     assert advanced["now"] == "2026-11-24T14:00:00.000Z"
     books = json.loads(aura("trigger", "books").out)
     assert books["balances"]["trust-usd"] == "30.00" and books["max_acted"] == 1 and books["balanced"]
@@ -131,7 +131,7 @@ async def test_n30_kill_in_the_middle_loses_nothing_that_was_answered(stack: Loc
     stack.start_mock_bank(*CLOCK)
     assert set(await order(stack, *answered)) == {200}
     await order(stack, *names)
-    aura("trigger", "clock", "4d")
+    aura("trigger", "clock", "4d", "--banks")
     books = json.loads(aura("trigger", "books").out)
     assert books["max_acted"] == 1 and books["balanced"] and books["transfers"] == {"settled": 400}
 

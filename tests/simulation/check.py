@@ -24,7 +24,7 @@ from aura_stream.engine.replay import Replay, ReplayDiffers, compare_signals
 from aura_stream.engine.restore import POSITION_KEY
 from aura_stream.engine.shard import Shard
 from aura_stream.engine.unit import Record
-from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, Line, TransactionLine
+from aura_stream.journal import AccountLine, AnswerLine, ChangeLine, ClockLine, Line, TransactionLine
 from tests.domain.world import World as Book
 from tests.simulation.world import LEDGER, PARTITIONS, World
 from topics import ACCOUNT_EVENTS, TRANSACTION_EVENTS
@@ -88,7 +88,7 @@ class Checker:
         """Runs all; returns what is wrong."""
         if set(self.shards) != set(range(PARTITIONS)):
             return [f"only partitions {sorted(self.shards)} have an owner"]
-        for check in (self.accepted, self.tables, self.book, self.amounts, self.settled, self.rows):
+        for check in (self.accepted, self.tables, self.book, self.amounts, self.settled, self.clock, self.rows):
             self._try(check.__name__, check)
         try:
             await self.replay()
@@ -176,6 +176,15 @@ class Checker:
         waiting = {id_: state for id_, state in states.items() if state in ("sent", "capturing", "held")}
         assert not waiting, f"at rest, but not ended: {waiting}"
 
+    def clock(self) -> None:
+        """Everybody has the same time in the end, and nobody's ever went back."""
+        moved = {number: shard._memory.moved_ms for number, shard in self.shards.items() if shard._memory is not None}
+        told = [line.moved_ms for line in self._lines() if isinstance(line, ClockLine)]
+        assert set(moved.values()) == {max(told, default=0)}, f"the clock is moved by {moved}, told was {told}"
+        for number, records in self.topics[NAMES.journal].items():
+            times = [journal.DECODE(record.value).at for record in records]
+            assert times == sorted(times), f"the time of partition {number} goes back"
+
     def _lines(self) -> Iterator[Line]:
         for log in self.topics[NAMES.journal].values():
             for record in log:
@@ -242,7 +251,9 @@ class Rows:
         """One record."""
         self.units.append((str(unit.partition), str(unit.seq)))
         for place, line in enumerate(unit.lines):
-            booked = [] if isinstance(line, AccountLine | AnswerLine) else self._journals(unit.partition, line)
+            booked = (
+                [] if isinstance(line, AccountLine | AnswerLine | ClockLine) else self._journals(unit.partition, line)
+            )
             if isinstance(line, AccountLine):
                 self.accounts[line.tenant, line.account_id] = line.status
             elif isinstance(line, AnswerLine):

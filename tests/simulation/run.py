@@ -187,7 +187,8 @@ def _busy(world: World) -> list[str]:
                 log = world.broker.at((topic, number))
                 if left := log.committed(owner.applied(topic) + 1, len(log.records)):
                     busy.append(f"{topic} {number}: {len(left)} records are not handled")
-            if isinstance(owner, Shard) and owner._memory is not None and owner._memory.next_due <= world.now_ms():
+            memory = owner._memory if isinstance(owner, Shard) else None
+            if memory is not None and memory.next_due <= world.now_ms() + memory.moved_ms:
                 busy.append(f"{role} {number} has a deadline to fire")
     return busy
 

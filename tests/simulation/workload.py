@@ -127,9 +127,12 @@ class Client:
             self.ask("transfer.submit", first["customer"], first["tenant"], first["idempotency_key"], **data)
         elif drawn < 0.98:
             self._send(record_key("default", self.random.choice(CUSTOMERS)), self.random.choice(POISON))
-        else:
+        elif drawn < 0.995:
             astray = json.dumps(self.random.choice(self.asked).message).encode()
             self._send(b"default/nobody", astray, self.random.randrange(len(CUSTOMERS) - 1))
+        else:
+            by = self.random.choice((2, 600, 90_000, 8 * 86_400))
+            self.ask("clock.advance", self.random.choice(CUSTOMERS), operator="olga", advance_s=by)
 
     def _submit(self) -> None:
         tenant = self.random.choice(("default", "default", "demo"))
@@ -147,7 +150,9 @@ class Client:
         elif type_ == "transfer.submit":
             self.ask(type_, customer, tenant, key, from_account_id=account, to_account_id=to, amount=amount)
         else:
-            until = format_time(self.world.now_ms() + self.random.choice((500, 1_500, 3_000, 6_000, 20_000, 3_600_000)))
+            until = format_time(
+                self.world.ledger_ms() + self.random.choice((500, 1_500, 3_000, 6_000, 20_000, 3_600_000))
+            )
             data = {"account_id": account, "to_account_id": to, "amount": amount, "expires_at": until}
             self.ask(type_, customer, tenant, key, **data)
 

@@ -28,7 +28,7 @@ from tests.simulation.log import Broker
 from tests.simulation.loop import Loop
 from tests.simulation.network import Network
 from tests.simulation.postgres import Server
-from topics import ACCOUNT_EVENTS, TRANSACTION_EVENTS
+from topics import ACCOUNT_EVENTS, BANK_REQUESTS, CHAIN_REQUESTS, TRANSACTION_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +68,11 @@ class World:
     def now_ms(self) -> int:
         """The true time, ms since 1970; the brokers have it."""
         return START_MS + self.jumped_ms + int(self.loop.now * 1000)
+
+    def ledger_ms(self) -> int:
+        """The ledger's time: that, and how far its clock was moved."""
+        shards = [one for one in self.partitions(LEDGER) if isinstance(one, Shard) and one._memory is not None]
+        return self.now_ms() + max((one._memory.moved_ms for one in shards if one._memory is not None), default=0)
 
     def trace(self, who: str, what: str) -> None:
         """Notes a step; all notes together are part of a run's digest."""
@@ -141,7 +146,7 @@ class World:
             app_id=LEDGER,
             kafka=kafka,
             names=NAMES,
-            outputs=(TRANSACTION_EVENTS.name, ACCOUNT_EVENTS.name),
+            outputs=(TRANSACTION_EVENTS.name, ACCOUNT_EVENTS.name, BANK_REQUESTS.name, CHAIN_REQUESTS.name),
             actor=Ledger(msgspec.json.decode(rules, type=Rules)),
             rules=rules,
             rules_hash=rules_hash,

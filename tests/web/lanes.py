@@ -13,8 +13,8 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from aura_stream.domain.ids import bank_reference, chain_reference, record_key
-from aura_stream.domain.lane_requests import DECODE_BANK, DECODE_CHAIN, SetPause
-from aura_stream.domain.signals import Applied, BankFact, ChainFact
+from aura_stream.domain.lane_requests import DECODE_BANK, DECODE_CHAIN, SetClock, SetPause
+from aura_stream.domain.signals import Applied, BankFact, ChainFact, ClockTaken
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.settings import Settings
 from topics.bank_requests import BANK_REQUESTS
@@ -95,6 +95,8 @@ class Lanes:
             self.requests.append(request)
             if isinstance(request, SetPause) and self._answers_pauses:
                 await self._signal(request.home, Applied(request.pause.id, bool(request.pause.lifted_at)))
+            elif isinstance(request, SetClock) and self._answers_pauses:
+                await self._signal(request.home, ClockTaken(request.moved_ms))
 
     async def _tell(self, transaction: dict[str, Any], fact: msgspec.Struct) -> None:
         key = record_key(transaction["tenant"], transaction["customer"])
