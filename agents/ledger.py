@@ -328,7 +328,7 @@ class Ledger:
         elif isinstance(signal, TenantKnown):
             tenants.known_by_one_more(signal)
         else:
-            settlements.unmatched(unit, signal, self.rules)
+            settlements.unmatched(unit, signal)
 
     def _receive(self, unit: Unit, credit: Credit) -> None:
         key = balance_key(credit.tenant, credit.to_account)

@@ -76,6 +76,9 @@ GONE: Final = "gone"
 TOLD: Final = "told:"
 """What keys of breaks begin with that are looked for among news only: not found again, they are as they were."""
 
+SUSPENSE: Final = "suspense:"
+"""What keys of breaks of money in suspense begin with; the transaction follows."""
+
 _Take = Callable[["Line", "Entry", str], None]
 
 
@@ -493,7 +496,7 @@ def suspense_findings(rows: Iterable[Unexplained]) -> list[Finding]:
     """Breaks of money that nobody has explained: each ends by itself once the transaction has nothing in suspense."""
     return [
         Finding(
-            *(IN_SUSPENSE, f"suspense:{one.transaction_id}:{one.asset}", one.amount),
+            *(IN_SUSPENSE, f"{SUSPENSE}{one.transaction_id}:{one.asset}", one.amount),
             f"{'came' if one.amount > 0 else 'gone'} at a bank, and fits nothing; {one.about}",
             transaction_id=one.transaction_id,
             tenant=one.tenant,

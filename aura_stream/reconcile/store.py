@@ -451,10 +451,12 @@ _ON_CHAIN: Final = (
 
 
 async def known_breaks(connection: Connection) -> dict[str, Known]:
-    """The newest break of every key."""
+    """The newest break of every key. What was ended here, and not by a person, is gone: it may come again."""
     rows = await connection.fetch(
-        """SELECT DISTINCT ON (key) break_id, key, amount, status, resolution
-        FROM reconciliation.break_states ORDER BY key, break_id DESC"""
+        """SELECT DISTINCT ON (key) break_id, key, amount, status,
+            CASE WHEN resolved_by = $1 THEN $2 ELSE resolution END AS resolution
+        FROM reconciliation.break_states ORDER BY key, break_id DESC""",
+        *(ACTOR, GONE),
     )
     return {
         row["key"]: Known(
@@ -514,6 +516,35 @@ async def open_break(
         *(break_id, ACTOR),
     )
     return break_id
+
+
+async def written_off(connection: Connection, transaction_ids: Sequence[str]) -> dict[str, str]:
+    """Of transactions whose suspense a write-off has ended, who has asked for it, who has approved it, and why."""
+    rows = await connection.fetch(
+        """SELECT DISTINCT ON (t.transaction_id) t.transaction_id::text AS transaction_id, h.event ->> 'type' AS type,
+            h.event -> 'by_bank' ->> 'write_off_by' AS asked, h.event -> 'by_bank' ->> 'approved_by' AS approved,
+            h.event -> 'by_bank' ->> 'note' AS note
+        FROM ledger.transactions t CROSS JOIN LATERAL jsonb_array_elements(t.history) WITH ORDINALITY h (event, at)
+        WHERE t.transaction_id = ANY ($1::text[]::uuid[]) AND h.at > 1 AND h.event -> 'by_bank' ->> 'suspense' IS NULL
+            AND t.history -> (h.at::integer - 2) -> 'by_bank' ->> 'suspense' IS NOT NULL
+        ORDER BY t.transaction_id, h.at DESC""",
+        list(transaction_ids),
+    )
+    return {
+        row["transaction_id"]: f"{row['asked']} asked for it, {row['approved']} has approved it: {row['note']}"
+        for row in rows
+        if row["type"].endswith(".written_off")
+    }
+
+
+async def end_written_off(connection: Connection, break_id: int, note: str) -> None:
+    """Ends a break whose money two persons have written off."""
+    await connection.execute(
+        """INSERT INTO reconciliation.break_events (break_id, number, action, actor, resolution, note)
+        SELECT s.break_id, s.events + 1, 'resolved', $2, 'written_off', $3
+        FROM reconciliation.break_states s WHERE s.break_id = $1""",
+        *(break_id, ACTOR, note[:1000]),
+    )
 
 
 async def end_gone(connection: Connection, break_ids: Iterable[int]) -> None:
