@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from aura_stream.domain.bank_codes import COMPLIANCE
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.reconciliation import (
     GONE,
@@ -390,19 +391,20 @@ async def unexplained(connection: Connection, currency: str) -> list[Unexplained
 
 async def told(connection: Connection) -> list[tuple[Told, str]]:
     """Events that call a person, with their asset: of all transactions that have changed since some days before the
-    newest report. What was in suspense after them is told by the money."""
+    newest report. What was in suspense after them is told by the money, unless compliance must know of it."""
     rows = await connection.fetch(
         """SELECT t.transaction_id::text AS transaction_id, t.tenant_id, h.event ->> 'type' AS type, t.asset,
             (h.event ->> 'seq')::integer AS seq,
-            CASE WHEN h.event ->> 'reason' = ANY ($2) THEN h.event -> 'by_bank' ->> 'code' END AS code
+            CASE WHEN h.event ->> 'reason' = ANY ($2) OR h.event -> 'by_bank' ->> 'action' = $5
+                THEN h.event -> 'by_bank' ->> 'code' END AS code
         FROM ledger.transactions t CROSS JOIN LATERAL jsonb_array_elements(t.history) h (event)
         WHERE t.type = ANY ($4)
             AND t.updated_at >= coalesce((SELECT max(made_at) FROM reconciliation.reports) - $1::interval, '-infinity')
-            AND h.event -> 'by_bank' ->> 'suspense' IS NULL
-            AND (h.event ->> 'type' LIKE '%.break_opened'
-                OR h.event ->> 'reason' = ANY ($2) AND h.event ->> 'status' = ANY ($3))
+            AND (h.event -> 'by_bank' ->> 'action' = $5
+                OR h.event -> 'by_bank' ->> 'suspense' IS NULL AND (h.event ->> 'type' LIKE '%.break_opened'
+                    OR h.event ->> 'reason' = ANY ($2) AND h.event ->> 'status' = ANY ($3)))
         ORDER BY t.transaction_id, seq""",
-        *(_TOLD_BACK, ["unknown_code", "books_disagree"], [FAILED, RETURNED], list(_SETTLEMENTS)),
+        *(_TOLD_BACK, ["unknown_code", "books_disagree"], [FAILED, RETURNED], list(_SETTLEMENTS), COMPLIANCE),
     )
     return [
         (Told(row["transaction_id"], row["tenant_id"], row["type"], row["seq"], row["code"] or ""), row["asset"])
@@ -515,6 +517,8 @@ async def open_break(
         "INSERT INTO reconciliation.break_events (break_id, number, action, actor) VALUES ($1, 1, 'opened', $2)",
         *(break_id, ACTOR),
     )
+    if finding.owner:
+        await act(connection, break_id, ACTOR, owner=finding.owner)
     return break_id
 
 

@@ -641,6 +641,42 @@ async def test_a08_a_return_whose_code_nobody_knows_is_booked_and_calls_a_person
     assert await breaks_of(backend, plain["id"]) == []
 
 
+@pytest.mark.row("A08", "A13")
+async def test_a08_a13_a_code_that_asks_for_compliance_is_a_break_of_compliance_until_somebody_ends_it(
+    backend: Backend, api: Api, lanes: Lanes, customer: str
+) -> None:
+    back, refused, late = [await by_ach(api, customer, "40.00") for _ in range(3)]
+    for deposit in (back, late):
+        await lanes.bank(deposit, "settled", amount=4000)
+    await lanes.bank(back, "returned", amount=4000, code="R16")
+    await lanes.bank(refused, "rejected", code="R85")
+    for code in ("R01", "R16"):  # of a second return, whose money is in suspense
+        await lanes.bank(late, "returned", amount=4000, code=code)
+    await shown(api, back["id"], "returned")
+    await shown(api, refused["id"], "rejected")
+    await until_event(api, late["id"], "deposit.break_opened")
+
+    breaks = {one["id"]: await breaks_of(backend, one["id"]) for one in (back, refused, late)}
+    assert [(one["kind"], one["owner"]) for one in breaks[back["id"]]] == [("needs_a_person", "compliance")]
+    assert [(one["kind"], one["owner"]) for one in breaks[refused["id"]]] == [("needs_a_person", "compliance")]
+    assert {(one["kind"], one["owner"]) for one in breaks[late["id"]]} == {
+        *(("in_suspense", None), ("needs_a_person", "compliance")),
+    }
+    (case,) = breaks[back["id"]]
+    assert case["detail"] == "R16: Account frozen, or returned on OFAC's instruction (compliance)"
+    status, listed, _ = await api.get("/v1/breaks?owner=compliance&status=open&limit=200")
+    assert status == 200 and case["break_id"] in {one["id"] for one in listed["items"]}
+
+    # It is theirs until somebody says what came of it, and then stays ended.
+    assert await breaks_of(backend, back["id"]) == [case]
+    path = f"/v1/breaks/{case['break_id']}"
+    status, _, _ = await api.post(f"{path}/resolve", {"resolution": "explained", "note": "case 4711 closed"})
+    assert status == 200
+    assert await breaks_of(backend, back["id"]) == []
+    _, ended, _ = await api.get(path)
+    assert [one["action"] for one in ended["history"]] == ["opened", "assigned", "resolved"]
+
+
 @pytest.mark.row("A15")
 async def test_a15_sec26_attempts_are_shown_in_their_order_without_secrets_and_to_nobody_else(
     backend: Backend, api: Api, customer: str
