@@ -345,7 +345,7 @@ class Ledger:
         elif isinstance(signal, ClockTaken):
             clock.taken_by_one_more(unit, signal)
         else:
-            settlements.unmatched(unit, signal, self.rules)
+            settlements.unmatched(unit, signal)
 
     def _receive(self, unit: Unit, credit: Credit) -> None:
         key = balance_key(credit.tenant, credit.to_account)

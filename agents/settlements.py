@@ -21,7 +21,7 @@ from agents.writing import (
     send_event,
     tell_refused,
 )
-from aura_stream.domain import bank_deposits, beginnings, redemptions, withdrawals
+from aura_stream.domain import bank_deposits, beginnings, redemptions, unannounced, withdrawals
 from aura_stream.domain.commands import (
     DepositRetry,
     PauseLift,
@@ -48,10 +48,9 @@ from aura_stream.domain.pauses import (
 )
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.requests import ActionCommand, ChildCommand, PauseCommand, Submission
-from aura_stream.domain.settlement import TOKENS, Case, Settled, attention, journal, moved, same_state, suspense, trust
+from aura_stream.domain.settlement import TOKENS, Case, Settled, attention, same_state
 from aura_stream.domain.signals import Applied, BankFact, ChainFact, Paused, TokensIn, Unmatched
 from aura_stream.domain.state import (
-    REQUIRES_ATTENTION,
     TERMINAL,
     IdempotencyKey,
     Rules,
@@ -68,7 +67,11 @@ from tables.transactions import TRANSACTIONS
 from topics.bank_requests import BANK_REQUESTS
 from topics.chain_requests import CHAIN_REQUESTS
 
-MACHINES: Final[dict[str, ModuleType]] = {"deposit": bank_deposits, "withdrawal": withdrawals}
+MACHINES: Final[dict[str, ModuleType]] = {
+    "deposit": bank_deposits,
+    "withdrawal": withdrawals,
+    "suspense": unannounced,
+}
 COMMANDS: Final = frozenset(
     {"withdrawal.submit", "deposit.retry", "withdrawal.retry", "withdrawal.remint", "pause.set", "pause.lift"}
 )
@@ -139,7 +142,7 @@ def act(unit: Unit, command: ActionCommand, before: Transaction, key: bytes, row
     elif isinstance(command, TransactionReject):
         decision = machine.reject(case, command.data.operator)
     elif isinstance(command, TransactionResolve):
-        decision = machine.resolve(case, command.data.outcome, command.data.operator)
+        decision = machine.resolve(case, command.data.outcome, command.data.operator, command.data.note or "")
     elif command.type == "transaction.cancel":
         decision = machine.cancel(case)
     else:
@@ -199,29 +202,11 @@ def _case(unit: Unit, key: bytes, before: Transaction, row: Settlement, rules: R
     return Case(id_text(key), before, row, reader(before.tenant), rules, pauses(), unit.at)
 
 
-def unmatched(unit: Unit, news: Unmatched, rules: Rules) -> None:
-    """Money that no reference explains: in suspense, a transaction of nobody that waits for a person.
-
-    Its id is derived from the bank's own id of the news, so that the same money is booked once.
-    """
-    customer = f"~bank:{news.bank}"
-    key = derived_id(news.tenant, customer, news.fact_id)
-    if TRANSACTIONS.get(key) is not None:
-        return
-    s = Settlement("", news.bank, "", news.asset, "", "", "", "", news.amount, 0, suspense=news.amount)
-    s = msgspec.structs.replace(s, settled_by=news.fact_id, entered_at=unit.at)
-    t = Transaction(
-        *("suspense", news.tenant, customer, REQUIRES_ATTENTION, "unmatched", news.asset, news.amount, "", ""),
-        *(news.fact_id, unit.at),
-        reason="unmatched",
-    )
-    received = moved(trust(s), suspense(s), news.amount)
-    effective_at = min(news.effective_at, unit.at) or unit.at
-    decision = Settled(
-        *("suspense.unmatched", t, {}, (), effective_at, None, s),
-        journals=journal(news.asset, received),
-    )
-    begin(unit, None, key, id_text(key), decision, idempotency_key=news.fact_id)
+def unmatched(unit: Unit, news: Unmatched) -> None:
+    """Money that no reference explains."""
+    key = derived_id(news.tenant, unannounced.owner_of(news), news.fact_id)
+    if TRANSACTIONS.get(key) is None:
+        begin(unit, None, key, id_text(key), unannounced.begin(news, unit.at), idempotency_key=news.fact_id)
 
 
 def tokens_in(unit: Unit, news: TokensIn) -> None:

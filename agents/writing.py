@@ -219,6 +219,9 @@ def by_bank(s: Settlement, deadline: int) -> ByBank:
         action=row.action if row is not None else "",
         suspense=str(s.suspense) if s.suspense else "",
         deadline=deadline,
+        write_off=str(s.write_off) if s.write_off else "",
+        write_off_by=s.write_off_by,
+        note=s.note,
     )
 
 

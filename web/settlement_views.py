@@ -19,6 +19,12 @@ EXPIRES: Final = "expires"
 ATTENTION: Final = "requires_attention"
 
 
+_TEXTS: Final = (
+    *("rail", "bank", "mint_to", "parent_id", "approved_by", "parked_by", "bank_reference", "hash"),
+    *("write_off_by", "note"),
+)
+
+
 class Waiting(NamedTuple):
     """Who has to act in a state, what is waited for, and what becomes of it when the time is up."""
 
@@ -62,12 +68,12 @@ def shown(resource: Json, part: ByBank | None) -> Json:
 def _settlement(resource: Json, part: ByBank) -> Json:
     asset: str = resource["asset"]
     fiat = RAILS[part.rail].fiat if part.rail in RAILS else TOKENS.get(asset, asset)
-    texts = ("rail", "bank", "mint_to", "parent_id", "approved_by", "parked_by", "bank_reference", "hash")
-    made: Json = {name: text for name in texts if (text := getattr(part, name))}
+    made: Json = {name: text for name in _TEXTS if (text := getattr(part, name))}
     if part.rail:
         step = "payout" if resource["type"] == "withdrawal" else "deposit"
         made["reference"] = bank_reference(resource["id"], step)
-    made |= {name: format_amount(int(amount), fiat) for name in ("fee", "suspense") if (amount := getattr(part, name))}
+    amounts = ("fee", "suspense", "write_off")
+    made |= {name: format_amount(int(amount), fiat) for name in amounts if (amount := getattr(part, name))}
     if part.code:
         made["code"] = bank_code(part.code, part.action)
     return made
@@ -81,6 +87,9 @@ def bank_code(code: str, action: str) -> Json:
 
 def _waits_for(resource: Json, part: ByBank | None) -> Json | None:
     status, state = resource["status"], resource["state"]
+    if part is not None and part.write_off:
+        what = f"The approval of a write-off by another person than {part.write_off_by}."
+        return {"who": "operator", "what": what, "until": None, "then": None}
     if status in TERMINAL and state != "returning":
         return None
     until = (format_time(part.deadline) if part.deadline else None) if part is not None else resource["expires_at"]

@@ -371,7 +371,7 @@ class Stories:
     def _payout_to_another(self) -> Story:
         story = self._begin("payout rejected, paid to another account", "EUR")
         id_ = self._deposit(story, "sepa_instant", amount := self._amount(), "completed")
-        out = self._withdraw(story, id_, "sepa_instant", amount, "payout_rejected", name="REJECT AC06")
+        out = self._withdraw(story, id_, "sepa_instant", amount, "payout_rejected", name="REJECT AC04")
         data = {
             "transaction_id": out,
             "beneficiary": {"name": "Bob Example", "account": IBAN},

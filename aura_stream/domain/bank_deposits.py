@@ -33,7 +33,8 @@
     tokens_received ──swept──▶ completed                      (tokens that come back from outside: `redemptions.py`)
 
     Any wait without an answer ends in the same state with status requires_attention; a later fact still ends it.
-    Ways out for an operator: inquire; settled, rejected (the statement says so); match, refund; mint_again, burn_again.
+    Ways out for an operator: inquire; settled, rejected (the statement says so); match, refund; mint_again, burn_again;
+    write_off of what is in suspense, with a second person (`settlement.py`).
     A return whose code needs a person is booked as any other, with reason unknown_code or books_disagree: a break.
 
     D1 accepted        in_transit / pending_in
@@ -46,6 +47,7 @@
                        held / custody, reserve / receivable; the shortfall: trust / operating, the receivable stays
        unmatched       trust / suspense, and by an operator suspense / held or available
        a return that fits nothing (a second one, another amount)   suspense / trust
+       written off     losses / suspense, trust / operating; if it came: suspense / unexplained
        reorged         unconfirmed / custody, and back
        lost            token available / unconfirmed, reserve / fiat available; the rest: receivable:chain / unconfirmed
        minted again    unconfirmed / receivable:chain, then as after `reorged`; it fails: receivable:chain / unconfirmed
@@ -81,6 +83,7 @@ from aura_stream.domain.settlement import (
     Case,
     Settled,
     admitted,
+    ask_write_off,
     attention,
     available,
     because,
@@ -102,6 +105,7 @@ from aura_stream.domain.settlement import (
     owners,
     postponed,
     receivable,
+    refuse_write_off,
     reserve,
     same_state,
     scope,
@@ -111,6 +115,7 @@ from aura_stream.domain.settlement import (
     tokens,
     trust,
     unconfirmed,
+    write_off,
 )
 from aura_stream.domain.signals import (
     ACCEPTED,
@@ -262,13 +267,17 @@ def burn_reference(case: Case) -> str:
 
 
 def approve(case: Case, operator: str) -> Settled:
-    """`transaction.approve`: a second person lets it begin. Raises :class:`Refused`."""
+    """`transaction.approve`: a second person lets it begin, or a write-off be. Raises :class:`Refused`."""
+    if case.settlement.write_off:
+        return write_off(case, operator)
     check_approval(case, operator)
     return _start(case, approved_by=operator)
 
 
 def reject(case: Case, operator: str) -> Settled:
-    """`transaction.reject`: it does not begin. Raises :class:`Refused`."""
+    """`transaction.reject`: it does not begin, or its suspense stays. Raises :class:`Refused`."""
+    if case.settlement.write_off:
+        return refuse_write_off(case, operator)
     expect(case.transaction, "requires_approval", done=("denied",))
     return step(case, "deposit.denied", FAILED, "denied", reason="denied", ends=True, approved_by=operator)
 
@@ -292,9 +301,11 @@ def _given_back(case: Case) -> tuple[Booking, ...]:
     return () if s.rail else journal(s.fiat, moved(s.account, s.account, s.amount, of=HELD))
 
 
-def resolve(case: Case, outcome: str, operator: str) -> Settled:
+def resolve(case: Case, outcome: str, operator: str, note: str) -> Settled:
     """`transaction.resolve`: an operator's way out. Raises :class:`Refused` where it does not lead anywhere."""
     t, s = case.transaction, case.settlement
+    if outcome == "write_off":
+        return ask_write_off(case, operator, note)
     if outcome == "match" and t.state == "tokens_received":
         return redemptions.matched(case)
     is_waiting = t.status == REQUIRES_ATTENTION
@@ -308,7 +319,7 @@ def resolve(case: Case, outcome: str, operator: str) -> Settled:
         settled = _settled(case, fact)
         assert settled is not None
         return settled
-    if outcome == "rejected" and at_bank and s.suspense <= 0:
+    if outcome == "rejected" and is_waiting and t.state in _AT_BANK and s.suspense <= 0:
         return _rejected(case, s.code, "bank_rejected")
     if outcome == "match" and t.state in _AT_BANK and s.suspense == s.amount:
         # The money is in suspense already: only what it stands for changes.

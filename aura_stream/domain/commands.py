@@ -52,6 +52,14 @@ Customer = Annotated[
     StringConstraints(pattern=ids.CUSTOMER_PATTERN),
     Field(description="Owner of what the command is about, unique in its tenant", examples=["alice"]),
 ]
+Owner = Annotated[
+    str,
+    StringConstraints(pattern=ids.OWNER_PATTERN),
+    Field(
+        description="Whose transaction it is; ~bank:<bank> where it is nobody's: money that nobody has announced",
+        examples=["alice", "~bank:bank-b"],
+    ),
+]
 IdempotencyKey = Annotated[
     str,
     StringConstraints(pattern=ids.IDEMPOTENCY_KEY_PATTERN),
@@ -224,8 +232,18 @@ class Resolve(_Strict):
     transaction_id: TransactionIdText
     operator: OperatorText
     outcome: Annotated[
-        Literal["inquire", "settled", "rejected", "match", "refund", "mint_again", "burn_again"],
-        Field(description="The way out"),
+        Literal[
+            "inquire",
+            "settled",
+            "rejected",
+            "match",
+            "refund",
+            "mint_again",
+            "burn_again",
+            "sent_back",
+            "write_off",
+        ],
+        Field(description="The way out; write_off needs a note, and a second person who approves it"),
     ]
     note: NoteText | None = None
 
@@ -441,22 +459,28 @@ class TransactionCancel(Envelope):
     data: OnTransaction
 
 
-class TransactionApprove(Envelope):
-    """A second person lets a transaction begin."""
+class OfOperator(Envelope):
+    """What an operator decides about a transaction, a customer's or nobody's."""
+
+    customer: Owner
+
+
+class TransactionApprove(OfOperator):
+    """A second person lets a transaction begin, or what it has in suspense be written off."""
 
     type: Literal["transaction.approve"]
     data: Approve
 
 
-class TransactionReject(Envelope):
-    """A second person does not let a transaction begin."""
+class TransactionReject(OfOperator):
+    """A second person does not let a transaction begin, or what it has in suspense be written off."""
 
     type: Literal["transaction.reject"]
     data: Approve
 
 
-class TransactionResolve(Envelope):
-    """An operator's way out of `requires_attention`."""
+class TransactionResolve(OfOperator):
+    """An operator's way out of `requires_attention`, or of suspense."""
 
     type: Literal["transaction.resolve"]
     data: Resolve

@@ -25,6 +25,9 @@ class ByBank(msgspec.Struct, frozen=True, omit_defaults=True):
     action: str = ""  # what that row asks for
     suspense: str = ""  # minor units that do not fit and wait for a person
     deadline: int = 0  # ms since 1970: when the present state ends by itself, or a person is called; 0 = never
+    write_off: str = ""  # of that, minor units that wait for a second person to write them off
+    write_off_by: str = ""  # who asked for it
+    note: str = ""  # why
 
 
 class PauseData(msgspec.Struct, frozen=True, omit_defaults=True):

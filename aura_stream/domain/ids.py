@@ -16,6 +16,8 @@ NAMESPACE: Final = uuid.UUID("6f0f7f6e-8f5b-5d0c-9a57-0c1f6a3f5a10")
 
 TENANT_PATTERN: Final = r"^[a-z0-9_-]{1,64}$"
 CUSTOMER_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
+OWNER_PATTERN: Final = r"^([A-Za-z0-9_-]{1,64}|~bank:[a-z0-9_-]{1,64})$"
+"""Of what an operator decides about: a customer's, or what came to a bank and is nobody's."""
 IDEMPOTENCY_KEY_PATTERN: Final = r"^[ -~]{1,255}$"
 ACCOUNT_ID_PATTERN: Final = r"^[A-Za-z0-9_@/-]{1,129}:[A-Z0-9]{1,16}(:[A-Za-z0-9_-]{1,64})?$"
 UUID_PATTERN: Final = r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$"
@@ -55,8 +57,11 @@ def parse_account_id(text: str) -> AccountId:
 
 @lru_cache(maxsize=1 << 14)
 def record_key(tenant: str, customer: str) -> bytes:
-    """The Kafka key of everything that belongs to a customer; the customer is the actor, the key is its address."""
-    return f"{tenant}/{customer}".encode()
+    """The Kafka key of everything that belongs to a customer; the customer is the actor, the key is its address.
+
+    What is nobody's lives where its bank's lane has told of it.
+    """
+    return f"{tenant}/{customer}".encode() if customer[:1] != "~" else customer.encode()
 
 
 def derived_id(tenant: str, customer: str, idempotency_key: str) -> bytes:

@@ -224,6 +224,7 @@ REASONS: Final[dict[str, Reason]] = {
     "currency_mismatch_at_bank": Reason(
         _X, 503, "Another currency has moved", "An operator looks at it; nothing is lost."
     ),
+    "unmatched": Reason(_X, 503, "Nobody has announced this money", "An operator looks at it; nothing is lost."),
     "chain_stuck": Reason(_X, 503, "The chain does not take it in", "An operator looks at it."),
     "chain_failed": Reason(_X, 503, "The chain has refused it for good", "An operator looks at it."),
     "mint_lost": Reason(_X, 503, "The mint was lost with its block", "Read the transaction."),

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final
 
-from aura_stream.domain.bank_codes import CODES, code_of
+from aura_stream.domain.bank_codes import CODES, COMPLIANCE, code_of
 from aura_stream.domain.ids import bank_reference
 
 NEAR_DAYS: Final = 4
@@ -75,6 +75,11 @@ RESOLUTIONS: Final = ("explained", "booked", "corrected_by_bank", "written_off")
 GONE: Final = "gone"
 TOLD: Final = "told:"
 """What keys of breaks begin with that are looked for among news only: not found again, they are as they were."""
+COMPLIANCE_OWNER: Final = "compliance"
+"""Who has breaks whose code asks for a compliance case."""
+
+SUSPENSE: Final = "suspense:"
+"""What keys of breaks of money in suspense begin with; the transaction follows."""
 
 _Take = Callable[["Line", "Entry", str], None]
 
@@ -153,6 +158,8 @@ class Finding:
     transaction_id: str = ""
     tenant: str = ""
     reference: str = ""
+    owner: str = ""
+    """Who has it from the beginning; empty: nobody yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -493,7 +500,7 @@ def suspense_findings(rows: Iterable[Unexplained]) -> list[Finding]:
     """Breaks of money that nobody has explained: each ends by itself once the transaction has nothing in suspense."""
     return [
         Finding(
-            *(IN_SUSPENSE, f"suspense:{one.transaction_id}:{one.asset}", one.amount),
+            *(IN_SUSPENSE, f"{SUSPENSE}{one.transaction_id}:{one.asset}", one.amount),
             f"{'came' if one.amount > 0 else 'gone'} at a bank, and fits nothing; {one.about}",
             transaction_id=one.transaction_id,
             tenant=one.tenant,
@@ -509,7 +516,13 @@ def told_findings(rows: Iterable[Told]) -> list[Finding]:
         row = code_of(one.code)
         what = f"{one.code}: {row.meaning} ({row.action})" if one.code else one.event
         key = f"{TOLD}{one.transaction_id}:{one.code or one.seq}"
-        finding = Finding(NEEDS_A_PERSON, key, 0, what, transaction_id=one.transaction_id, tenant=one.tenant)
+        owner = COMPLIANCE_OWNER if one.code and row.action == COMPLIANCE else ""
+        finding = Finding(
+            *(NEEDS_A_PERSON, key, 0, what),
+            transaction_id=one.transaction_id,
+            tenant=one.tenant,
+            owner=owner,
+        )
         found.setdefault(key, finding)
     return list(found.values())
 

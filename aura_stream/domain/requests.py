@@ -27,6 +27,7 @@ from aura_stream.domain.commands import (
     HoldRelease,
     PauseLift,
     PauseSet,
+    Resolve,
     TransactionApprove,
     TransactionCancel,
     TransactionReject,
@@ -274,6 +275,8 @@ def read_action(command: ActionCommand, at: int, rules: Rules) -> Action:
             check_amount(amount)
         except Invalid as error:
             raise Invalid(error.reason, error.detail, "/data/amount") from None
+    if isinstance(data, Resolve) and data.outcome == "write_off" and not data.note:
+        raise Invalid("missing_fields", "a write-off says why: note is missing", "/data/note")
     if isinstance(data, CaptureHold | ConfirmDeposit) and data.effective_at is not None:
         effective_at = _effective(data.effective_at, at)
     refusal = None

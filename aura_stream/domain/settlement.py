@@ -14,6 +14,14 @@ The chart of accounts (D grows by debits, C by credits), per tenant and sliced b
     D @custody:chain:<chain>:unconfirmed:<token>   credited, and their block is lost
     D @receivable:chain:<token>          credited and spent, and can never land
     D @expense:gas:<native>, @expense:bank:<fiat>
+    D @expense:losses:<fiat>             suspense that was written off: gone at a bank for good
+    C @income:unexplained:<fiat>         suspense that was written off: come, and nobody's
+
+A write-off takes two persons: one asks for it with a reason (`transaction.resolve`, write_off), another approves it.
+What is lost is made good from operating at once, so that trust covers what is owed.
+
+    in suspense ──write_off──▶ asked ──approve, by another person──▶ written off
+                                 └───reject, or another amount by then──▶ in suspense
 """
 
 from __future__ import annotations
@@ -45,6 +53,7 @@ from aura_stream.domain.state import (
     AVAILABLE,
     PROCESSING,
     REQUIRES_ATTENTION,
+    TERMINAL,
     Posting,
     Rules,
     Settlement,
@@ -145,6 +154,16 @@ def suspense(s: Settlement, asset: str | None = None) -> str:
     return f"@suspense:unmatched:{s.fiat if asset is None else asset}"
 
 
+def losses(s: Settlement) -> str:
+    """What is gone at a bank, and was written off."""
+    return f"@expense:losses:{s.fiat}"
+
+
+def unexplained(s: Settlement) -> str:
+    """What has come to a bank, and was written off: ours, as nobody has claimed it."""
+    return f"@income:unexplained:{s.fiat}"
+
+
 def fees(s: Settlement, type_: str) -> str:
     """Our fees."""
     return f"@income:fees:{type_}:{s.fiat}"
@@ -213,6 +232,8 @@ def step(
 ) -> Settled:
     """The next state with all that belongs to it. `ends` gives the accounts free, `freezes` freezes those open."""
     t, s = case.transaction, case.settlement
+    if changes.get("suspense", s.suspense) != s.suspense:
+        changes = {"write_off": 0} | changes  # what was asked for was another amount
     after = msgspec.structs.replace(s, **({"parked_by": "", "left_ms": 0, "entered_at": case.at} | changes))
     accounts = _accounts(case, journals)
     frozen: tuple[str, ...] = ()
@@ -276,6 +297,38 @@ def fits_nothing(case: Case, event: str, fact: BankFact, there: tuple[Posting, .
         suspense=s.suspense - (fact.amount if fact.asset == s.fiat else 0),
         returned_by=(fact.fact_id or "-") if s.returned_by else "",
     )
+
+
+def ask_write_off(case: Case, operator: str, note: str) -> Settled:
+    """`write_off`, the first person: nothing is booked yet. Raises :class:`Refused`."""
+    t, s = case.transaction, case.settlement
+    if not s.suspense or (t.status not in TERMINAL and t.status != REQUIRES_ATTENTION):
+        raise Refused("invalid_state_transition", f"write_off is no way out of {t.status}/{t.state}")
+    if s.write_off:
+        raise Refused("already_processed", f"{s.write_off_by} has asked for it: transaction.approve by somebody else")
+    event = f"{t.type}.write_off_asked"
+    return same_state(case, event, write_off=s.suspense, write_off_by=operator, note=note)
+
+
+def refuse_write_off(case: Case, operator: str) -> Settled:
+    """`transaction.reject` of a write-off that was asked for: it stays in suspense."""
+    return same_state(case, f"{case.transaction.type}.write_off_denied", write_off=0, approved_by=operator)
+
+
+def write_off(case: Case, operator: str) -> Settled:
+    """`transaction.approve` of a write-off that was asked for. Raises :class:`Refused`.
+
+    A loss is made good from operating in the same unit; what came and is nobody's stays where it is, and is ours.
+    """
+    t, s = case.transaction, case.settlement
+    if operator in (s.write_off_by, t.customer):
+        raise Refused("four_eyes", f"{operator} asked for it")
+    came = -s.suspense if t.type == "withdrawal" else s.suspense
+    moves = [moved(suspense(s), unexplained(s), came)]
+    if came < 0:
+        moves = [moved(losses(s), suspense(s), -came), moved(trust(s), operating(s), -came)]
+    event = f"{t.type}.written_off"
+    return same_state(case, event, journals=journal(s.fiat, *moves), suspense=0, approved_by=operator)
 
 
 def gas_paid(s: Settlement, gas: int) -> tuple[Booking, ...]:

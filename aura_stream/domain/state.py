@@ -131,11 +131,14 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True):
     code: str = ""  # of the reject or return
     returned_by: str = ""  # id of the fact that returned it
     clawed: int = 0  # minor units of the token that are being burnt for a return
-    suspense: int = 0  # money that came (or left) and could not be matched
+    suspense: int = 0  # money that came (of a withdrawal: left) and could not be matched; below zero the other way
     back: int = 0  # of a payout that came back: what may be paid out or minted once more; of a lost mint: tokens spent
     is_credited: bool = False  # D4 is booked
     is_unconfirmed: bool = False  # the mint's block was lost after D4
     is_dead: bool = False  # the mint or burn can definitely not land any more
+    write_off: int = 0  # of `suspense`, what a person has asked to write off and nobody has approved yet
+    write_off_by: str = ""  # who asked for it last
+    note: str = ""  # why
 
 
 class Parked(msgspec.Struct, frozen=True, array_like=True):

@@ -21,7 +21,8 @@
     What came back is in the customer's fiat account. `withdrawal.retry` pays it out to another beneficiary without a
     burn, `withdrawal.remint` makes tokens of it: new transactions with parent_id, each at most once.
     Any wait without an answer ends in the same state with status requires_attention; a later fact still ends it.
-    Ways out for an operator: inquire; settled, rejected (the statement says so).
+    Ways out for an operator: inquire; settled, rejected (the statement says so); write_off of what is in suspense, with
+    a second person (`settlement.py`).
 
     W1 submit     available / held                         (in the account's asset)
     W2 confirmed  held / custody; reserve / fiat held; gas
@@ -30,6 +31,7 @@
        ended before W2    held / available
        rejected           outgoing (without W3: held) / fiat available
        returned           trust / fiat available; on a closed account, or if it fits nothing: trust / suspense
+       written off        losses / suspense, trust / operating; if it came: suspense / unexplained
        returned before W4, and less than was paid: the bank has paid, or there were nothing to keep. W4 and the return
                           are booked in one unit, two movements at the bank as its statement has them
 
@@ -57,6 +59,7 @@ from aura_stream.domain.settlement import (
     Case,
     Settled,
     admitted,
+    ask_write_off,
     attention,
     because,
     check_approval,
@@ -72,6 +75,7 @@ from aura_stream.domain.settlement import (
     needs_approval,
     outgoing,
     postponed,
+    refuse_write_off,
     reserve,
     same_state,
     scope,
@@ -80,6 +84,7 @@ from aura_stream.domain.settlement import (
     suspense,
     tokens,
     trust,
+    write_off,
 )
 from aura_stream.domain.signals import (
     ACCEPTED,
@@ -200,13 +205,17 @@ def burn_reference(case: Case) -> str:
 
 
 def approve(case: Case, operator: str) -> Settled:
-    """`transaction.approve`: a second person lets it begin. Raises :class:`Refused`."""
+    """`transaction.approve`: a second person lets it begin, or a write-off be. Raises :class:`Refused`."""
+    if case.settlement.write_off:
+        return write_off(case, operator)
     check_approval(case, operator)
     return _start(case, approved_by=operator)
 
 
 def reject(case: Case, operator: str) -> Settled:
-    """`transaction.reject`: it does not begin. Raises :class:`Refused`."""
+    """`transaction.reject`: it does not begin, or its suspense stays. Raises :class:`Refused`."""
+    if case.settlement.write_off:
+        return refuse_write_off(case, operator)
     expect(case.transaction, "requires_approval", done=("denied",))
     return _released(case, "withdrawal.denied", FAILED, "denied", reason="denied", approved_by=operator)
 
@@ -222,9 +231,11 @@ def cancel(case: Case) -> Settled:
     return _released(case, "withdrawal.canceled", CANCELED, "canceled")
 
 
-def resolve(case: Case, outcome: str, operator: str) -> Settled:
+def resolve(case: Case, outcome: str, operator: str, note: str) -> Settled:
     """`transaction.resolve`: an operator's way out. Raises :class:`Refused` where it does not lead anywhere."""
     t, s = case.transaction, case.settlement
+    if outcome == "write_off":
+        return ask_write_off(case, operator, note)
     if t.status == REQUIRES_ATTENTION and t.state in _PAYING:
         if outcome == "inquire":
             inquire = Inquire(case.id, bank_reference(case.id, "payout"))

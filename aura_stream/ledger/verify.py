@@ -545,7 +545,7 @@ async def trust_covers_what_is_owed(connection: Connection) -> Check:
             FROM (VALUES {_TOKENS}) k (token, fiat, cents)
             LEFT JOIN LATERAL (
                 SELECT sum(e.amount) FILTER (WHERE e.account_id LIKE '@bank:%:trust:%') AS trust,
-                    sum(e.amount) FILTER (WHERE e.account_id LIKE '@expense:%') AS spent,
+                    sum(e.amount) FILTER (WHERE e.account_id LIKE '@expense:bank:%') AS spent,
                     -sum(e.amount) FILTER (WHERE (e.account_id NOT LIKE '@%' AND e.layer <> 'pending_in')
                         OR e.account_id LIKE '@reserve:%' OR e.account_id LIKE '@suspense:%'
                         OR e.account_id LIKE '@clearing:%' OR e.account_id LIKE '@rail:%:outgoing:%') AS owed
@@ -595,7 +595,8 @@ async def nothing_settled_twice(connection: Connection) -> Check:
                     SELECT token FROM (VALUES {_TOKENS}) k (token, fiat, cents))) AS minted,
                 -sum(e.amount) FILTER (WHERE e.account_id LIKE '@reserve:%') AS reserved,
                 -sum(e.amount) FILTER (WHERE e.account_id LIKE '@bank:%:trust:%' OR e.account_id LIKE '@suspense:%'
-                    OR e.account_id LIKE '@bank:%:operating:%' OR e.account_id LIKE '@expense:bank:%') AS paid
+                    OR e.account_id LIKE '@bank:%:operating:%' OR e.account_id LIKE '@expense:bank:%'
+                    OR e.account_id LIKE '@expense:losses:%' OR e.account_id LIKE '@income:unexplained:%') AS paid
             FROM ledger.entries e WHERE e.account_id LIKE '@%' GROUP BY e.transaction_id
         ) m USING (transaction_id)
         -- A deposit's amount is fiat, a withdrawal's of its account: with a token the fiat is that much less.

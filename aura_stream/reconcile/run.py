@@ -311,7 +311,7 @@ async def _book(connection: Connection, chain: OnChain, outcome: Outcome) -> Non
     seen = {key: one for key, one in known.items() if not key.startswith(partly) or key in asked}
     about = {one.key: (asset, account) for one, asset, account in findings}
     change = pure.changes([one for one, _, _ in findings], seen)
-    await store.end_gone(connection, change.gone)
+    await _end(connection, known, change.gone)
     outcome.gone = len(change.gone)
     for one in change.opened:
         asset, at = about[one.key]
@@ -333,6 +333,20 @@ async def _book(connection: Connection, chain: OnChain, outcome: Outcome) -> Non
         **await store.open_breaks(connection),
     }
     await store.add_report(connection, outcome.report)
+
+
+async def _end(connection: Connection, known: Mapping[str, pure.Known], gone: Sequence[int]) -> None:
+    """Ends breaks whose reason is gone. Of those in suspense it says so where it is gone because it was written off."""
+    about = {
+        one.break_id: key.split(":")[1]
+        for key, one in known.items()
+        if one.break_id in set(gone) and key.startswith(pure.SUSPENSE)
+    }
+    why = await store.written_off(connection, list(about.values())) if about else {}
+    for break_id, transaction_id in about.items():
+        if note := why.get(transaction_id):
+            await store.end_written_off(connection, break_id, note)
+    await store.end_gone(connection, [one for one in gone if about.get(one) not in why])
 
 
 async def _account(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from aura_stream.domain.bank_codes import COMPLIANCE
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.reconciliation import (
     GONE,
@@ -390,19 +391,20 @@ async def unexplained(connection: Connection, currency: str) -> list[Unexplained
 
 async def told(connection: Connection) -> list[tuple[Told, str]]:
     """Events that call a person, with their asset: of all transactions that have changed since some days before the
-    newest report. What was in suspense after them is told by the money."""
+    newest report. What was in suspense after them is told by the money, unless compliance must know of it."""
     rows = await connection.fetch(
         """SELECT t.transaction_id::text AS transaction_id, t.tenant_id, h.event ->> 'type' AS type, t.asset,
             (h.event ->> 'seq')::integer AS seq,
-            CASE WHEN h.event ->> 'reason' = ANY ($2) THEN h.event -> 'by_bank' ->> 'code' END AS code
+            CASE WHEN h.event ->> 'reason' = ANY ($2) OR h.event -> 'by_bank' ->> 'action' = $5
+                THEN h.event -> 'by_bank' ->> 'code' END AS code
         FROM ledger.transactions t CROSS JOIN LATERAL jsonb_array_elements(t.history) h (event)
         WHERE t.type = ANY ($4)
             AND t.updated_at >= coalesce((SELECT max(made_at) FROM reconciliation.reports) - $1::interval, '-infinity')
-            AND h.event -> 'by_bank' ->> 'suspense' IS NULL
-            AND (h.event ->> 'type' LIKE '%.break_opened'
-                OR h.event ->> 'reason' = ANY ($2) AND h.event ->> 'status' = ANY ($3))
+            AND (h.event -> 'by_bank' ->> 'action' = $5
+                OR h.event -> 'by_bank' ->> 'suspense' IS NULL AND (h.event ->> 'type' LIKE '%.break_opened'
+                    OR h.event ->> 'reason' = ANY ($2) AND h.event ->> 'status' = ANY ($3)))
         ORDER BY t.transaction_id, seq""",
-        *(_TOLD_BACK, ["unknown_code", "books_disagree"], [FAILED, RETURNED], list(_SETTLEMENTS)),
+        *(_TOLD_BACK, ["unknown_code", "books_disagree"], [FAILED, RETURNED], list(_SETTLEMENTS), COMPLIANCE),
     )
     return [
         (Told(row["transaction_id"], row["tenant_id"], row["type"], row["seq"], row["code"] or ""), row["asset"])
@@ -451,10 +453,12 @@ _ON_CHAIN: Final = (
 
 
 async def known_breaks(connection: Connection) -> dict[str, Known]:
-    """The newest break of every key."""
+    """The newest break of every key. What was ended here, and not by a person, is gone: it may come again."""
     rows = await connection.fetch(
-        """SELECT DISTINCT ON (key) break_id, key, amount, status, resolution
-        FROM reconciliation.break_states ORDER BY key, break_id DESC"""
+        """SELECT DISTINCT ON (key) break_id, key, amount, status,
+            CASE WHEN resolved_by = $1 THEN $2 ELSE resolution END AS resolution
+        FROM reconciliation.break_states ORDER BY key, break_id DESC""",
+        *(ACTOR, GONE),
     )
     return {
         row["key"]: Known(
@@ -513,7 +517,38 @@ async def open_break(
         "INSERT INTO reconciliation.break_events (break_id, number, action, actor) VALUES ($1, 1, 'opened', $2)",
         *(break_id, ACTOR),
     )
+    if finding.owner:
+        await act(connection, break_id, ACTOR, owner=finding.owner)
     return break_id
+
+
+async def written_off(connection: Connection, transaction_ids: Sequence[str]) -> dict[str, str]:
+    """Of transactions whose suspense a write-off has ended, who has asked for it, who has approved it, and why."""
+    rows = await connection.fetch(
+        """SELECT DISTINCT ON (t.transaction_id) t.transaction_id::text AS transaction_id, h.event ->> 'type' AS type,
+            h.event -> 'by_bank' ->> 'write_off_by' AS asked, h.event -> 'by_bank' ->> 'approved_by' AS approved,
+            h.event -> 'by_bank' ->> 'note' AS note
+        FROM ledger.transactions t CROSS JOIN LATERAL jsonb_array_elements(t.history) WITH ORDINALITY h (event, at)
+        WHERE t.transaction_id = ANY ($1::text[]::uuid[]) AND h.at > 1 AND h.event -> 'by_bank' ->> 'suspense' IS NULL
+            AND t.history -> (h.at::integer - 2) -> 'by_bank' ->> 'suspense' IS NOT NULL
+        ORDER BY t.transaction_id, h.at DESC""",
+        list(transaction_ids),
+    )
+    return {
+        row["transaction_id"]: f"{row['asked']} asked for it, {row['approved']} has approved it: {row['note']}"
+        for row in rows
+        if row["type"].endswith(".written_off")
+    }
+
+
+async def end_written_off(connection: Connection, break_id: int, note: str) -> None:
+    """Ends a break whose money two persons have written off."""
+    await connection.execute(
+        """INSERT INTO reconciliation.break_events (break_id, number, action, actor, resolution, note)
+        SELECT s.break_id, s.events + 1, 'resolved', $2, 'written_off', $3
+        FROM reconciliation.break_states s WHERE s.break_id = $1""",
+        *(break_id, ACTOR, note[:1000]),
+    )
 
 
 async def end_gone(connection: Connection, break_ids: Iterable[int]) -> None:

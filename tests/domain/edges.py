@@ -38,12 +38,12 @@ BANK = (
     *("settled", "settled amount=9900", "returned code=R01", "returned code=R01 amount=9900"),
 )
 CHAIN = ("broadcast", "broadcast tx=0xbumped", "mined", "confirmed", "reorged", "lost", "failed", "stuck", "withdrawn")
-OPERATOR = ("inquire", "settled", "rejected", "match", "refund", "mint_again", "burn_again")
+OPERATOR = ("inquire", "settled", "rejected", "match", "refund", "mint_again", "burn_again", "write_off")
 STEPS = (
     *(f"bank {one}" for one in BANK),
     *(f"chain {one}" for one in CHAIN),
     *(f"resolve {one}" for one in OPERATOR),
-    *("approve olga", "reject olga", "cancel", "wait", "pause tenant=default", "pause chain=local", "lift", "spend"),
+    *("approve otto", "reject otto", "cancel", "wait", "pause tenant=default", "pause chain=local", "lift", "spend"),
 )
 LONGEST = 12
 
@@ -99,7 +99,16 @@ def _key(node: Node) -> tuple[Any, ...]:
     return (
         *(t.status, t.state, t.reason == "unknown_outcome", bool(t.deadline), s.rail, s.token, s.token_account),
         *(s.parked_by, s.is_asked, s.booked, bool(s.settled_by), s.settled_by == "by its return"),
-        *(bool(s.returned_by), bool(s.hash), suspense, s.is_credited, s.is_unconfirmed, s.is_dead, bool(s.clawed)),
+        *(
+            bool(s.write_off),
+            bool(s.returned_by),
+            bool(s.hash),
+            suspense,
+            s.is_credited,
+            s.is_unconfirmed,
+            s.is_dead,
+            bool(s.clawed),
+        ),
         t.status == "completed" and any(account.available for account in node.accounts.values()),
         tuple((pause.scope, bool(pause.lifted_at)) for pause in node.pauses),
         bool(node.rules.settlement.mint_hold_days),
@@ -240,7 +249,7 @@ def _decided(
     elif verb == "cancel":
         decide, news = machine.cancel, None
     elif verb == "resolve":
-        settled: Settled | None = machine.resolve(case, plain[0], "olga")
+        settled: Settled | None = machine.resolve(case, plain[0], "olga", "seen")
         return settled
     else:
         decide, news = getattr(machine, verb), plain[0]

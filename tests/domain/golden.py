@@ -43,6 +43,11 @@ class Player:
         """The transaction that steps are about: the latest."""
         return self.ids[-1]
 
+    @property
+    def owner(self) -> str:
+        """Whose the latest is: alice's, or nobody's."""
+        return self.world.transaction(self.now).customer
+
     def play(self, text: str) -> str:
         """The scenario with what follows each step."""
         out: list[str] = []
@@ -135,19 +140,20 @@ class Player:
 
     def do_approve(self, operator: str) -> None:
         """`transaction.approve`."""
-        self.world.send("transaction.approve", "alice", transaction_id=self.now, operator=operator)
+        self.world.send("transaction.approve", self.owner, transaction_id=self.now, operator=operator)
 
     def do_reject(self, operator: str) -> None:
         """`transaction.reject`."""
-        self.world.send("transaction.reject", "alice", transaction_id=self.now, operator=operator)
+        self.world.send("transaction.reject", self.owner, transaction_id=self.now, operator=operator)
 
     def do_cancel(self) -> None:
         """`transaction.cancel`."""
         self.world.send("transaction.cancel", "alice", transaction_id=self.now)
 
     def do_resolve(self, outcome: str) -> None:
-        """`transaction.resolve`."""
-        self.world.send("transaction.resolve", "alice", transaction_id=self.now, operator="olga", outcome=outcome)
+        """`transaction.resolve` by olga."""
+        data = {"transaction_id": self.now, "operator": "olga", "outcome": outcome, "note": "seen"}
+        self.world.send("transaction.resolve", self.owner, **data)
 
     def do_bank(
         self, kind: str, code: str = "", amount: str = "", asset: str = "", ref: str = "", fact: str = ""
@@ -168,6 +174,10 @@ class Player:
     def do_tokens(self, account: str, amount: str) -> None:
         """Tokens come back from outside, to an account's deposit address."""
         self.ids.append(self.world.tokens(account, parse_amount(amount, account.split(":")[1])))
+
+    def do_unannounced(self, bank: str, amount: str, asset: str) -> None:
+        """Money comes to a bank that no reference explains."""
+        self.ids.append(self.world.unannounced(bank, int(amount), asset))
 
     def do_wait(self, time: str = "") -> None:
         """Time passes: 3h, 7d; else until the latest's deadline."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from aura_stream.domain.ids import bank_reference, chain_reference, derived_id, id_text, record_key
+from aura_stream.domain.ids import bank_lane_key, bank_reference, chain_reference, derived_id, id_text, record_key
 from aura_stream.domain.lane_requests import (
     DECODE_BANK,
     DECODE_CHAIN,
@@ -21,7 +21,7 @@ from aura_stream.domain.lane_requests import (
     Withdraw,
 )
 from aura_stream.domain.settlement import TOKENS, cents
-from aura_stream.domain.signals import Applied, BankFact, ChainFact, ClockTaken, TokensIn
+from aura_stream.domain.signals import Applied, BankFact, ChainFact, ClockTaken, TokensIn, Unmatched
 from aura_stream.domain.state import TERMINAL, Rules, Settlement, SettlementRules, Transaction
 from aura_stream.engine.driver import Driver
 from tables.balances import BALANCES
@@ -103,6 +103,15 @@ class SettlementWorld(World):
             self.signal(self.partition(customer), news)
         self.driver.run()
         return id_
+
+    def unannounced(self, bank: str, amount: int, asset: str) -> str:
+        """Money of nobody comes to a bank; runs. The transaction's id."""
+        self.facts += 1
+        news = Unmatched("default", bank, asset, amount, f"fact-{self.facts}", "for alice?")
+        for _ in range(2):  # the same money twice counts once
+            self.signal(self.driver.partitioner(bank_lane_key(bank)), news)
+        self.driver.run()
+        return id_text(derived_id("default", f"~bank:{bank}", news.fact_id))
 
     def answer_pauses(self) -> None:
         """The lanes apply the pauses, and moves of the clock, that they were told of and have not answered yet."""
@@ -216,7 +225,8 @@ class SettlementWorld(World):
             if account[0] != "@":
                 total[f"{layer}:{asset}"] += amount
             else:
-                total[f"{account.split(':')[0]}{':trust' if ':trust:' in account else ''}:{asset}"] += amount
+                kind = next((f":{kind}" for kind in ("trust", "losses") if f":{kind}:" in account), "")
+                total[f"{account.split(':')[0]}{kind}:{asset}"] += amount
                 if ":outgoing:" in account:
                     total[f"outgoing:{asset}"] += amount
         for token, fiat in TOKENS.items():

@@ -215,8 +215,10 @@ class Settling(RuleBasedStateMachine):
     @rule(
         choice=st.integers(0, 5),
         type_=st.sampled_from(["approve", "approve", "reject", "cancel", "resolve"]),
-        outcome=st.sampled_from(["inquire", "settled", "rejected", "match", "refund", "mint_again", "burn_again"]),
-        operator=st.sampled_from(["olga", "alice"]),
+        outcome=st.sampled_from(
+            ["inquire", "settled", "rejected", "match", "refund", "mint_again", "burn_again", "write_off", "write_off"]
+        ),
+        operator=st.sampled_from(["olga", "otto", "alice"]),
     )
     def operate(self, choice: int, type_: str, outcome: str, operator: str) -> None:
         id_ = self.ids[-1 - choice % len(self.ids)]
@@ -224,7 +226,7 @@ class Settling(RuleBasedStateMachine):
         data = {} if type_ == "cancel" else {"operator": operator}
         if type_ == "resolve":
             # A person says what a statement says: here that nothing moved which the bank has not told.
-            data["outcome"] = outcome
+            data |= {"outcome": outcome, "note": "seen"}
         self.world.send(f"transaction.{type_}", customer, transaction_id=id_, **data)
         self.world.driver.run()
         self.chain.take()

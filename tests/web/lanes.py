@@ -12,9 +12,9 @@ from typing import Any, Final, Self
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from aura_stream.domain.ids import bank_reference, chain_reference, record_key
+from aura_stream.domain.ids import bank_lane_key, bank_reference, chain_reference, derived_id, id_text, record_key
 from aura_stream.domain.lane_requests import DECODE_BANK, DECODE_CHAIN, SetClock, SetPause
-from aura_stream.domain.signals import Applied, BankFact, ChainFact, ClockTaken
+from aura_stream.domain.signals import Applied, BankFact, ChainFact, ClockTaken, Unmatched
 from aura_stream.engine.partitioner import Partitioner
 from aura_stream.settings import Settings
 from topics.bank_requests import BANK_REQUESTS
@@ -75,6 +75,12 @@ class Lanes:
         await self._tell(
             transaction, ChainFact(transaction["id"], transaction["tenant"], step, kind, reference, **what)
         )
+
+    async def unannounced(self, bank: str, asset: str, amount: int) -> str:
+        """Money comes to a bank that no reference explains; the id of its transaction."""
+        news = Unmatched("default", bank, asset, amount, uuid.uuid4().hex)
+        await self._signal(self._partitioner(bank_lane_key(bank)), news)
+        return id_text(derived_id("default", f"~bank:{bank}", news.fact_id))
 
     async def until_asked(self, count: int, transaction_id: str, timeout_s: float = 20.0) -> list[Any]:
         """The requests about a transaction, once there are `count`."""

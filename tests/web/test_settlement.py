@@ -520,6 +520,107 @@ async def test_a13_l49_a_second_return_lies_in_suspense_and_is_a_break_until_the
     assert await breaks_of(backend, deposit["id"]) == []
 
 
+@pytest.mark.row("A13")
+async def test_a13_sec26_what_is_lost_for_good_is_written_off_by_two_persons_and_its_break_says_so(
+    backend: Backend, api: Api, lanes: Lanes, customer: str
+) -> None:
+    deposit = await by_ach(api, customer, "40.00")
+    await lanes.bank(deposit, "settled", amount=4000)
+    for code in ("R01", "R02"):
+        await lanes.bank(deposit, "returned", amount=4000, code=code)
+    await until_event(api, deposit["id"], "deposit.break_opened")
+    (found,) = await breaks_of(backend, deposit["id"])
+    path, why = f"/v1/transactions/{deposit['id']}", "taken twice; the bank's case 4711 is closed"
+    before = await usd_of(backend)
+
+    status, problem, _ = await api.post(f"{path}/resolve", {"operator": "olga", "outcome": "write_off"})
+    assert (status, problem["code"]) == (400, "missing_fields")
+    body = {"operator": "olga", "outcome": "write_off", "note": why}
+    status, asked, _ = await api.post(f"{path}/resolve", body)
+    assert (status, asked["status"]) == (200, "returned"), asked
+    _, shown_, _ = await api.get(path)
+    assert (shown_["settlement"]["write_off"], shown_["settlement"]["write_off_by"]) == ("-40.00", "olga")
+    assert "olga" in shown_["waits_for"]["what"]
+    for operator in ("olga", customer):
+        status, problem, _ = await api.post(f"{path}/approve", {"operator": operator})
+        assert (status, problem["code"]) == (403, "four_eyes")
+    assert await usd_of(backend) == before
+    assert [one["break_id"] for one in await breaks_of(backend, deposit["id"])] == [found["break_id"]]
+
+    status, _, _ = await api.post(f"{path}/approve", {"operator": "otto"})
+    assert status == 200
+    done = await until_event(api, deposit["id"], "deposit.written_off")
+    assert (done["status"], done["settlement"].get("suspense"), done["waits_for"]) == ("returned", None, None)
+    assert done["settlement"]["note"] == why
+    assert await breaks_of(backend, deposit["id"]) == []
+    status, ended, _ = await api.get(f"/v1/breaks/{found['break_id']}")
+    assert (ended["resolution"], ended["resolved_by"]) == ("written_off", "reconciliation")
+    assert ended["note"] == f"olga asked for it, otto has approved it: {why}"
+    after = await usd_of(backend)
+    moved = {name: after.get(name, 0) - before.get(name, 0) for name in before | after}
+    assert {name: amount for name, amount in moved.items() if amount} == {
+        "@suspense:unmatched:USD": 4000,  # in the sign of its side: it was 40 below zero
+        "@expense:losses:USD": 4000,
+        "@bank:bank-a:trust:USD": 4000,
+        "@bank:bank-a:operating:USD": -4000,
+    }
+
+    # The same amount once more is another matter.
+    await lanes.bank(deposit, "returned", amount=4000, code="R02")
+    await until_event(api, deposit["id"], "deposit.break_opened")
+    (again,) = await breaks_of(backend, deposit["id"])
+    assert again["break_id"] != found["break_id"]
+    await api.post(f"{path}/resolve", body)
+    status, _, _ = await api.post(f"{path}/reject", {"operator": "otto"})
+    assert status == 200
+    assert [one["break_id"] for one in await breaks_of(backend, deposit["id"])] == [again["break_id"]]
+    await verified(backend)
+
+
+@pytest.mark.row("A04", "A13")
+async def test_a04_money_that_nobody_announced_is_sent_back_or_written_off(
+    backend: Backend, api: Api, lanes: Lanes
+) -> None:
+    ids = [await lanes.unannounced("bank-b", "EUR", amount) for amount in (7700, 1234)]
+    back, kept = [await shown(api, id_, "unmatched") for id_ in ids]
+    assert (back["customer"], back["waits_for"]["who"]) == ("~bank:bank-b", "operator")
+
+    body = {"operator": "olga", "outcome": "sent_back", "note": "pacs.004 of today"}
+    status, done, _ = await api.post(f"/v1/transactions/{back['id']}/resolve", body)
+    assert (status, done["status"], done["state"]) == (200, "completed", "sent_back"), done
+    body = {"operator": "olga", "outcome": "write_off", "note": "nobody has asked for it in five years"}
+    status, asked, _ = await api.post(f"/v1/transactions/{kept['id']}/resolve", body)
+    assert (status, asked["status"]) == (200, "requires_attention"), asked
+    status, done, _ = await api.post(f"/v1/transactions/{kept['id']}/approve", {"operator": "otto"})
+    assert (status, done["status"], done["state"]) == (200, "completed", "written_off"), done
+    await shown(api, kept["id"], "written_off")
+    assert await breaks_of(backend, kept["id"]) == [] == await breaks_of(backend, back["id"])
+    await verified(backend)
+
+
+async def usd_of(backend: Backend) -> dict[str, int]:
+    """The house accounts in USD, each in the sign of its side."""
+    connection = await connect(backend.settings.postgres_read_dsn, READER)
+    try:
+        rows = await connection.fetch(
+            """SELECT account_id, sum(posted) AS posted FROM ledger.balances
+            WHERE account_id LIKE '@%:USD' GROUP BY account_id"""
+        )
+    finally:
+        await connection.close()
+    return {row["account_id"]: int(row["posted"]) for row in rows}
+
+
+async def verified(backend: Backend) -> None:
+    """Every check of `aura ledger verify` holds."""
+    connection = await connect(backend.settings.postgres_read_dsn, READER)
+    try:
+        checks = await verify(connection, settle_s=20)
+    finally:
+        await connection.close()
+    assert {check.name: check.offender for check in checks if not check.good} == {}
+
+
 @pytest.mark.row("A08")
 async def test_a08_a_return_whose_code_nobody_knows_is_booked_and_calls_a_person(
     backend: Backend, api: Api, lanes: Lanes, customer: str
@@ -538,6 +639,42 @@ async def test_a08_a_return_whose_code_nobody_knows_is_booked_and_calls_a_person
     (found,) = await breaks_of(backend, double["id"])
     assert found["kind"] == "needs_a_person" and "R24: Duplicate entry" in found["detail"]
     assert await breaks_of(backend, plain["id"]) == []
+
+
+@pytest.mark.row("A08", "A13")
+async def test_a08_a13_a_code_that_asks_for_compliance_is_a_break_of_compliance_until_somebody_ends_it(
+    backend: Backend, api: Api, lanes: Lanes, customer: str
+) -> None:
+    back, refused, late = [await by_ach(api, customer, "40.00") for _ in range(3)]
+    for deposit in (back, late):
+        await lanes.bank(deposit, "settled", amount=4000)
+    await lanes.bank(back, "returned", amount=4000, code="R16")
+    await lanes.bank(refused, "rejected", code="R85")
+    for code in ("R01", "R16"):  # of a second return, whose money is in suspense
+        await lanes.bank(late, "returned", amount=4000, code=code)
+    await shown(api, back["id"], "returned")
+    await shown(api, refused["id"], "rejected")
+    await until_event(api, late["id"], "deposit.break_opened")
+
+    breaks = {one["id"]: await breaks_of(backend, one["id"]) for one in (back, refused, late)}
+    assert [(one["kind"], one["owner"]) for one in breaks[back["id"]]] == [("needs_a_person", "compliance")]
+    assert [(one["kind"], one["owner"]) for one in breaks[refused["id"]]] == [("needs_a_person", "compliance")]
+    assert {(one["kind"], one["owner"]) for one in breaks[late["id"]]} == {
+        *(("in_suspense", None), ("needs_a_person", "compliance")),
+    }
+    (case,) = breaks[back["id"]]
+    assert case["detail"] == "R16: Account frozen, or returned on OFAC's instruction (compliance)"
+    status, listed, _ = await api.get("/v1/breaks?owner=compliance&status=open&limit=200")
+    assert status == 200 and case["break_id"] in {one["id"] for one in listed["items"]}
+
+    # It is theirs until somebody says what came of it, and then stays ended.
+    assert await breaks_of(backend, back["id"]) == [case]
+    path = f"/v1/breaks/{case['break_id']}"
+    status, _, _ = await api.post(f"{path}/resolve", {"resolution": "explained", "note": "case 4711 closed"})
+    assert status == 200
+    assert await breaks_of(backend, back["id"]) == []
+    _, ended, _ = await api.get(path)
+    assert [one["action"] for one in ended["history"]] == ["opened", "assigned", "resolved"]
 
 
 @pytest.mark.row("A15")
