@@ -6,6 +6,10 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
+
+# Some machines are told to keep no compiled Python. A process of ours is many modules: it would compile them all anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test unit integration coverage check audit format up down reset migrate rollback migration \
 	routes faults sim torture settlements bench lock clean
 
