@@ -65,7 +65,7 @@ _TABLE: Final[dict[str, tuple[Reach, ...]]] = {
     "reconciliation.act": (_N, _N, _N, _P, _N, _N, _P),
     "lanes.read":         (_N, _N, _N, _P, _P, _N, _P),
     "lanes.release":      (_N, _N, _N, _P, _N, _N, _P),
-    "clock.read":         (_N, _T, _T, _P, _P, _N, _P),
+    "clock.read":         (_O, _T, _T, _P, _P, _N, _P),
     "clock.move":         (_N, _N, _N, _P, _N, _N, _P),
     "mailbox.read":       (_N, _N, _N, _P, _N, _N, _P),
     "audit.read":         (_N, _N, _T, _P, _P, _N, _P),

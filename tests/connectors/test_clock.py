@@ -100,7 +100,7 @@ async def test_a07_the_days_for_a_return_pass_with_the_ledgers_clock(town: Town)
     await town.operator("POST", path, {"reference": early, "code": "R01"})
     await town.reaches(debits[0], "returned", "returning")
     await advance(town, 7 * DAY_S)
-    with pytest.raises(AssertionError, match="return"):  # the bank's own rule: two banking days for R01
+    with pytest.raises(AssertionError, match="return_window_passed"):  # the bank's own rule: two banking days for R01
         await town.operator("POST", path, {"reference": late, "code": "R01"})
     assert (await town.transaction(debits[1]))[1] == "completed"
 

@@ -67,6 +67,8 @@ async def test_sec26_a_batch_names_nobody_else_either(node: Node) -> None:
         (admin, "transaction.approve", ada.customer, approve | {"operator": "otto"}, "insufficient_permissions"),
         (admin, "pause.set", admin.customer, {"operator": admin.customer, "scope": {}}, "insufficient_permissions"),
         (admin, "pause.set", admin.customer, {"operator": "otto", "scope": {"tenant": "default"}}, "forbidden"),
+        (admin, "clock.advance", "clock", {"operator": admin.customer, "advance_s": 60}, "insufficient_permissions"),
+        (olga, "clock.advance", "clock", {"operator": "otto", "advance_s": 60}, "forbidden"),
     )
     for who, type_, customer, data, code in sent:
         line = {"id": str(uuid.uuid4()), "type": type_, "tenant": "default", "customer": customer, "data": data}
@@ -75,6 +77,26 @@ async def test_sec26_a_batch_names_nobody_else_either(node: Node) -> None:
         async with node.client.post("/v1/commands:batch", data=json.dumps(line), headers=headers) as answer:
             result = json.loads(await answer.text())
         assert (result["status"], result["problem"]["code"]) == ("refused", code), (type_, data)
+
+
+@pytest.mark.row("SEC26")
+async def test_sec26_the_clock_is_moved_by_operators_and_in_the_sandbox_only(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, body = "/v1/simulate/clock", {"advance_s": 60}
+    people = [await register(node), *[await staff(node, role) for role in ("support", "admin")]]
+    for who in people:
+        assert await node.code("POST", path, body, token=who.access) == (403, "insufficient_permissions")
+        assert (await node.call("GET", path, token=who.access))[1]["moved_s"] == 0
+    assert await node.code("POST", path, body | {"operator": "otto"}, token=(await staff(node, "operator")).access) == (
+        403,
+        "forbidden",
+    )
+    for wrong in ({"advance_s": 0}, {"advance_s": -60}, {"advance_s": "60"}, {"to": "2027-01-01T00:00:00Z"}, {}):
+        assert (await node.code("POST", path, wrong, token=OPERATOR))[0] == 400, wrong
+    monkeypatch.setitem(node.services.settings.__dict__, "mode", "live")
+    assert await node.code("POST", path, body, token=OPERATOR) == (403, "sandbox_only")
+    assert await node.code("GET", path, token=OPERATOR) == (403, "sandbox_only")
 
 
 async def test_a_person_asks_in_no_other_name(node: Node) -> None:

@@ -53,6 +53,8 @@ EXPECTED = {
     "reconciliation.act": (N, N, N, P, N),
     "lanes.read": (N, N, N, P, P),
     "lanes.release": (N, N, N, P, N),
+    "clock.read": (O, T, T, P, P),
+    "clock.move": (N, N, N, P, N),
     "mailbox.read": (N, N, N, P, N),
     "audit.read": (N, N, T, P, P),
     "events.read": (O, T, T, P, P),

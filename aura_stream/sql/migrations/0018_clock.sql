@@ -15,7 +15,8 @@ INSERT INTO events.clock DEFAULT VALUES;
 
 COMMENT ON TABLE events.clock IS 'how far the time of the ledger is ahead of the machines'', and how far every partition and lane has it; 0 in live mode';
 
-GRANT SELECT ON events.clock TO aura_reader, aura_events, aura_identity;
+GRANT USAGE ON SCHEMA events TO aura_tenant;
+GRANT SELECT ON events.clock TO aura_reader, aura_tenant;
 
 -- Deliveries and leases are of this world's time, and so are the stamps of signatures, which receivers check. That time
 -- passes for webhooks means that what they wait for is nearer. The largest sum holds, in whatever order it is told.
@@ -52,5 +53,6 @@ SET LOCAL ROLE aura_owner;
 DROP TRIGGER move_clock ON events.log;
 DROP FUNCTION events.move_clock;
 DROP TABLE events.clock;
+REVOKE USAGE ON SCHEMA events FROM aura_tenant;
 
 RESET ROLE;
