@@ -56,6 +56,7 @@ from aura_stream.domain.signals import (
     BankFact,
     ChainFact,
     Credit,
+    NativeMoved,
     Paused,
     Signal,
     TenantKnown,
@@ -325,6 +326,8 @@ class Ledger:
             tenants.opened(unit, signal)
         elif isinstance(signal, TokensIn):
             settlements.tokens_in(unit, signal)
+        elif isinstance(signal, NativeMoved):
+            settlements.native_moved(unit, signal)
         elif isinstance(signal, TenantKnown):
             tenants.known_by_one_more(signal)
         else:

@@ -24,6 +24,7 @@ from aura_stream.domain.signals import (
     BankFact,
     ChainFact,
     Credit,
+    NativeMoved,
     Paused,
     Signal,
     TenantKnown,
@@ -362,7 +363,21 @@ def _described(schema: dict[str, Any], meaning: dict[str, str]) -> dict[str, Any
     """msgspec's schema with the meaning of fields, the names of array items, and docstrings without their indent."""
     about_tenants = (TenantOpened, TenantKnown)
     arrays = (
-        *(Entry, Credit, Answer, BankFact, ChainFact, Unmatched, TokensIn, Paused, Applied, Pause, Pauses, Scope),
+        *(
+            Entry,
+            Credit,
+            Answer,
+            BankFact,
+            ChainFact,
+            Unmatched,
+            TokensIn,
+            NativeMoved,
+            Paused,
+            Applied,
+            Pause,
+            Pauses,
+            Scope,
+        ),
         Rollout,
     )
     structs: dict[str, type[msgspec.Struct]] = {struct.__name__: struct for struct in (*arrays, *about_tenants)}
