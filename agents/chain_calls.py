@@ -155,6 +155,7 @@ class ChainCalls:
             scanned_from=look.scan_from,
             scanned=scanned,
             arrivals=arrivals,
+            native=await node.native_of(key.address, final),
         )
 
     async def _scanned(self, look: Look, final: int) -> tuple[int, list[Arrival]]:
@@ -194,10 +195,8 @@ class ChainCalls:
             return
         async with self._preparing:
             key = self._keys[token]
-            if self._settings.mode == "sandbox":
-                balance = rpc.quantity(await self._node.call("eth_getBalance", key.address, "latest"))
-                if balance < ETHER:
-                    await Chaos(self._node, self._settings).fund(key.address)
+            if self._settings.mode == "sandbox" and await self._node.native_of(key.address) < ETHER:
+                await Chaos(self._node, self._settings).fund(key.address)
             await ensure_token(self._node, key, timeout_s=20.0)
             self._is_on_chain.add(token)
 

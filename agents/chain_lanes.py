@@ -26,6 +26,7 @@ from aura_stream.chain import token as contract
 from aura_stream.chain.setup import token_address
 from aura_stream.chain.signer import Fees, Signed, SigningKey, Transaction, cancellation, contract_address, sign
 from aura_stream.domain import lane_news
+from aura_stream.domain.gas import RECEIVED
 from aura_stream.domain.ids import chain_reference, derived_id, id_text, parse_account_id, record_key
 from aura_stream.domain.lane_news import AddressWanted, Arrival, Cancel, Looked, NotSeen, Release, Sent
 from aura_stream.domain.lane_requests import (
@@ -46,7 +47,7 @@ from aura_stream.domain.lanes.minter import Decided, Job, Minter, Receipt, View
 from aura_stream.domain.lanes.rules import LaneRules
 from aura_stream.domain.pauses import Scope, in_force
 from aura_stream.domain.settlement import TOKENS
-from aura_stream.domain.signals import CONFIRMED, STUCK, ChainFact, TokensIn
+from aura_stream.domain.signals import CONFIRMED, STUCK, ChainFact, NativeMoved, TokensIn
 from aura_stream.engine.errors import Poison
 from aura_stream.engine.unit import Record, Unit
 from tables.chain_lanes import (
@@ -274,6 +275,7 @@ class ChainLanes:
                 self._stop(unit, lane, sighting.error)
                 continue
             self._observed(unit, lane, known, view, sighting, news.chain_id)
+        self._topped_up(unit, lane, news)
         self._arrived(unit, lane, news)
         self._sign_pause(unit, lane, view, news.chain_id)
         self._sign_forwarder(unit, lane, view, news.chain_id)
@@ -284,6 +286,24 @@ class ChainLanes:
         )
         idle_ms = self.rules.scan_ms if row.scanned else self.rules.idle_look_ms
         self._look(unit, lane, at=unit.at + (self.rules.look_ms if is_busy else idle_ms))
+
+    def _topped_up(self, unit: Unit, lane: str, news: Looked) -> None:
+        """Money for gas that has come to the key. What it had when the lane first looked has come as well."""
+        prefix = waiting_prefix(lane, "s")
+        until = prefix + news.final_nonce.to_bytes(8, "big")
+        if news.native < 0 or next(iter(CHAIN_WAITING.range(prefix, until)), None) is not None:
+            return  # what a final block has taken is not all told yet
+        row = self._lane(lane)
+        minter, more = lanes.received(row.minter, news.native)
+        if more:
+            CHAIN_LANES.set(lane.encode(), msgspec.structs.replace(row, minter=minter))
+            # So much has never been there before under as many nonces: the same look twice is the same money.
+            self._native(unit, lane, RECEIVED, f"received/{news.final_nonce}/{news.native}", more)
+
+    def _native(self, unit: Unit, lane: str, step: str, key: str, amount: int, hash_: str = "") -> None:
+        chain, _, token = lane.partition(":")
+        told = NativeMoved(self.rules.house_tenant, chain, token, step, key, amount, hash_)
+        unit.signal(_PREFIX + lane.encode(), told)
 
     def _stop(self, unit: Unit, lane: str, why: str) -> None:
         row = self._lane(lane)
@@ -299,6 +319,9 @@ class ChainLanes:
         receipts = (Receipt(sighting.hash, sighting.block, sighting.ok, sighting.gas),) if sighting.hash else ()
         decided = lanes.observed(row.minter, known.job, view, receipts, self.rules.chain)
         known = self._decided(unit, lane, row, known, decided)
+        if decided.spent is not None:
+            spent = decided.spent
+            self._native(unit, lane, spent.step, f"gas/{spent.hash}", spent.amount, spent.hash)
         if decided.lane.acts_final != row.minter.acts_final:
             self._tell(unit, lane, self._lane(lane))
         if known.job.step == "deploy":
@@ -320,12 +343,13 @@ class ChainLanes:
         row = self._lane(lane)
         chain, _, token = lane.partition(":")
         acts = lanes.paused_acts(pauses(), chain, token)
-        if row.minter.stopped or acts == row.minter.acts:
+        minter = lanes.for_pause(row.minter, acts)
+        if minter is None:
             return
-        name, tenant = f"pause/{row.minter.next_nonce}", self.rules.house_tenant
+        name, tenant = f"pause/{minter.next_nonce}", self.rules.house_tenant
         id_ = id_text(derived_id(tenant, f"~chain:{lane}", name))
         job = Job(id_, tenant, f"~chain:{lane}", "pause", chain_reference(id_, name), acts)
-        taken = lanes.take_nonce(row.minter, job, view)
+        taken = lanes.take_nonce(minter, job, view)
         self._sign(unit, lane, taken.lane, ChainJob(job, unit.next_number(f"jobs:{lane}")), taken.job, chain_id)
         self._tell(unit, lane, self._lane(lane))
 

@@ -66,6 +66,7 @@ from aura_stream.domain.signals import (
     ClockMoved,
     ClockTaken,
     Credit,
+    NativeMoved,
     Paused,
     Signal,
     TenantKnown,
@@ -338,6 +339,8 @@ class Ledger:
             tenants.opened(unit, signal)
         elif isinstance(signal, TokensIn):
             settlements.tokens_in(unit, signal)
+        elif isinstance(signal, NativeMoved):
+            settlements.native_moved(unit, signal)
         elif isinstance(signal, TenantKnown):
             tenants.known_by_one_more(signal)
         elif isinstance(signal, ClockMoved):

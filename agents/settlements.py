@@ -21,7 +21,7 @@ from agents.writing import (
     send_event,
     tell_refused,
 )
-from aura_stream.domain import bank_deposits, beginnings, redemptions, unannounced, withdrawals
+from aura_stream.domain import bank_deposits, beginnings, gas, redemptions, unannounced, withdrawals
 from aura_stream.domain.commands import (
     DepositRetry,
     PauseLift,
@@ -49,7 +49,7 @@ from aura_stream.domain.pauses import (
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.requests import ActionCommand, ChildCommand, PauseCommand, Submission
 from aura_stream.domain.settlement import TOKENS, Case, Settled, attention, same_state
-from aura_stream.domain.signals import Applied, BankFact, ChainFact, Paused, TokensIn, Unmatched
+from aura_stream.domain.signals import Applied, BankFact, ChainFact, NativeMoved, Paused, TokensIn, Unmatched
 from aura_stream.domain.state import (
     TERMINAL,
     IdempotencyKey,
@@ -207,6 +207,13 @@ def unmatched(unit: Unit, news: Unmatched) -> None:
     key = derived_id(news.tenant, unannounced.owner_of(news), news.fact_id)
     if TRANSACTIONS.get(key) is None:
         begin(unit, None, key, id_text(key), unannounced.begin(news, unit.at), idempotency_key=news.fact_id)
+
+
+def native_moved(unit: Unit, news: NativeMoved) -> None:
+    """Native money has come to a minter's key, or gone for gas that no fact has told of."""
+    key = derived_id(news.tenant, gas.owner_of(news), news.key)
+    if TRANSACTIONS.get(key) is None:
+        begin(unit, None, key, id_text(key), gas.begin(news, unit.at), idempotency_key=news.key)
 
 
 def tokens_in(unit: Unit, news: TokensIn) -> None:

@@ -26,6 +26,7 @@ from aura_stream.domain.signals import (
     ClockMoved,
     ClockTaken,
     Credit,
+    NativeMoved,
     Paused,
     Signal,
     TenantKnown,
@@ -367,7 +368,21 @@ def _described(schema: dict[str, Any], meaning: dict[str, str]) -> dict[str, Any
     """msgspec's schema with the meaning of fields, the names of array items, and docstrings without their indent."""
     to_all = (TenantOpened, TenantKnown, ClockMoved, ClockTaken)
     arrays = (
-        *(Entry, Credit, Answer, BankFact, ChainFact, Unmatched, TokensIn, Paused, Applied, Pause, Pauses, Scope),
+        *(
+            Entry,
+            Credit,
+            Answer,
+            BankFact,
+            ChainFact,
+            Unmatched,
+            TokensIn,
+            NativeMoved,
+            Paused,
+            Applied,
+            Pause,
+            Pauses,
+            Scope,
+        ),
         Rollout,
     )
     structs: dict[str, type[msgspec.Struct]] = {struct.__name__: struct for struct in (*arrays, *to_all)}

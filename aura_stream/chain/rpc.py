@@ -290,6 +290,10 @@ class ChainNode:
         """
         return quantity(await self.call("eth_getTransactionCount", address, _at(at)))
 
+    async def native_of(self, address: str, at: At = "latest") -> int:
+        """What ``address`` has of what gas is paid in, wei."""
+        return quantity(await self.call("eth_getBalance", address, _at(at)))
+
     async def market(self) -> Fees:
         """Fees that get a transaction into one of the next blocks."""
         history, tip = await self.batch([("eth_feeHistory", "0x1", "latest", []), ("eth_maxPriorityFeePerGas",)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aura_stream.demo.book import Book, Difference
 from aura_stream.demo.settled import Evidence
 from aura_stream.domain.assets import format_amount
+from aura_stream.domain.gas import GAS
 from aura_stream.domain.settlement import TOKENS
 from aura_stream.ledger.verify import Check
 
@@ -214,6 +215,8 @@ async def read_stored(connection: asyncpg.Connection[asyncpg.Record]) -> Stored:
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         transactions = await connection.fetch(
             "SELECT transaction_id, status, state, coalesce(reason, '') AS reason FROM ledger.transactions"
+            " WHERE type <> $1",
+            GAS,
         )
         balances = await connection.fetch(
             "SELECT tenant_id, account_id, available, posted, pending"

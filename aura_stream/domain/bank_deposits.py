@@ -758,6 +758,7 @@ def _after_credit(case: Case, fact: ChainFact) -> Settled | None:
         return same_state(case, "deposit.mint_reorged", journals=journals, is_unconfirmed=True)
     if fact.kind == CONFIRMED and s.is_unconfirmed:
         journals = journal(s.token, moved(custody(s), unconfirmed(s), amount)) if s.token_account else ()
+        journals += gas_paid(s, fact.gas)  # of a mint that was asked for again
         hash_ = fact.hash or s.hash
         return same_state(case, "deposit.mint_reconfirmed", journals=journals, is_unconfirmed=False, hash=hash_)
     if fact.kind not in (LOST, FAILED_FOR_GOOD):

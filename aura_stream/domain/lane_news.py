@@ -81,6 +81,7 @@ class Looked(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="news", 
     scanned_from: int = 0  # the first final block whose transfers were read; 0 = none was
     scanned: int = 0  # the last one
     arrivals: list[Arrival] = []  # all that moved there, but to our custody
+    native: int = -1  # wei that our key has at the final block; -1 = not asked
 
 
 class NotSeen(msgspec.Struct, frozen=True, tag_field="news", tag="not_seen"):

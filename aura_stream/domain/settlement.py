@@ -13,6 +13,8 @@ The chart of accounts (D grows by debits, C by credits), per tenant and sliced b
     D @custody:chain:<chain>:<token>     tokens at our address, in blocks that are deep enough
     D @custody:chain:<chain>:unconfirmed:<token>   credited, and their block is lost
     D @receivable:chain:<token>          credited and spent, and can never land
+    D @custody:chain:<chain>:<native>    what the minters' keys have to pay gas with
+    C @equity:opening:<native>           what has come to them for it
     D @expense:gas:<native>, @expense:bank:<fiat>
     D @expense:losses:<fiat>             suspense that was written off: gone at a bank for good
     C @income:unexplained:<fiat>         suspense that was written off: come, and nobody's

@@ -103,6 +103,18 @@ class Unmatched(msgspec.Struct, frozen=True, array_like=True, tag="unmatched"):
     effective_at: int = 0
 
 
+class NativeMoved(msgspec.Struct, frozen=True, array_like=True, tag="native"):
+    """Gas that no fact has told of, or money for gas; from the chain's lane to the partition of the lane's key."""
+
+    tenant: str
+    chain: str
+    token: str  # of the lane
+    step: str  # received, or what was paid for: pause | deploy | cancel | mint | burn | sweep
+    key: str  # the same money is told under the same key
+    amount: int  # wei; below zero: less was paid than had been told
+    hash: str = ""  # of the chain's transaction
+
+
 class TokensIn(msgspec.Struct, frozen=True, array_like=True, tag="tokens_in"):
     """Tokens have come from outside to an account's deposit address, in a final block; from the chain's lane to the
     customer's partition. They are the customer's once a `ChainFact` of the step `sweep` says `confirmed`."""
@@ -164,6 +176,7 @@ Signal = (
     | ChainFact
     | Unmatched
     | TokensIn
+    | NativeMoved
     | Paused
     | Applied
     | TenantOpened

@@ -171,3 +171,38 @@ async def test_a04_n32_tokens_held_outside_come_back_to_the_deposit_address_once
     assert found["same"] and not found["passed_over"]
     deep = await town.aura("ledger", "verify", "--deep", "--json", **town.env)
     assert [one for one in json.loads(deep.stdout) if one["offender"]] == []
+
+
+@pytest.mark.row("A04", "A17")
+async def test_b5_native_money_in_custody_is_what_the_chain_says_that_our_keys_have(town: Town, chaos: Chaos) -> None:
+    """After pauses, a cancelled nonce, the forwarder's contract, mints, burns and sweeps; and a top-up by hand."""
+    keys = [derived(load_key(town.settings), token) for token in ("AUSD", "AEUR")]
+    async with ChainNode(town.anvil.rpc_url) as node:
+
+        async def has() -> int:
+            return sum([await node.native_of(key.address, "finalized") for key in keys])
+
+        async def differing() -> str:
+            booked, there = await house(town, "@custody:chain:local:ETH"), await has()
+            return "" if booked == there else f"{booked} booked, {there} there"
+
+        await soon(differing, "custody is what the keys have", town, within_s=120)
+        before = await has()
+        rich = SigningKey(secrets.token_bytes(32))
+        await chaos.fund(rich.address)
+        chain_id, _ = await node.identity()
+        more = 3 * 10**17
+        top_up = Transaction(chain_id, 0, keys[1].address, b"", 21_000, await node.market(), value=more)
+        assert await node.send_all([sign(top_up, rich)]) == [None]
+
+        async def missing() -> str:
+            there = await has()
+            return "" if there == before + more else f"{there - before} more"
+
+        await soon(missing, "it is final", town)
+        await soon(differing, "it is booked", town, within_s=120)
+    rows = await town.fetch(
+        "SELECT history -> 0 -> 'by_bank' ->> 'note' AS step FROM ledger.transactions WHERE type = 'gas'"
+    )
+    assert {row["step"] for row in rows} == {"received", "pause", "cancel", "deploy"}
+    assert await house(town, "@expense:gas:ETH") > 0

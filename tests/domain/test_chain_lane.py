@@ -19,7 +19,7 @@ from aura_stream.domain.lanes.lines import AddressLine, AttemptLine, CancelLine,
 from aura_stream.domain.lanes.minter import Job
 from aura_stream.domain.lanes.rules import LaneRules
 from aura_stream.domain.pauses import Pause, Scope
-from aura_stream.domain.signals import ChainFact, Signal, TokensIn
+from aura_stream.domain.signals import ChainFact, NativeMoved, Signal, TokensIn
 from aura_stream.domain.state import SettlementRules
 from aura_stream.engine.driver import LogRecord
 from aura_stream.engine.partitioner import Partitioner
@@ -282,6 +282,97 @@ def test_a06_a_pause_that_is_canceled_or_never_lands_is_asked_for_again() -> Non
 
     first, second = world.jobs()
     assert (first.state, second.state, second.amount, second.nonce) == ("dead", "signed", 7, 3)
+
+
+def test_a06_n32_a_lane_stopped_by_a_foreign_nonce_still_pauses_its_contract_and_lifts_nothing() -> None:
+    world = LaneWorld()
+    world.ready()
+    assert world.look()[1] == 1
+    (line,), _ = world.look(5)
+    assert line.stopped == "foreign_nonce"
+
+    world.pause(Scope(chain="local"))
+    (line,), sent = world.look(5)
+    _, pause = world.jobs()
+    assert (pause.step, pause.nonce, pause.amount, sent) == ("pause", 5, 7, 1)  # behind what somebody else has used
+    assert (line.stopped, line.figures["acts"], line.figures["next_nonce"]) == ("foreign_nonce", 7, 6)
+    # Somebody else is quicker: asked for again, as always.
+    _, sent = world.look(6, "1:0xa", Sighting(pause.reference))
+    *_, again = world.jobs()
+    assert (sent, again.step, again.nonce) == (1, "pause", 6)
+
+    world.ask(msgspec.structs.replace(MINT, reference=chain_reference("t", "mint/2")))
+    world.lift()
+    assert world.look(6)[1] == 0, "neither the lifting nor a mint"
+    assert world.release("foreign_nonce")[0] == "released"
+    world.look(6)
+    assert [(job.step, job.nonce, job.amount) for job in world.jobs()[-2:]] == [("pause", 7, 0), ("mint", 8, 100)]
+
+
+def test_a06_a_lane_on_another_chain_signs_no_pause_there() -> None:
+    world = LaneWorld()
+    world.look()
+    world.look(2, "2:0xb")
+    world.pause(Scope(chain="local"))
+    assert world.look(2, "2:0xb")[1] == 0
+    assert world.look(2)[1] == 0, "its own chain is shown again, and the lane still waits for its release"
+    assert world.release("another_chain")[0] == "released"
+    assert world.look(2)[1] == 1
+
+
+def test_b5_gas_that_no_fact_tells_of_is_told_once_it_is_final_and_top_ups_are_what_is_left_over() -> None:
+    world, told = LaneWorld(), list[tuple[str, int]]()
+
+    def seen(nonce: int, native: int, *sightings: Sighting) -> None:
+        # All that is mined by block 90 is final.
+        world.tell(Looked("1:0xa", 1, 100, 90, nonce, nonce, 10, 1, 0, list(sightings), native=native))
+        told.extend((one.step, one.amount) for one in world.told if isinstance(one, NativeMoved))
+
+    seen(2, 1000)  # what the key has when the lane first looks
+    world.ask(StatementRead(world.at))
+    world.ask(MINT)
+    seen(2, 1000)
+    (mint,) = world.jobs()
+    world.tell(Cancel("00000000-0000-5000-8000-000000000099", "olga", mint.nonce))
+    (mint,) = world.jobs()
+    world.pause(Scope(chain="local"))
+    seen(2, 1000)
+    _, pause = world.jobs()
+    assert told == [("received", 1000)]
+
+    # Mined, and not final: nothing is told. Something final that is not seen yet: no top-up is guessed.
+    seen(4, 940, Sighting(mint.reference, mint.cancels[-1], 95, True, 21))
+    assert told == [("received", 1000)]
+    landed = [
+        Sighting(mint.reference, mint.cancels[-1], 80, True, 21),
+        Sighting(pause.reference, pause.hashes[-1], 81, True, 39),
+    ]
+    seen(4, 940, *landed)
+    assert told == [("received", 1000), ("cancel", 21), ("pause", 39)]
+    seen(4, 940)
+    seen(4, 1440)
+    seen(4, 1440)
+    assert told[3:] == [("received", 500)]
+    assert sum(amount if step == "received" else -amount for step, amount in told) == 1440
+
+
+def test_n32_a_mint_that_lands_again_in_another_block_pays_what_that_one_takes() -> None:
+    world = LaneWorld()
+    world.ready()
+    world.look()
+    (mint,) = world.jobs()
+
+    def seen(block: int, gas: int, final: int = 90) -> tuple[list[int], list[int]]:
+        sightings = [Sighting(mint.reference, mint.hashes[-1], block, True, gas)] if block else []
+        sightings = sightings or [Sighting(mint.reference, is_missing=True)]
+        world.tell(Looked("1:0xa", 1, 100, final, 3, 2 if final < 99 else 3, 10, 1, 0, sightings))
+        facts = [one.gas for one in world.told if isinstance(one, ChainFact) and one.kind == "confirmed"]
+        return facts, [one.amount for one in world.told if isinstance(one, NativeMoved)]
+
+    assert seen(99, 70) == ([70], [])
+    assert seen(0, 0) == ([], [])  # its block is lost
+    assert seen(98, 64) == ([0], [])
+    assert seen(98, 64, final=99) == ([], [-6])
 
 
 def test_l51_a_broadcast_that_a_crash_has_cut_off_is_ended_by_what_a_look_sees() -> None:

@@ -201,11 +201,13 @@ def i07_nothing_invented(found: Snapshot) -> int:
                 must((_address(record.value), content) in asked, f"nobody sent {record.value!r:.300}")
     wanted = {intent.transaction_id: intent for intent in found.client.intents if intent.submits}
     for id_, row in found.transactions.items():
+        if id_ in found.of_keys:
+            continue
         must(id_ in wanted, f"nobody wanted transaction {id_}: {row}")
         address = (row["tenant_id"], row["customer_id"], row["idempotency_key"])
         equal(f"transaction {id_}, address", address, wanted[id_].address)
     for entry in found.entries:
-        must(str(entry["transaction_id"]) in wanted, f"an entry of nobody's: {entry}")
+        must(str(entry["transaction_id"]) in wanted.keys() | found.of_keys, f"an entry of nobody's: {entry}")
     return len(found.transactions)
 
 
@@ -293,7 +295,7 @@ def money_as_wanted(found: Snapshot) -> int:
             if "done" in done:
                 must(intent.transaction_id not in captures, f"hold {intent.transaction_id} was captured twice")
                 captures[intent.transaction_id] = intent
-    by_bank: set[str] = set()
+    by_bank = set(found.of_keys)
     for intent in {one.transaction_id: one for one in reversed(found.client.intents) if one.submits}.values():
         row = found.transactions.get(intent.transaction_id)
         if row is None:

@@ -60,7 +60,7 @@ class Snapshot:
         """The answers to the commands of each partition, in order."""
         found: dict[int, list[Answer]] = {p: [] for p in self.journal}
         for partition, _, line in self.lines:
-            if isinstance(line, ChangeLine) and not line.command_id:
+            if isinstance(line, TransactionLine | ChangeLine) and not line.command_id:
                 continue
             if isinstance(line, TransactionLine | ChangeLine | AccountLine | AnswerLine):
                 found[partition].append(line)
@@ -70,6 +70,11 @@ class Snapshot:
     def transactions(self) -> dict[str, Row]:
         """The rows of `ledger.transactions` by id."""
         return {str(row["transaction_id"]): row for row in self.tables["transactions"]}
+
+    @cached_property
+    def of_keys(self) -> set[str]:
+        """What the minters' keys got and paid on the chain: told by their lanes, wanted by no client."""
+        return {id_ for id_, row in self.transactions.items() if row["type"] == "gas"}
 
 
 @dataclass

@@ -46,6 +46,7 @@ _PAYMENT_TYPE: Final = {
     "transfer": "TRANSFER",
     "hold": "PAYMENT",
     "withdrawal": "WITHDRAWAL",
+    "gas": "PAYMENT",
 }
 
 

@@ -25,8 +25,8 @@ Invariants
     M3  a mint is dead only when its nonce is used up at finality; until then the same nonce goes on
     M4  what is signed is stored before it is sent, and is sent again, in nonce order, until it is final
     M5  nothing new is signed while the lane is stopped (a foreign nonce, another chain, a reference that somebody else
-        has used), until a person releases it; no mint while too many returns are open, or statement or supply are too
-        old
+        has used), until a person releases it, but a pause that refuses more than the contract does; no mint while too
+        many returns are open, or statement or supply are too old
     M6  once a pause of the chain has its nonce, nothing that it stops is signed behind it until the nonce that lifts it
     M7  an operator cancels a nonce by a transfer to itself under it that pays more; whichever of its transactions lands
         decides, and M3 holds
@@ -88,6 +88,9 @@ RELEASED, NOT_STOPPED, STOPPED_OTHERWISE = "released", "not_stopped", "stopped_o
 CANCELED, NOT_WAITING = "canceled", "not_waiting"
 """Outcomes of a cancel: its bytes are stored and go out; or nothing signed under the nonce waits for a block."""
 
+TOLD: Final = frozenset({"mint", "burn", "sweep"})
+"""Steps whose gas is in the fact that says `confirmed`, and in the journals that follow from it."""
+
 _MINT, _BURN, _TRANSFER = 1, 2, 4  # of the contract's flag `Act`
 _ACTS: Final = {"deposit": _MINT, "withdrawal": _BURN, "transfer": _TRANSFER, "": _MINT | _BURN | _TRANSFER}
 _ACT_OF: Final = {"mint": _MINT, "burn": _BURN, "sweep": _TRANSFER}
@@ -121,6 +124,7 @@ class Minter(msgspec.Struct, frozen=True, array_like=True):
     acts: int = 0  # what the contract refuses once all that is signed has landed: the bits of its flag
     acts_nonce: int = -1  # of the `pause` job that says so
     acts_final: int = 0  # what it refuses at finality
+    native: int = 0  # wei that the key has at finality, as the ledger was told
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
@@ -145,6 +149,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     is_stuck: bool = False
     tip: int = 0  # wei per gas, of the fee
     cancels: tuple[str, ...] = ()  # those of `hashes` that do nothing but use up the nonce
+    gas: int = 0  # wei paid, as a fact has told the ledger
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -166,6 +171,14 @@ class View(msgspec.Struct, frozen=True):
     tip: int = 0  # of that, to the block's maker
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """Gas, at finality, that no fact has told of, wei; below zero: less than was told."""
+
+    hash: str
+    step: str
+    amount: int
+
+
 class Decided(msgspec.Struct, frozen=True):
     """What follows. `send` asks for the latest bytes of the job to go out (again)."""
 
@@ -173,6 +186,7 @@ class Decided(msgspec.Struct, frozen=True):
     job: Job
     facts: tuple[ChainFact, ...] = ()
     send: bool = False
+    spent: Spent | None = None
 
 
 def job_of(lane: Minter, request: Mint | Burn, known: Job | None) -> tuple[Minter, Job] | None:
@@ -215,7 +229,7 @@ def held_back(lane: Minter, job: Job, limits: Limits, at: int, *, paused: bool =
 
 def take_nonce(lane: Minter, job: Job, view: View) -> Decided:
     """The next nonce, and the reserve: the bytes are signed from this and stored in the same unit (`signed`)."""
-    assert job.state == "queued" and not lane.stopped
+    assert job.state == "queued" and (not lane.stopped or job.step == "pause")
     if job.step == "mint":
         assert lane.mintable >= job.amount
         lane = _with(lane, mintable=lane.mintable - job.amount, in_flight=lane.in_flight + job.amount)
@@ -261,6 +275,21 @@ def canceled(lane: Minter, job: Job, hash_: str) -> Decided:
     return Decided(lane, job, send=True)
 
 
+def for_pause(lane: Minter, acts: int) -> Minter | None:
+    """The lane as it may sign now that the contract refuses `acts` and no others; None if it may not, or need not.
+
+    A stopped one still pauses, behind all nonces that are used up, since that is when it matters most; what was signed
+    before it is not touched, and nothing else follows it. It lifts nothing, and on another chain it signs nothing.
+    """
+    if acts == lane.acts:
+        return None
+    if not lane.stopped:
+        return lane
+    if lane.stopped == ANOTHER_CHAIN or acts | lane.acts != acts:
+        return None
+    return _with(lane, next_nonce=max(lane.next_nonce, lane.seen_nonce))
+
+
 def paused_acts(pauses: tuple[Pause, ...], chain: str, token: str) -> int:
     """What the contract is to refuse: the acts of all pauses in force that name the chain and nothing narrower than a
     token or a type of transaction. Without a type a pause stops minting, burning and transfers between holders."""
@@ -287,7 +316,10 @@ def observed(lane: Minter, job: Job, view: View, receipts: tuple[Receipt, ...], 
     is_final = receipt.block <= view.final
     if not receipt.ok or receipt.hash in job.cancels:
         # It used the nonce up without doing anything; a deeper reorganisation could still undo that.
-        return _dead(lane, job) if is_final else Decided(lane, _with_job(job, state="mined", block=receipt.block))
+        if not is_final:
+            return Decided(lane, _with_job(job, state="mined", block=receipt.block))
+        lane, spent = _spent(lane, job, receipt)
+        return msgspec.structs.replace(_dead(lane, job), spent=spent)
     facts: list[ChainFact] = []
     if job.state == "signed":
         facts.append(_fact(job, MINED, receipt))
@@ -296,15 +328,35 @@ def observed(lane: Minter, job: Job, view: View, receipts: tuple[Receipt, ...], 
     state = "confirmed" if is_deep else "mined"
     if is_deep and job.state != "confirmed":
         facts.append(_fact(job, CONFIRMED, receipt))
+        if job.step in TOLD and not job.was_confirmed:
+            job = _with_job(job, gas=receipt.gas)
     if job.state == "confirmed" and not is_deep:
         # In a block again, but not deep: what was told stays told until it is lost or deep again.
         facts.append(_fact(job, REORGED, receipt))
     job = _with_job(job, state=state, block=receipt.block, was_confirmed=job.was_confirmed or is_deep, is_stuck=False)
+    spent = None
     if is_final:
+        lane, spent = _spent(lane, job, receipt)
         lane, job = _ended(lane, job), _with_job(job, state="final")
         if job.step == "pause":
             lane = _with(lane, acts_final=job.amount)
-    return Decided(lane, job, tuple(facts))
+    return Decided(lane, job, tuple(facts), spent=spent)
+
+
+def _spent(lane: Minter, job: Job, receipt: Receipt) -> tuple[Minter, Spent | None]:
+    """The lane without what a final block has taken, and what of it the ledger was not told."""
+    step = "cancel" if receipt.hash in job.cancels else job.step
+    rest = receipt.gas - job.gas
+    return _with(lane, native=lane.native - receipt.gas), Spent(receipt.hash, step, rest) if rest else None
+
+
+def received(lane: Minter, native: int) -> tuple[Minter, int]:
+    """What has come to the key, wei, when it has `native` at finality and all that it has sent till there is ended.
+
+    Less than was told is nobody's top-up: somebody else has spent it, and the lane stops for that nonce.
+    """
+    more = max(native - lane.native, 0)
+    return _with(lane, native=lane.native + more), more
 
 
 def _not_there(lane: Minter, job: Job, view: View, limits: Limits) -> Decided:
