@@ -11,7 +11,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test unit integration coverage check audit format up down reset migrate rollback migration \
-	routes faults sim torture settlements bench lock clean learn
+	routes faults sim torture fuzz settlements bench lock clean learn
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -106,6 +106,9 @@ sim: setup ## Run simulated worlds (ARGS="--seeds 0:1000", --forever, --seed N -
 
 torture: setup ## Hurt a whole system at random and check its books (SECONDS=120 SEED=42 ARGS="--row N01,N11")
 	@$(BIN)/python -m tests.torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: setup ## Fuzz the contract of the HTTP API for longer than the tests do (EXAMPLES=200)
+	@AURA_FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest tests/web/test_fuzz.py tests/identity/test_fuzz.py $(ARGS)
 
 settlements: setup ## Settle with banks of which 30 % fails, and ask all books (COUNT=1000 SEED=42 FAULTS=0.3)
 	@$(BIN)/python -m tests.settlements $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
