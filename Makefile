@@ -11,7 +11,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test unit integration coverage check audit format up down reset migrate rollback migration \
-	routes faults sim torture settlements bench lock clean
+	routes faults sim torture fuzz settlements bench lock clean learn
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,8 +40,13 @@ demo: setup ## Show the whole product working, on ports and data of its own
 
 # Much of a test is waiting for processes, so three run on two cores; a file's tests stay together and share its
 # services, and the files come in the order of tests/order.py.
-test: check ## Check the code, then run all tests
+test: learn check ## Check the code, then run all tests
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
+
+# Of the many brokers that start, each takes half the CPU with what one before them has learned. Once per machine; it is
+# made beside the check, which needs one core, and nothing waits for it.
+learn: setup
+	@$(BIN)/python -m aura_stream.embedded.aot &
 
 unit: setup ## Run the tests that need no service (ARGS="tests/domain -k holds")
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration and not long" $(ARGS)
@@ -101,6 +106,9 @@ sim: setup ## Run simulated worlds (ARGS="--seeds 0:1000", --forever, --seed N -
 
 torture: setup ## Hurt a whole system at random and check its books (SECONDS=120 SEED=42 ARGS="--row N01,N11")
 	@$(BIN)/python -m tests.torture $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: setup ## Fuzz the contract of the HTTP API for longer than the tests do (EXAMPLES=200)
+	@AURA_FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest tests/web/test_fuzz.py tests/identity/test_fuzz.py $(ARGS)
 
 settlements: setup ## Settle with banks of which 30 % fails, and ask all books (COUNT=1000 SEED=42 FAULTS=0.3)
 	@$(BIN)/python -m tests.settlements $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)

@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 _access = logging.getLogger(ACCESS)
 
 SHUTDOWN_S = 10.0
+LINGER_S = 10.0
 """How long requests under way may take to end after SIGTERM."""
 
 HANDLERS: dict[str, Handler] = {
@@ -263,7 +264,14 @@ async def serve(
     """Serves until SIGTERM or SIGINT, then lets requests under way end."""
     app = create_app(settings, services)
     runner = web.AppRunner(
-        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=75
+        app,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=SHUTDOWN_S,
+        keepalive_timeout=75,
+        # After an early answer, as 408 and 413, what is still on its way is read, so that the client gets to see the
+        # answer; but for no longer than a body may take.
+        lingering_time=min(LINGER_S, settings.body_timeout_s),
     )
     await runner.setup()
     assert runner.server is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import struct
 import subprocess
@@ -80,6 +81,8 @@ logger.server.level = info
 """
 
 START_TIMEOUT_S = 60.0
+
+_CHECKPOINT = Path("__cluster_metadata-0", "00000000000000000000-0000000000.checkpoint")
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,21 @@ class KafkaServer(Server):
         }
 
     def _format(self, java: list[str], config: Path) -> None:
+        """Makes the data directory, by Kafka's own tool.
+
+        What that writes is the same for all brokers of our settings but for their ids, and a JVM starts for it: so
+        it is kept beside the jars, and the next directory is made from it.
+        """
         cluster_id = self._cluster_id or new_cluster_id()
+        kept = cache_dir() / "formatted.checkpoint"
+        if kept.exists() and not self._settings:
+            (self.data_dir / _CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
+            (self.data_dir / _CHECKPOINT).write_bytes(kept.read_bytes())
+            meta = {"version": 1, "cluster.id": cluster_id, "node.id": self.node_id, "directory.id": new_cluster_id()}
+            _write_whole(
+                self.data_dir / "meta.properties", "".join(f"{key}={value}\n" for key, value in meta.items()).encode()
+            )
+            return
         command = [*java, "kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(config)]
         result = subprocess.run(command, capture_output=True, text=True, timeout=60)
         if result.returncode != 0:
@@ -228,6 +245,8 @@ class KafkaServer(Server):
                 why=(result.stderr or result.stdout).strip()[-2000:],
                 fix=f"make room or give write access, then: rm -r {self.data_dir}",
             )
+        if not self._settings:
+            _write_whole(kept, (self.data_dir / _CHECKPOINT).read_bytes())
 
     def _is_ready(self) -> bool:
         # With several brokers a coordinator may live on another one: then that one answers for it.
@@ -280,6 +299,13 @@ class KafkaCluster:
         """Stop all brokers. The last ones cannot hand over their partitions, so they are given less time."""
         for broker in self.brokers:
             broker.process.stop(5.0)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that is there only when all of it is, whoever writes it at the same time."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
 
 
 def new_cluster_id() -> str:

@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.identity.conftest import Node, staff
-from tests.web.test_fuzz import backend  # noqa: F401 - a ledger of its own
+from tests.web.test_fuzz import (
+    EXAMPLES,
+    LONGEST_S,
+    backend,  # noqa: F401 - a ledger of its own
+)
 from web.contract import load_contract
 
 WEB = Path(__file__).parent.parent / "web"
@@ -29,7 +33,7 @@ LEAVE_OUT = (
 )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(LONGEST_S + 60)
 async def test_sec58_contract_holds_for_a_person_under_fuzzing(node: Node, tmp_path: Path) -> None:
     who = await staff(node, "user", "admin")
     contract = tmp_path / "openapi.json"
@@ -39,13 +43,13 @@ async def test_sec58_contract_holds_for_a_person_under_fuzzing(node: Node, tmp_p
     for tag in TAGS:
         options += ["--include-tag", tag]
     options += [part for one in LEAVE_OUT for part in ("--exclude-operation-id", one)]
-    options += ["--phases", "examples,coverage,fuzzing", "--max-examples", "5", "--warnings", "off"]
+    options += ["--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES), "--warnings", "off"]
     fuzzer = await asyncio.to_thread(
         subprocess.run,
         [str(one) for one in (*command, "run", contract, *options)],
         capture_output=True,
         text=True,
-        timeout=270,
+        timeout=LONGEST_S,
         check=False,
         cwd=tmp_path,
         env=os.environ | {"SCHEMATHESIS_HOOKS": str(WEB / "fuzz_hooks.py")},

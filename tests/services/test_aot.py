@@ -1,4 +1,4 @@
-"""What the broker's JVM has learned is kept: it is used when it fits, and nothing depends on it."""
+"""What a broker's JVMs have learned and made is kept: it is used when it fits, and nothing depends on it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_broker_uses_what_one_before_it_has_learned(
     monkeypatch.setattr(aot, "TRANSACTIONS", 40)  # what it learns is the same, only less of it
     assert aot.make() == learned
     left = [path.name for path in jars.cache_dir().iterdir() if not path.name.endswith(".jar")]
-    assert sorted(left) == ["aot.lock", learned.name]
+    assert sorted(left) == sorted(["aot.lock", learned.name, "formatted.checkpoint"])
     with KafkaServer(tmp_path / "kafka", tied=True) as server:
         assert f"-XX:AOTCache={learned}" in server.process.argv
         options = server.process.argv[1 : server.process.argv.index("kafka.Kafka")]
@@ -44,6 +44,22 @@ def test_a_file_that_does_not_fit_is_passed_over(learned: Path, tmp_path: Path) 
     with KafkaServer(tmp_path / "kafka", tied=True) as server:
         assert f"-XX:AOTCache={learned}" in server.process.argv
         assert "aot" not in server.process.log_tail()
+
+
+def test_a_data_directory_is_made_from_what_kafkas_own_tool_made_once(learned: Path, tmp_path: Path) -> None:
+    def made(name: str) -> tuple[list[str], list[bytes]]:
+        server = KafkaServer(tmp_path / name, tied=True)
+        server.launch()
+        server.kill()
+        meta = (server.data_dir / "meta.properties").read_text().splitlines()
+        keys = sorted(line.partition("=")[0] for line in meta if not line.startswith("#"))
+        return keys, [path.read_bytes() for path in sorted(server.data_dir.rglob("*-0000000000.checkpoint"))]
+
+    kept = jars.cache_dir() / "formatted.checkpoint"
+    assert not kept.exists()
+    by_the_tool = made("first")
+    assert by_the_tool[1] == [kept.read_bytes()]
+    assert made("second") == by_the_tool
 
 
 def test_other_jars_have_a_file_of_their_own(learned: Path) -> None:

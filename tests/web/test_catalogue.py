@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,17 @@ STATUS = {
 }
 
 
-def _sources() -> Iterator[tuple[str, ast.AST]]:
-    """Every node of our code, with its file. The mock bank is another program, with an API of its own."""
-    for package in PACKAGES:
-        for file in sorted((ROOT / package).rglob("*.py")):
-            if "mock_bank" not in file.parts and file.name != "reasons.py":
-                for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-                    yield str(file.relative_to(ROOT)), node
+@cache
+def _sources() -> list[tuple[str, ast.Call | ast.Constant]]:
+    """Calls and constants of our code, with their file. The mock bank is another program, with an API of its own."""
+    return [
+        (str(file.relative_to(ROOT)), node)
+        for package in PACKAGES
+        for file in sorted((ROOT / package).rglob("*.py"))
+        if "mock_bank" not in file.parts and file.name != "reasons.py"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call | ast.Constant)
+    ]
 
 
 def _named() -> set[str]:
