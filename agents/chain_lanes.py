@@ -412,13 +412,26 @@ class ChainLanes:
         reference = chain_reference(id_, "sweep/1")
         if CHAIN_JOBS.get(job_key(lane, reference)) is not None:
             return
-        job = Job(id_, owner.tenant, customer, "sweep", reference, arrival.amount, arrival.to)
+        amount = owner.waiting + arrival.amount
+        if amount < self.rules.chain.least_sweep.get(token, 0):
+            self._waits(unit, lane, owner, arrival.to, amount)
+            return
+        self._waits(unit, lane, owner, arrival.to, 0)
+        job = Job(id_, owner.tenant, customer, "sweep", reference, amount, arrival.to)
         self._put(lane, None, ChainJob(job, unit.next_number(f"jobs:{lane}")))
-        told = TokensIn(
-            *(id_, owner.tenant, owner.account, chain, token, arrival.amount, arrival.to),
-            arrival.hash,
-        )
+        told = TokensIn(*(id_, owner.tenant, owner.account, chain, token, amount, arrival.to), arrival.hash)
         unit.signal(record_key(owner.tenant, customer), told)
+
+    def _waits(self, unit: Unit, lane: str, owner: Owner, address: str, amount: int) -> None:
+        """So much waits at an address now, for more to come."""
+        if amount == owner.waiting:
+            return
+        CHAIN_ADDRESSES.set(address_key(lane, address), msgspec.structs.replace(owner, waiting=amount))
+        row = self._lane(lane)
+        minter = msgspec.structs.replace(row.minter, waiting=row.minter.waiting + amount - owner.waiting)
+        row = msgspec.structs.replace(row, minter=minter)
+        CHAIN_LANES.set(lane.encode(), row)
+        self._tell(unit, lane, row)
 
     def _sweep_again(self, unit: Unit, lane: str, dead: Job) -> None:
         """It moved nothing and never will: the tokens still lie at their address."""
@@ -562,7 +575,7 @@ class ChainLanes:
     def _tell(self, unit: Unit, lane: str, row: ChainLane) -> None:
         """Writes down how the lane stands."""
         minter = row.minter
-        names = ("next_nonce", "seen_nonce", "mintable", "in_flight", "open_returns", "acts", "acts_final")
+        names = ("next_nonce", "seen_nonce", "mintable", "in_flight", "open_returns", "acts", "acts_final", "waiting")
         unit.line(
             LaneLine(
                 *(f"chain:{lane}", row.breaker, unit.at, row.failures, minter.stopped, minter.waits),

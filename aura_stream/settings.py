@@ -330,7 +330,8 @@ class Settings(BaseSettings):
     chain_limits: str = Field(
         "{}",
         description="What the minters go by, JSON: `final_above`, `bump_after_blocks`, `bumps`, `open_returns_max`, "
-        "`statement_age_ms`, `supply_age_ms`. Confirmations are AURA_CHAIN_CONFIRMATIONS.",
+        "`statement_age_ms`, `supply_age_ms`, `least_sweep` (by token, minor units: less waits at a deposit address "
+        "for more to come; default one token). Confirmations are AURA_CHAIN_CONFIRMATIONS.",
     )
     banks_file: Path | None = Field(
         None,

@@ -52,6 +52,7 @@ class Owner(msgspec.Struct, frozen=True, array_like=True):
 
     tenant: str
     account: str
+    waiting: int = 0  # minor units that have come there, and are too few to be swept
 
 
 CHAIN_LANES = Table("chain_lanes", ChainLane, prefix=b"C")

@@ -9,9 +9,11 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from aura_stream.domain.assets import format_amount
 from aura_stream.domain.commands import format_time
 from aura_stream.domain.ids import chain_lane_key, parse_account_id
 from aura_stream.domain.lane_news import AddressWanted
+from aura_stream.domain.lanes.minter import Limits
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.settlement import TOKENS
 from aura_stream.domain.state import SettlementRules
@@ -65,8 +67,14 @@ async def _of(call: Call, row: dict[str, Any]) -> dict[str, Any]:
         "chain": chain,
         "token": token,
         "address": None if found is None else found["address"],
+        "least": format_amount(_least(call.services.settings.chain_limits).get(token, 0), token),
         "given_at": None if found is None else format_time(int(found["given_at"].timestamp() * 1000)),
     }
+
+
+@lru_cache(maxsize=4)
+def _least(limits: str) -> dict[str, int]:
+    return msgspec.json.decode(limits, type=Limits).least_sweep
 
 
 @lru_cache(maxsize=4)

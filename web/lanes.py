@@ -26,7 +26,7 @@ from web.pages import Row
 
 _WAIT_S: Final = 10.0
 _POLL_S: Final = 0.1
-_AMOUNTS: Final = ("mintable", "in_flight", "open_returns")
+_AMOUNTS: Final = ("mintable", "in_flight", "open_returns", "waiting")
 
 
 async def list_lanes(call: Call) -> web.Response:

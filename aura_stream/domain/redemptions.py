@@ -11,7 +11,7 @@
 
 Invariants
     RD1  nothing is booked before the sweep is final: until then the tokens are outside, as their supply says
-    RD2  one log of the chain is one deposit: its id is derived from the log
+    RD2  one sweep is one deposit: its id is derived from the log that made it enough, and each log counts once
 """
 
 from __future__ import annotations

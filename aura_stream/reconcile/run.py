@@ -440,6 +440,7 @@ async def _token(connection: Connection, name: str, house: Mapping[str, int], ch
         "minting": text(books.minting),
         "burning": text(books.burning),
         "in_flight": flying.transactions,
+        "waiting_outside": text(await store.waiting_outside(connection, name)),
         "unconfirmed": text(books.unconfirmed),
         "never_landed": text(books.never_landed),
         "difference": text(one.difference) if one else None,

@@ -412,6 +412,16 @@ async def told(connection: Connection) -> list[tuple[Told, str]]:
     ]
 
 
+async def waiting_outside(connection: Connection, token: str) -> int:
+    """Tokens at deposit addresses that are too few to be swept, as the token's lane tells; they are outside."""
+    found: int | None = await connection.fetchval(
+        """SELECT sum((figures ->> 'waiting')::numeric)::bigint FROM settlement.lanes
+        WHERE lane LIKE 'chain:%' AND split_part(lane, ':', 3) = $1""",
+        token,
+    )
+    return found or 0
+
+
 async def in_flight(connection: Connection, token: str) -> InFlight:
     """Mints and burns that the ledger has asked for and not booked: what they hold of fiat and of tokens."""
     fiat = TOKENS[token]

@@ -16,7 +16,7 @@ from aura_stream.domain.lane_news import ENCODE as ENCODE_NEWS
 from aura_stream.domain.lane_news import AddressWanted, Arrival, Cancel, ChainNews, Looked, Release, Sent, Sighting
 from aura_stream.domain.lane_requests import ENCODE, Burn, ChainRequest, Mint, SetPause, StatementRead
 from aura_stream.domain.lanes.lines import AddressLine, AttemptLine, CancelLine, LaneLine, LaneRecord, Line, ReleaseLine
-from aura_stream.domain.lanes.minter import Job
+from aura_stream.domain.lanes.minter import Job, Limits
 from aura_stream.domain.lanes.rules import LaneRules
 from aura_stream.domain.pauses import Pause, Scope
 from aura_stream.domain.signals import ChainFact, NativeMoved, Signal, TokensIn
@@ -37,8 +37,8 @@ NAMES = Names(CHAIN_REQUESTS.name, "signals", "journal", "dead", "changelog")
 class LaneWorld:
     """One lane; whoever uses it plays the ledger, the chain and the operator."""
 
-    def __init__(self) -> None:
-        rules = LaneRules(SettlementRules(), "default")
+    def __init__(self, least: int = 0) -> None:
+        rules = LaneRules(SettlementRules(), "default", chain=Limits(least_sweep={"AUSD": least}))
         self.shard = Memory(
             *(0,),
             actor=ChainLanes(rules, {"AUSD": SigningKey(secrets.token_bytes(32))}),
@@ -436,6 +436,37 @@ def test_a04_each_log_to_a_deposit_address_is_swept_once_and_again_until_it_land
     *_, dead, third = world.jobs()
     assert (dead.state, third.state, third.amount, third.nonce) == ("dead", "signed", 7, 5)
     assert third.transaction_id == dead.transaction_id and third.reference != dead.reference
+
+
+def test_a04_dust_waits_at_its_address_and_is_swept_with_what_comes_later() -> None:
+    world = LaneWorld(least=100)
+    world.look()
+    world.tell(AddressWanted("default", "alice:AUSD"))
+    world.look()
+    (deploy,) = world.jobs()
+    lines, _ = world.seen(3, Sighting(deploy.reference, deploy.hashes[0], 90, ok=True))
+    (alice,) = [one for one in lines if isinstance(one, AddressLine)]
+    last = [90]
+
+    def come(block: int, *amounts: int) -> tuple[list[TokensIn], list[int]]:
+        arrivals = [Arrival(f"0x{block}", number, block, alice.address, one) for number, one in enumerate(amounts)]
+        looked = Looked("1:0xa", 1, 200, block, 3, 3, 10, 1, 0, [], last[0] + 1, block, arrivals)
+        lines, _ = world.tell(looked)
+        told = [one for one in world.told if isinstance(one, TokensIn)]
+        world.tell(looked)
+        assert not world.told, "the same blocks again: nothing"
+        last[0] = block
+        return told, [one.figures["waiting"] for one in lines if isinstance(one, LaneLine)]
+
+    assert come(101, 30, 29) == ([], [30, 59])
+    assert come(102, 40) == ([], [99])
+    (told,), waiting = come(103, 1)
+    assert (told.account, told.amount, waiting) == ("alice:AUSD", 100, [0])
+    (sweep,) = [job for job in world.jobs() if job.step == "sweep"]
+    assert (sweep.amount, sweep.to) == (100, alice.address)
+    (told,), _ = come(104, 250)
+    assert told.amount == 250
+    assert come(105, 99) == ([], [99])
 
 
 def test_a06_a_contract_whose_transfers_are_paused_is_not_asked_to_sweep() -> None:

@@ -16,7 +16,8 @@
                 last one that was signed
         deploy  puts the contract behind the deposit addresses on the chain, when the first one is wanted
         sweep   moves tokens that have come to a deposit address, in a final block, to our custody; the customer is
-                credited once that is final. One that is dead is asked for again, under another nonce
+                credited once that is final. One that is dead is asked for again, under another nonce. Less than the
+                least amount waits there, and is swept with what comes later
 
 Invariants
     M1  a mint is signed only when `mintable` covers it: supply and mints in flight never exceed settled fiat and open
@@ -96,6 +97,10 @@ _ACTS: Final = {"deposit": _MINT, "withdrawal": _BURN, "transfer": _TRANSFER, ""
 _ACT_OF: Final = {"mint": _MINT, "burn": _BURN, "sweep": _TRANSFER}
 
 
+LEAST_SWEEP: Final = {"AUSD": 1_000_000, "AEUR": 1_000_000}
+"""One token, in minor units: a sweep takes the gas of two mints."""
+
+
 class Limits(msgspec.Struct, frozen=True):
     """What a lane goes by. Amounts are minor units of the token, times ms."""
 
@@ -106,6 +111,8 @@ class Limits(msgspec.Struct, frozen=True):
     open_returns_max: int = 10**13
     statement_age_ms: int = 4 * 24 * 60 * 60 * 1000
     supply_age_ms: int = 10 * 60 * 1000
+    least_sweep: dict[str, int] = msgspec.field(default_factory=lambda: dict(LEAST_SWEEP))
+    """By token: less waits at a deposit address, to be swept with what comes later."""
 
 
 class Minter(msgspec.Struct, frozen=True, array_like=True):
@@ -125,6 +132,7 @@ class Minter(msgspec.Struct, frozen=True, array_like=True):
     acts_nonce: int = -1  # of the `pause` job that says so
     acts_final: int = 0  # what it refuses at finality
     native: int = 0  # wei that the key has at finality, as the ledger was told
+    waiting: int = 0  # tokens at deposit addresses, too few to be swept
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
