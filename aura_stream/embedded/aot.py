@@ -5,9 +5,9 @@ first small transactions ten times what they cost a minute later. Java 25 can ke
 after linking and which methods are hot (JEP 483, 514, 515). Measured on two shared cores, with the file and without:
 half the CPU for a start, and two thirds of it for the first quarter of a minute of transactions.
 
-The file is made once per user and machine: `aura up` begins it behind itself, `python -m aura_stream.embedded.aot`
-makes it at once. No start waits for it or needs it: without it, or with one that the JVM does not take (it looks at
-the versions and the jars itself), a broker starts as it did before.
+The file is made once per user and machine: `aura up` begins it behind itself, `make test` beside its check, and
+`python -m aura_stream.embedded.aot` makes it at once. No start waits for it or needs it: without it, or with one that
+the JVM does not take (it looks at the versions and the jars itself), a broker starts as it did before.
 """
 
 from __future__ import annotations
