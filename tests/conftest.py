@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from aura_stream.embedded import KafkaServer, PostgresServer
 from aura_stream.engine import transactions
@@ -23,6 +24,10 @@ from tests.order import in_order
 
 if TYPE_CHECKING:
     from tests.web.conftest import Backend
+
+# How long examples take says how busy the machine is, and nothing of ours.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @dataclass(frozen=True)

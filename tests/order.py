@@ -47,6 +47,7 @@ SECONDS = {
     "tests/events/test_bare_topics.py": 20,
     "tests/web/test_broker_death.py": 15,
     "tests/identity/test_tenancy.py": 90,
+    "tests/connectors/test_clock.py": 90,
     "tests/events/test_stream.py": 60,
     "tests/events/test_webhooks.py": 40,
     "tests/events/test_log.py": 35,
