@@ -566,6 +566,8 @@ class ChainLanes:
         CHAIN_LANES.set(
             lane.encode(), msgspec.structs.replace(row, looking_until=until, look_at=until, breaker=breaker)
         )
+        if breaker != row.breaker:
+            self._tell(unit, lane, self._lane(lane))
         unit.deadline(lane.encode(), until)
         scan_from = row.scanned + 1 if row.scanned else 0
         unit.wish(Look(lane, lane.partition(":")[2], row.height, tuple(jobs), scan_from))

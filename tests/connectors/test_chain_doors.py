@@ -165,6 +165,29 @@ async def test_a04_n32_tokens_held_outside_come_back_to_the_deposit_address_once
     await town.reaches(out, "completed", within_s=120)
     assert await town.supply("AEUR") == supply - 6_500_000
 
+    # Dust waits at the address, outside, and is credited with what makes it enough.
+    assert given["least"] == "1.000000"
+
+    async def waiting(amount: str) -> None:
+        async def otherwise() -> str:
+            found: str = (await ask(town, "GET", f"/v1/lanes/{LANE}"))[1]["figures"]["waiting"]
+            return "" if found == amount else f"{found} waits"
+
+        await soon(otherwise, f"{amount} waits", town)
+
+    async with ChainNode(town.anvil.rpc_url) as node:
+        await moved(town, node, outside, given["address"], 300_000)
+        await waiting("0.300000")
+        assert await town.balance("back:AEUR") == 1
+        await moved(town, node, outside, given["address"], 700_000)
+        await waiting("0.000000")
+
+        async def short() -> str:
+            found = await town.balance("back:AEUR")
+            return "" if found == 1_000_001 else f"{found} credited"
+
+        await soon(short, "both are credited at once", town)
+
     done = await town.aura("rebuild", "--json", **town.env)
     assert done.returncode == 0, done.stderr + done.stdout
     found = json.loads(done.stdout)

@@ -72,6 +72,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         yield Reader(place, stack)
     finally:
         stack.stop()
+        for process in stack.known_processes():
+            process.stop()  # a page's `aura up` has started what was not there
 
 
 def test_the_readme_moves_money_with_curl_and_with_a_plain_kafka_client(reader: Reader) -> None:

@@ -13,7 +13,18 @@ from agents.chain_lanes import ChainLanes, Look, Send
 from aura_stream.chain.signer import SigningKey
 from aura_stream.domain.ids import chain_lane_key, chain_reference
 from aura_stream.domain.lane_news import ENCODE as ENCODE_NEWS
-from aura_stream.domain.lane_news import AddressWanted, Arrival, Cancel, ChainNews, Looked, Release, Sent, Sighting
+from aura_stream.domain.lane_news import (
+    AddressWanted,
+    Arrival,
+    Cancel,
+    ChainNews,
+    Looked,
+    NotSeen,
+    Opened,
+    Release,
+    Sent,
+    Sighting,
+)
 from aura_stream.domain.lane_requests import ENCODE, Burn, ChainRequest, Mint, SetPause, StatementRead
 from aura_stream.domain.lanes.lines import AddressLine, AttemptLine, CancelLine, LaneLine, LaneRecord, Line, ReleaseLine
 from aura_stream.domain.lanes.minter import Job, Limits
@@ -282,6 +293,24 @@ def test_a06_a_pause_that_is_canceled_or_never_lands_is_asked_for_again() -> Non
 
     first, second = world.jobs()
     assert (first.state, second.state, second.amount, second.nonce) == ("dead", "signed", 7, 3)
+
+
+def test_a14_every_state_of_the_chains_breaker_is_told() -> None:
+    world = LaneWorld()
+    world.look()
+
+    def told(news: ChainNews) -> list[str]:
+        return [one.breaker for one in world.tell(news)[0] if isinstance(one, LaneLine)]
+
+    assert [state for _ in range(5) for state in told(NotSeen("no answer"))] == ["open"]
+    world.at += 60_000
+    lines, wishes = world.tell(Opened())
+    assert [one.breaker for one in lines if isinstance(one, LaneLine)][-1:] == ["half_open"]
+    assert sum(isinstance(one, Look) for one in wishes) == 1, "one look is let through"
+    assert told(NotSeen("no answer")) == ["open"]
+    world.at += 60_000
+    assert told(Opened())[-1:] == ["half_open"]
+    assert [line.breaker for line in world.look()[0]] == ["closed"]
 
 
 def test_a06_n32_a_lane_stopped_by_a_foreign_nonce_still_pauses_its_contract_and_lifts_nothing() -> None:
