@@ -38,10 +38,10 @@ $(STAMP): requirements.lock
 demo: setup ## Show the whole product working, on ports and data of its own
 	@$(BIN)/aura demo $(ARGS)
 
-# Much of a test is waiting for processes, so four run on two cores; a file's tests stay together and share its
+# Much of a test is waiting for processes, so three run on two cores; a file's tests stay together and share its
 # services, and the files come in the order of tests/order.py.
 test: learn check ## Check the code, then run all tests
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
 
 # Of the many brokers that start, each takes half the CPU with what one before them has learned. Once per machine; it is
 # made beside the check, which needs one core, and nothing waits for it.

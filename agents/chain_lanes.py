@@ -23,7 +23,7 @@ from eth_utils.address import to_checksum_address
 from agents.bank_lanes import pauses, set_clock, set_pause
 from aura_stream.chain import forwarder
 from aura_stream.chain import token as contract
-from aura_stream.chain.setup import token_address
+from aura_stream.chain.setup import FIRST_NONCE, token_address
 from aura_stream.chain.signer import Fees, Signed, SigningKey, Transaction, cancellation, contract_address, sign
 from aura_stream.domain import lane_news
 from aura_stream.domain.gas import RECEIVED
@@ -288,10 +288,12 @@ class ChainLanes:
         self._look(unit, lane, at=unit.at + (self.rules.look_ms if is_busy else idle_ms))
 
     def _topped_up(self, unit: Unit, lane: str, news: Looked) -> None:
-        """Money for gas that has come to the key. What it had when the lane first looked has come as well."""
+        """Money for gas that has come to the key. What it had when the lane began has come as well."""
+        if news.native < 0 or news.final_nonce < FIRST_NONCE:
+            return  # what putting the token there takes is not final yet, and nobody tells of it
         prefix = waiting_prefix(lane, "s")
         until = prefix + news.final_nonce.to_bytes(8, "big")
-        if news.native < 0 or next(iter(CHAIN_WAITING.range(prefix, until)), None) is not None:
+        if next(iter(CHAIN_WAITING.range(prefix, until)), None) is not None:
             return  # what a final block has taken is not all told yet
         row = self._lane(lane)
         minter, more = lanes.received(row.minter, news.native)

@@ -58,7 +58,7 @@ SECONDS = {
     "tests/identity/test_privacy.py": 20,
     "tests/reconcile/test_web.py": 20,
 }
-"""About what a file takes beside three others on two cores, where it is more than some ten seconds: for the order."""
+"""About what a file takes beside two others on two cores, where it is more than some ten seconds: for the order."""
 
 
 LAST = "tests/torture/test_versions.py"

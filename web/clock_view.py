@@ -1,4 +1,4 @@
-"""The clock as clients see it: made of what the journal's tail says, and of what Postgres knew before. Pure."""
+"""The clock as clients see it: made of what the journal's tail says, and of what Postgres knew before."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ from aura_stream.chain.rpc import ChainNode, Kind, Refused
 from aura_stream.chain.signer import Fees, Signed, SigningKey, Transaction, contract_address, sign
 from aura_stream.chain.token import Role
 
+FIRST_NONCE: Final = 2
+"""The lane's own: the transactions before it put the token on the chain."""
 _POLL_S: Final = 0.1
 
 
@@ -23,13 +25,13 @@ async def ensure_token(node: ChainNode, key: SigningKey, *, timeout_s: float = 3
     """Address of the token; it is put on the chain, and the key given all its roles, if that was not done before.
 
     May be interrupted and repeated: whatever is sent again has the same nonces. Returns when both transactions are in a
-    block; the lane's first nonce is then 2. Raises :class:`SetupError` when the key has been used for something else or
+    block. Raises :class:`SetupError` when the key has been used for something else or
     no block comes within ``timeout_s`` seconds, and :class:`~aura_stream.chain.rpc.ChainError`.
     """
     address = token_address(key)
     chain_id, _ = await node.identity()
     used = await node.nonce(key.address)
-    if used < 2:
+    if used < FIRST_NONCE:
         for error in await node.send_all(_transactions(key, address, chain_id, await node.market())[used:]):
             # UNDERPRICED: what was sent before an interruption still waits, and does the same.
             if error is not None and not (isinstance(error, Refused) and error.kind is Kind.UNDERPRICED):
@@ -56,7 +58,7 @@ def _transactions(key: SigningKey, address: str, chain_id: int, fees: Fees) -> l
 
 async def _mined(node: ChainNode, address: str, timeout_s: float) -> None:
     deadline = asyncio.get_running_loop().time() + timeout_s
-    while await node.nonce(address) < 2:
+    while await node.nonce(address) < FIRST_NONCE:
         if asyncio.get_running_loop().time() >= deadline:
             raise SetupError(
                 "The token is not in a block yet.",

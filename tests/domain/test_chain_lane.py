@@ -357,7 +357,10 @@ def test_b5_gas_that_no_fact_tells_of_is_told_once_it_is_final_and_top_ups_are_w
         world.tell(Looked("1:0xa", 1, 100, 90, nonce, nonce, 10, 1, 0, list(sightings), native=native))
         told.extend((one.step, one.amount) for one in world.told if isinstance(one, NativeMoved))
 
-    seen(2, 1000)  # what the key has when the lane first looks
+    # The key was given money, and the token's two transactions are mined, but not final.
+    world.tell(Looked("1:0xa", 1, 100, 90, 2, 0, 10, 1, 0, native=1150))
+    world.tell(Looked("1:0xa", 1, 100, 90, 2, 1, 10, 1, 0, native=1050))
+    seen(2, 1000)  # what the key has when the lane begins
     world.ask(StatementRead(world.at))
     world.ask(MINT)
     seen(2, 1000)
