@@ -70,8 +70,6 @@ from tables.chain_lanes import (
 from topics.chain_requests import CHAIN_REQUESTS
 
 _PREFIX: Final = b"~chain:"
-FIRST_NONCE: Final = 2
-"""The key's first two transactions have put the token on the chain."""
 _GAS: Final = 200_000
 """A mint or burn takes about 62,000, the first sweep of an address about 130,000."""
 _GAS_DEPLOY: Final = 1_000_000

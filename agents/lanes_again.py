@@ -18,10 +18,11 @@ import msgspec
 
 import topics
 from agents.bank_lanes import BankLanes
-from agents.chain_lanes import FIRST_NONCE, ChainLanes
+from agents.chain_lanes import ChainLanes
 from agents.deep import Seen, State, compare_stores, read_changelog, state_seq
 from agents.worker import BANK_SOURCE, CHAIN_SOURCE, NAMES
 from aura_stream.chain.rpc import ChainError, ChainNode
+from aura_stream.chain.setup import FIRST_NONCE
 from aura_stream.chain.signer import SigningKey, derived, load_key
 from aura_stream.domain.lanes.minter import FOREIGN_NONCE
 from aura_stream.domain.lanes.rules import LaneRules

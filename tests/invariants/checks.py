@@ -19,6 +19,7 @@ import orjson
 
 from agents.ledger import Ledger
 from agents.worker import NAMES
+from aura_stream.domain.ids import record_key
 from aura_stream.domain.state import Account, Rules, Transaction
 from aura_stream.engine.errors import EngineError
 from aura_stream.engine.partitioner import Partitioner
@@ -449,7 +450,7 @@ def a11_status_is_the_last_event(found: Snapshot) -> int:
         for record in log:
             event = orjson.loads(record.value or b"")
             ids[event["id"]] += 1
-            equal("key of an event", record.key, f"{event['tenant']}/{event['customer']}".encode())
+            equal("key of an event", record.key, record_key(event["tenant"], event["customer"]))
             if event["seq"]:
                 series[event["transaction_id"], event["customer"]].append(event)
     must(all(count == 1 for count in ids.values()), f"events sent twice: {[i for i, n in ids.items() if n > 1][:3]}")
