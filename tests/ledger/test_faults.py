@@ -156,11 +156,21 @@ async def test_a_session_ended_by_an_operator_is_unavailable(
 ) -> None:
     shard = a_shard()
     await writer.claim(0)
-    await owner.fetch(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'aura ledger writer'"
-    )
-    with pytest.raises(Unavailable):
-        await writer.write(0, shard.records)
+    operator: Connection = await asyncpg.connect(ledger)
+    async with owner.transaction():
+        # In the middle of its work: one that ends between two pieces of work may be noticed, and replaced, in time.
+        await owner.execute("LOCK TABLE ledger.units IN ACCESS EXCLUSIVE MODE")
+        writing = asyncio.create_task(writer.write(0, shard.records))
+        while True:
+            if await operator.fetch(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                " AND application_name = 'aura ledger writer' AND datname = current_database()"
+            ):
+                break
+            await asyncio.sleep(0.01)
+        with pytest.raises(Unavailable):
+            await writing
+    await operator.close()
     assert (await writer.claim(0))[:2] == (0, 0)
     await writer.write(0, shard.records)
     assert await offences(owner) == {}

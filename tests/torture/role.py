@@ -21,7 +21,10 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aura_stream.engine.producer import Batches
 
 LEDGER_POINTS = (
     "decided",  # a command is decided, its tables are set in memory
@@ -125,15 +128,15 @@ def _around(owner: Any, name: str, here: Callable[[], None], *, before: bool, wh
 
 
 def _late(seconds: float) -> None:
-    from aiokafka import AIOKafkaProducer
+    from aura_stream.engine.producer import TransactionalProducer
 
-    plain = AIOKafkaProducer.commit_transaction
+    plain = TransactionalProducer.commit
 
-    async def commit_transaction(self: AIOKafkaProducer) -> None:
+    async def commit(self: TransactionalProducer, batches: Batches) -> dict[tuple[str, int], int]:
         await asyncio.sleep(seconds)
-        await plain(self)
+        return await plain(self, batches)
 
-    AIOKafkaProducer.commit_transaction = commit_transaction
+    TransactionalProducer.commit = commit  # type: ignore[method-assign]
 
 
 def crash(mark: bytes) -> None:
