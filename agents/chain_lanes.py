@@ -27,7 +27,7 @@ from aura_stream.chain.setup import FIRST_NONCE, token_address
 from aura_stream.chain.signer import Fees, Signed, SigningKey, Transaction, cancellation, contract_address, sign
 from aura_stream.domain import lane_news
 from aura_stream.domain.gas import RECEIVED
-from aura_stream.domain.ids import chain_reference, derived_id, id_text, parse_account_id, record_key
+from aura_stream.domain.ids import chain_lane_key, chain_reference, derived_id, id_text, parse_account_id, record_key
 from aura_stream.domain.lane_news import AddressWanted, Arrival, Cancel, Looked, NotSeen, Release, Sent
 from aura_stream.domain.lane_requests import (
     DECODE_CHAIN,
@@ -303,7 +303,7 @@ class ChainLanes:
     def _native(self, unit: Unit, lane: str, step: str, key: str, amount: int, hash_: str = "") -> None:
         chain, _, token = lane.partition(":")
         told = NativeMoved(self.rules.house_tenant, chain, token, step, key, amount, hash_)
-        unit.signal(_PREFIX + lane.encode(), told)
+        unit.signal(chain_lane_key(chain, token), told)
 
     def _stop(self, unit: Unit, lane: str, why: str) -> None:
         row = self._lane(lane)

@@ -25,8 +25,8 @@ async def ensure_token(node: ChainNode, key: SigningKey, *, timeout_s: float = 3
     """Address of the token; it is put on the chain, and the key given all its roles, if that was not done before.
 
     May be interrupted and repeated: whatever is sent again has the same nonces. Returns when both transactions are in a
-    block. Raises :class:`SetupError` when the key has been used for something else or
-    no block comes within ``timeout_s`` seconds, and :class:`~aura_stream.chain.rpc.ChainError`.
+    block. Raises :class:`SetupError` when the key has been used for something else or no block comes within
+    ``timeout_s`` seconds, and :class:`~aura_stream.chain.rpc.ChainError`.
     """
     address = token_address(key)
     chain_id, _ = await node.identity()

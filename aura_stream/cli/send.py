@@ -62,7 +62,7 @@ def send(
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it says of a broker that is away, we say better
     sent, outcome = asyncio.run(_send(settings, command, value, wait))
     kind = command.type.partition(".")[0]
-    subject = f"{kind}_id" if kind in ("account", "pause") else kind if kind == "clock" else "transaction_id"
+    subject = {"account": "account_id", "pause": "pause_id", "clock": "clock"}.get(kind, "transaction_id")
     result = {"command_id": command.id, "idempotency_key": command.idempotency_key, subject: subject_of(command)} | sent
     if outcome is not None:
         result["outcome"] = outcome

@@ -337,10 +337,11 @@ async def _book(connection: Connection, chain: OnChain, outcome: Outcome) -> Non
 
 async def _end(connection: Connection, known: Mapping[str, pure.Known], gone: Sequence[int]) -> None:
     """Ends breaks whose reason is gone. Of those in suspense it says so where it is gone because it was written off."""
+    ended = set(gone)
     about = {
         one.break_id: key.split(":")[1]
         for key, one in known.items()
-        if one.break_id in set(gone) and key.startswith(pure.SUSPENSE)
+        if one.break_id in ended and key.startswith(pure.SUSPENSE)
     }
     why = await store.written_off(connection, list(about.values())) if about else {}
     for break_id, transaction_id in about.items():

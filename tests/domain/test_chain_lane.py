@@ -97,6 +97,16 @@ class LaneWorld:
         assert (said.id, said.operator, said.stopped) == (id_, "olga", stopped)
         return said.outcome, [one for one in lines if isinstance(one, LaneLine)], wishes
 
+    def address_of_alice(self) -> AddressLine:
+        """Her deposit address: the lane has begun, and the forwarder's contract is in block 90."""
+        self.look()
+        self.tell(AddressWanted("default", "alice:AUSD"))
+        self.look()
+        (deploy,) = self.jobs()
+        lines, _ = self.seen(3, Sighting(deploy.reference, deploy.hashes[0], 90, ok=True))
+        (alice,) = [one for one in lines if isinstance(one, AddressLine)]
+        return alice
+
     def seen(self, nonce: int, *sightings: Sighting) -> tuple[list[Line], list[Any]]:
         """What the chain says; every line, and what is wished for."""
         return self.tell(Looked("1:0xa", 1, 100, 90, nonce, nonce, 10, 1, 0, list(sightings)))
@@ -472,12 +482,7 @@ def test_a04_each_log_to_a_deposit_address_is_swept_once_and_again_until_it_land
 
 def test_a04_dust_waits_at_its_address_and_is_swept_with_what_comes_later() -> None:
     world = LaneWorld(least=100)
-    world.look()
-    world.tell(AddressWanted("default", "alice:AUSD"))
-    world.look()
-    (deploy,) = world.jobs()
-    lines, _ = world.seen(3, Sighting(deploy.reference, deploy.hashes[0], 90, ok=True))
-    (alice,) = [one for one in lines if isinstance(one, AddressLine)]
+    alice = world.address_of_alice()
     last = [90]
 
     def come(block: int, *amounts: int) -> tuple[list[TokensIn], list[int]]:
@@ -503,12 +508,7 @@ def test_a04_dust_waits_at_its_address_and_is_swept_with_what_comes_later() -> N
 
 def test_a06_a_contract_whose_transfers_are_paused_is_not_asked_to_sweep() -> None:
     world = LaneWorld()
-    world.look()
-    world.tell(AddressWanted("default", "alice:AUSD"))
-    world.look()
-    (deploy,) = world.jobs()
-    lines, _ = world.seen(3, Sighting(deploy.reference, deploy.hashes[0], 90, ok=True))
-    (alice,) = [one for one in lines if isinstance(one, AddressLine)]
+    alice = world.address_of_alice()
     world.pause(Scope(chain="local", type="transfer"))
     arrivals = [Arrival("0xa", 0, 110, alice.address, 25)]
     world.tell(Looked("1:0xa", 1, 200, 190, 3, 3, 10, 1, 0, [], 91, 190, arrivals))
