@@ -78,7 +78,7 @@ _decode = msgspec.json.Decoder(LaneRecord).decode
 class AttemptsSink:
     """Writes one kind of lanes' journal; any number of processes may try.
 
-    `on_ended` is told of each attempt that has ended, once it is written.
+    `on_ended` is told of each attempt that has ended, `on_noted` of what led to nothing, once it is written.
     """
 
     def __init__(
@@ -89,8 +89,10 @@ class AttemptsSink:
         partitions: int,
         *,
         on_ended: Callable[[AttemptLine], None] = lambda _: None,
+        on_noted: Callable[[NoteLine], None] = lambda _: None,
     ) -> None:
         self._on_ended = on_ended
+        self._on_noted = on_noted
         self._bootstrap = bootstrap
         self._dsn = dsn
         self._topic = topic
@@ -173,6 +175,10 @@ class AttemptsSink:
         for made in (line for one in read for line in one.lines):
             if isinstance(made, AttemptLine) and made.state == "ended":
                 self._on_ended(made)
+            elif isinstance(made, NoteLine):
+                if made.what == "unreadable":
+                    log.error("%s has said something that cannot be read: %s", made.lane, made.detail)
+                self._on_noted(made)
         return becomes
 
 

@@ -11,9 +11,6 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
-import msgspec
-import orjson
-
 from agents.bank_lanes import Call, Poll
 from agents.inbox import Inbox
 from aura_stream.banks.client import BankAway, BankClient
@@ -73,14 +70,14 @@ class BankCalls:
         took_ms = int((time.monotonic() - began) * 1000)
         ended = CallEnded(
             *(call.job.reference, call.number, answer.kind, answer.code, answer.bank_reference, answer.amount),
-            *(answer.fact_id, answer.status, answer.detail[:200], took_ms),
+            *(answer.fact_id, answer.status, answer.detail[:200], took_ms, answer.wait_ms, answer.is_unreadable),
         )
         await self._write(call.bank, ended)
 
     async def _poll(self, poll: Poll) -> None:
         try:
             events, last = await self._clients[poll.bank].events(poll.after, _POLL_S)
-            news = Polled(last, [msgspec.Raw(orjson.dumps(event)) for event in events])
+            news = Polled(last, events)
         except BankAway as error:
             news = Polled(poll.after, error=str(error) or "no answer")
         await self._write(poll.bank, news)

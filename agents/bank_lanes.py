@@ -61,6 +61,8 @@ from topics.chain_requests import CHAIN_REQUESTS
 _PREFIX: Final = b"~bank:"
 _LOOKED_AT: Final = 1000  # waiting jobs that one look at a lane goes through
 _POLL_GIVEN_UP_MS: Final = 30_000
+_READ_AGAIN: Final = 2
+"""How often a list with events that nobody can read is asked for anew: it may only have been spoiled on its way."""
 _STATEMENT_EVERY_MS: Final = 60 * 60 * 1000
 _EARLY_MS: Final = 10 * 60_000
 """Money with a reference of ours may be here before the ledger's word that it is expected: two topics have no order."""
@@ -132,6 +134,8 @@ class BankLanes:
     def _request(self, unit: Unit, bank: str, request: BankRequest) -> None:
         if isinstance(request, SetPause):
             set_pause(unit, request)
+            if request.pause.lifted_at:
+                BANK_LANES.set(bank.encode(), msgspec.structs.replace(self._lane(bank), review=b""))
             return
         if isinstance(request, SetClock):
             set_clock(unit, request)
@@ -140,7 +144,8 @@ class BankLanes:
         known = BANK_JOBS.get(key)
         if isinstance(request, Inquire):
             if known is not None and not known.until:
-                self._put(bank, known, msgspec.structs.replace(known, job=lanes.asked_to_inquire(known.job, unit.at)))
+                job = lanes.asked_to_inquire(known.job, unit.at)
+                self._put(bank, known, msgspec.structs.replace(known, job=job, is_paused=False))
             return
         row = self._lane(bank)
         made = lanes.job_of(row.lane, request, None if known is None else known.job, unit.at)
@@ -164,6 +169,9 @@ class BankLanes:
         elif isinstance(news, Polled):
             self._polled(unit, bank, news)
         else:
+            if BANK_LANES.get(bank.encode()) is None:
+                # A lane on which nothing has ever happened is to be seen too.
+                unit.line(LaneLine(f"bank:{bank}", self._lane(bank).lane.breaker, unit.at))
             # Nobody knows what was missed meanwhile, and the pace may have been set anew.
             BANK_LANES.set(bank.encode(), msgspec.structs.replace(self._lane(bank), poll_at=unit.at))
 
@@ -171,6 +179,8 @@ class BankLanes:
         known = BANK_JOBS.get(job_key(bank, news.reference))
         if known is None:
             raise LookupError(f"the answer to a call for the unknown reference {news.reference}")
+        if news.is_unreadable:
+            unit.line(NoteLine(f"bank:{bank}", "unreadable", f"{news.reference}: {news.detail}"[:200], unit.at))
         if known.until and known.calls == news.number:
             self._ended(unit, bank, known, news)
             return
@@ -180,6 +190,7 @@ class BankLanes:
             row = self._lane(bank)
             decided = lanes.heard(
                 *(row.lane, known.job, news.kind, news.fact_id),
+                at=unit.at,
                 code=news.code,
                 amount=news.amount,
                 bank_reference=news.bank_reference,
@@ -194,11 +205,13 @@ class BankLanes:
             bank_reference=news.bank_reference,
             amount=news.amount,
             fact_id=news.fact_id,
+            wait_ms=news.wait_ms,
         )
         self._decided(unit, bank, row, known, decided, until=0)
         self._line(unit, bank, known, known.calls, "ended", news)
 
     def _polled(self, unit: Unit, bank: str, news: Polled) -> None:
+        unread = 0
         for event in news.events:
             error = None
             try:
@@ -207,14 +220,15 @@ class BankLanes:
                 error = caught
             if error is not None:
                 # One event that nobody can read must not keep those behind it from being heard.
+                unread += 1
                 unit.line(NoteLine(f"bank:{bank}", "unreadable", str(error)[:200], unit.at))
         row = self._lane(bank)
-        if news.error:
+        if news.error or (unread and row.failed_polls < _READ_AGAIN):
             failed = row.failed_polls + 1
             wait = self.rules.poll_ms << min(failed, 4)
             row = msgspec.structs.replace(row, failed_polls=failed, poll_at=unit.at + wait)
         else:
-            wait = 0 if news.events else self.rules.poll_ms
+            wait = 0 if news.events and news.after > row.polled else self.rules.poll_ms
             row = msgspec.structs.replace(
                 row, failed_polls=0, poll_at=unit.at + wait, polled=max(row.polled, news.after)
             )
@@ -233,7 +247,7 @@ class BankLanes:
     def _event(self, unit: Unit, bank: str, raw: bytes) -> None:
         event = orjson.loads(raw)
         if not isinstance(event, dict):
-            raise Unreadable("the event is no object")
+            raise Unreadable(f"the event is no object: {str(event)[:80]}")
         news = news_of(event)
         if news is None:
             return
@@ -311,6 +325,7 @@ class BankLanes:
         row = self._lane(bank)
         decided = lanes.heard(
             *(row.lane, known.job, news.kind, news.fact_id),
+            at=unit.at,
             code=news.code,
             amount=news.amount,
             bank_reference=news.bank_reference,
@@ -330,11 +345,11 @@ class BankLanes:
         at = unit.at
         prefix = due_prefix(bank, "c")
         for key, _ in list(BANK_DUE.range(prefix, prefix + (at + 1).to_bytes(8, "big"))):
-            known = BANK_JOBS.get(job_key(bank, key[len(prefix) + 8 :].decode()))
-            assert known is not None
+            known = _job_due(bank, key)
             given_up = CallEnded(known.job.reference, known.calls, LOST, detail="no answer in time")
             self._ended(unit, bank, known, given_up)
         self._wait_no_longer(unit, bank)
+        self._review(unit, bank)
         again = self._start(unit, bank)
         again = min(again, self._poll(unit, bank))
         for kind in ("c", "w", "e"):
@@ -350,13 +365,14 @@ class BankLanes:
     def _start(self, unit: Unit, bank: str) -> int:
         """Starts what is due, in its order; when to try again if something holds the lane back."""
         prefix, at, limits = due_prefix(bank, "w"), unit.at, self._limits(bank)
-        waiting = BANK_DUE.range(prefix, prefix + (at + 1).to_bytes(8, "big"))
-        for key, _ in list(islice(waiting, _LOOKED_AT)):
-            known = BANK_JOBS.get(job_key(bank, key[len(prefix) + 8 :].decode()))
-            assert known is not None
+        waiting = list(islice(BANK_DUE.range(prefix, prefix + (at + 1).to_bytes(8, "big")), _LOOKED_AT))
+        for key, _ in waiting:
+            known = _job_due(bank, key)
             row = self._lane(bank)
             why, again = lanes.held_back(row.lane, known.job, limits, pauses(), at)
             if why == "paused":
+                # Set aside: it must not keep what no pause holds back from its turn, nor be looked at again and again.
+                self._put(bank, known, msgspec.structs.replace(known, is_paused=True))
                 continue
             if why:
                 return again or at + limits.answer_ms
@@ -370,7 +386,23 @@ class BankLanes:
             job = after.job
             sent = job.short or job.reference
             unit.wish(Call(bank, after.calls, is_inquiry, sent, job, limits.answer_ms))
+        if len(waiting) == _LOOKED_AT or self._lane(bank).review is not None:
+            return at + 1  # there may be more
         return at + _POLL_GIVEN_UP_MS
+
+    def _review(self, unit: Unit, bank: str) -> None:
+        """Brings back what was set aside and no pause holds back any more, some at a time."""
+        row = self._lane(bank)
+        if row.review is None:
+            return
+        prefix, limits = due_prefix(bank, "p"), self._limits(bank)
+        aside = list(islice(BANK_DUE.range(prefix + row.review, prefix + b"\xff" * 9), _LOOKED_AT))
+        for key, _ in aside:
+            known = _job_due(bank, key)
+            if lanes.held_back(row.lane, known.job, limits, pauses(), unit.at)[0] != "paused":
+                self._put(bank, known, msgspec.structs.replace(known, is_paused=False))
+        on = aside[-1][0][len(prefix) :] + b"\0" if len(aside) == _LOOKED_AT else None
+        BANK_LANES.set(bank.encode(), msgspec.structs.replace(row, review=on))
 
     def _poll(self, unit: Unit, bank: str) -> int:
         row = self._lane(bank)
@@ -379,6 +411,8 @@ class BankLanes:
             due = max(due, row.lane.opened_at + self._limits(bank).open_ms)
         if due > unit.at:
             return due
+        if row.lane.breaker == "half_open":
+            return unit.at + _POLL_GIVEN_UP_MS  # the one call is out; what comes of it looks here again
         row = msgspec.structs.replace(row, poll_at=unit.at + _POLL_GIVEN_UP_MS)
         BANK_LANES.set(bank.encode(), row)
         unit.wish(Poll(bank, row.polled))
@@ -396,7 +430,7 @@ class BankLanes:
         self, unit: Unit, bank: str, row: BankLane, before: BankJob, decided: Decided, **changes: Any
     ) -> BankJob:
         """Writes what was decided and tells the customer's partition."""
-        after = msgspec.structs.replace(before, job=decided.job, **changes)
+        after = msgspec.structs.replace(before, job=decided.job, is_paused=False, **changes)
         self._put(bank, before, after)
         BANK_LANES.set(bank.encode(), msgspec.structs.replace(row, lane=decided.lane))
         if decided.lane.breaker != row.lane.breaker:
@@ -439,10 +473,17 @@ class BankLanes:
         unit.line(line)
 
 
+def _job_due(bank: str, due: bytes) -> BankJob:
+    """The job of a key that `_due` has made."""
+    found = BANK_JOBS.get(job_key(bank, due[len(due_prefix(bank, "w")) + 8 :].decode()))
+    assert found is not None
+    return found
+
+
 def _due(bank: str, row: BankJob) -> bytes:
     if row.until:
         return due_key(bank, "c", row.until, row.job.reference)
-    return due_key(bank, "w", row.job.due, row.job.reference) if row.job.due else b""
+    return due_key(bank, "p" if row.is_paused else "w", row.job.due, row.job.reference) if row.job.due else b""
 
 
 def tell(unit: Unit, job: Job, fact: BankFact) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from eth_utils.address import to_checksum_address
 
@@ -18,14 +18,15 @@ from agents.inbox import Inbox
 from aura_stream import SettingsError, SetupError
 from aura_stream.chain import rpc
 from aura_stream.chain.chaos import ETHER, Chaos
-from aura_stream.chain.rpc import ChainError, ChainNode, Kind, Refused
+from aura_stream.chain.rpc import BadAnswer, ChainError, ChainNode, Kind, Refused
 from aura_stream.chain.setup import ensure_token, token_address
 from aura_stream.chain.signer import SigningKey
 from aura_stream.chain.token import ZERO_ADDRESS, TokenEvent, padded
 from aura_stream.chain.watch import Effect, State, Watched, decide, fetch
+from aura_stream.chain.watch import Sighting as Seen
 from aura_stream.domain.ids import chain_lane_key
 from aura_stream.domain.lane_news import ENCODE, Arrival, ChainNews, Looked, NotSeen, Opened, Sent, Sighting
-from aura_stream.domain.lanes.minter import REFERENCE_USED
+from aura_stream.domain.lanes.minter import FOREIGN_NONCE, REFERENCE_USED, Limits
 from aura_stream.domain.lanes.rules import LaneRules
 from aura_stream.settings import Settings
 
@@ -47,7 +48,6 @@ class ChainCalls:
         self._rules = rules
         self._inbox = inbox
         self._settings = settings
-        self._addresses = {token: token_address(key) for token, key in keys.items()}
         self._is_on_chain: set[str] = set()
         self._preparing = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
@@ -105,89 +105,17 @@ class ChainCalls:
     async def _look(self, look: Look) -> None:
         try:
             async with asyncio.timeout(_LOOK_S):
-                await self._prepare(look.token)
-                news: ChainNews = await self._looked(look)
+                chain_id, genesis = await self._node.identity()
+                chain = f"{chain_id}:{genesis}"
+                if look.chain not in ("", chain):
+                    # Nothing else that this node says is about our tokens, and nothing is put on its chain.
+                    news: ChainNews = Looked(chain, chain_id, 0, 0, 0, 0, 0, 0, 0)
+                else:
+                    await self._prepare(look.token)
+                    news = await looked(self._node, self._keys[look.token], look, chain, self._rules.chain)
         except (ChainError, SetupError, SettingsError, TimeoutError) as error:
             news = NotSeen(f"{type(error).__name__}: {error}"[:300])
         await self._write(look.lane, news)
-
-    async def _looked(self, look: Look) -> ChainNews:
-        node, key = self._node, self._keys[look.token]
-        watched = [self._watched(look.token, watch) for watch in look.jobs]
-        confirmations = self._rules.chain.confirmations
-        facts = await fetch(node, watched, confirmations=confirmations) if watched else []
-        head = facts[0].head if facts else await node.head()
-        if head.number < look.height:
-            return NotSeen(f"the node is behind: block {head.number} of {look.height}")
-        final = min(rpc.block(await node.call("eth_getBlockByNumber", "finalized", False)).number, head.number)
-        scanned, arrivals = await self._scanned(look, final)
-        market = await node.market()
-        chain_id, genesis = await node.identity()
-        sightings = []
-        for watch, one, about in zip(look.jobs, watched, facts, strict=True):
-            seen = decide(one, about, confirmations=confirmations, seen_head=look.height)
-            inclusion = seen.inclusion
-            happened = seen.event is not None if one.effect is not None else seen.state is State.MINED
-            if seen.state is State.REPLACED and happened:
-                sightings.append(Sighting(watch.job.reference, error=REFERENCE_USED))
-            elif inclusion is not None:
-                sightings.append(
-                    Sighting(
-                        *(watch.job.reference, inclusion.tx_hash, inclusion.block_number),
-                        ok=happened,
-                        gas=seen.gas_wei,
-                    )
-                )
-            else:
-                is_missing = seen.state in (State.UNKNOWN, State.REORGANISED)
-                sightings.append(Sighting(watch.job.reference, is_missing=is_missing))
-        return Looked(
-            chain=f"{chain_id}:{genesis}",
-            chain_id=chain_id,
-            height=head.number,
-            final=final,
-            nonce=await node.nonce(key.address, head.number),
-            final_nonce=await node.nonce(key.address, final),
-            fee=market.max_fee,
-            tip=market.tip,
-            supply=await node.total_supply(self._addresses[look.token], head.number),
-            sightings=sightings,
-            scanned_from=look.scan_from,
-            scanned=scanned,
-            arrivals=arrivals,
-            native=await node.native_of(key.address, final),
-        )
-
-    async def _scanned(self, look: Look, final: int) -> tuple[int, list[Arrival]]:
-        """The last block that was read of those that are final, and what moved in them to others than us."""
-        last = min(final, look.scan_from + _SCANNED_AT_ONCE - 1)
-        if not look.scan_from or last < look.scan_from:
-            return 0, []
-        key, token = self._keys[look.token], self._addresses[look.token]
-        ours = {padded(key.address), padded(ZERO_ADDRESS)}
-        events = [one for one in await self._node.transfers(token, look.scan_from, last) if one.reference not in ours]
-        if len(events) > _ARRIVALS_AT_ONCE and events[_ARRIVALS_AT_ONCE].block_number > events[0].block_number:
-            # Whole blocks only: the next look reads on.
-            last = events[_ARRIVALS_AT_ONCE].block_number - 1
-            events = [one for one in events if one.block_number <= last]
-        return last, [_arrival(one) for one in events]
-
-    def _watched(self, token: str, watch: Watch) -> Watched:
-        job, key = watch.job, self._keys[token]
-        if job.step in ("pause", "deploy"):
-            return Watched(key.address, job.nonce, job.hashes, None, watch.since)
-        if job.step == "sweep":
-            moved = Effect("transferred", self._addresses[token], job.to, job.amount, padded(key.address))
-            return Watched(key.address, job.nonce, job.hashes, moved, watch.since)
-        account = to_checksum_address(job.to) if job.step == "mint" and job.to else key.address
-        effect = Effect(
-            "minted" if job.step == "mint" else "burned",
-            self._addresses[token],
-            account,
-            job.amount,
-            bytes.fromhex(job.reference),
-        )
-        return Watched(key.address, job.nonce, job.hashes, effect, watch.since)
 
     async def _prepare(self, token: str) -> None:
         """Once per process: the token is on the chain, in the sandbox with gas to burn."""
@@ -197,7 +125,7 @@ class ChainCalls:
             key = self._keys[token]
             if self._settings.mode == "sandbox" and await self._node.native_of(key.address) < ETHER:
                 await Chaos(self._node, self._settings).fund(key.address)
-            await ensure_token(self._node, key, timeout_s=20.0)
+            await ensure_token(self._node, key, token, timeout_s=20.0)
             self._is_on_chain.add(token)
 
     async def _write(self, lane: str, news: ChainNews) -> None:
@@ -205,6 +133,94 @@ class ChainCalls:
         await self._inbox.write(chain_lane_key(chain, token), ENCODE(news))
 
 
+async def looked(node: ChainNode, key: SigningKey, look: Look, chain: str, limits: Limits) -> Looked | NotSeen:
+    """What the node shows of its `chain` (id and first block), as the lane of `key` wishes to see it.
+
+    Raises :class:`ChainError`: nothing is known.
+    """
+    token = token_address(key)
+    watched = [_watched(key, watch) for watch in look.jobs]
+    facts = await fetch(node, watched, confirmations=limits.confirmations) if watched else []
+    head = facts[0].head if facts else await node.head()
+    if head.number < look.height:
+        return NotSeen(f"the node is behind: block {head.number} of {look.height}")
+    final = min(rpc.block(await node.call("eth_getBlockByNumber", "finalized", False)).number, head.number)
+    scanned, arrivals = await _scanned(node, key, look, final)
+    # Far away a node answers each after a while; these do not wait for each other.
+    market, nonce, final_nonce, supply, native = await asyncio.gather(
+        node.market(),
+        node.nonce(key.address, head.number),
+        node.nonce(key.address, final),
+        node.total_supply(token, head.number),
+        node.native_of(key.address, final),
+    )
+    sightings = [
+        _sighting(watch.job.reference, decide(one, about, confirmations=limits.confirmations, seen_head=look.height))
+        for watch, one, about in zip(look.jobs, watched, facts, strict=True)
+    ]
+    return Looked(
+        chain=chain,
+        chain_id=int(chain.partition(":")[0]),
+        height=head.number,
+        final=final,
+        nonce=nonce,
+        final_nonce=final_nonce,
+        fee=market.max_fee,
+        tip=market.tip,
+        supply=supply,
+        sightings=sightings,
+        scanned_from=look.scan_from,
+        scanned=scanned,
+        arrivals=arrivals,
+        native=native,
+    )
+
+
+def _sighting(reference: str, seen: Seen) -> Sighting:
+    """What the lane hears of one job. Whoever has used its reference or its nonce otherwise is somebody else: a
+    reference has one nonce, and all that was ever signed under it is watched. That a nonce was is said only with its
+    confirmations: a node's receipts may come a little behind its nonces."""
+    inclusion = seen.inclusion
+    error = FOREIGN_NONCE if seen.state is State.REPLACED and seen.final else ""
+    if seen.event is not None and seen.state is not State.MINED:
+        error = REFERENCE_USED
+    if inclusion is None:
+        is_missing = seen.state in (State.UNKNOWN, State.REORGANISED)
+        return Sighting(reference, is_missing=is_missing, error=error)
+    place = (reference, inclusion.tx_hash, inclusion.block_number)
+    return Sighting(*place, ok=seen.state is State.MINED, gas=seen.gas_wei, error=error)
+
+
+async def _scanned(node: ChainNode, key: SigningKey, look: Look, final: int) -> tuple[int, list[Arrival]]:
+    """The last block that was read of those that are final, and what moved in them to others than us."""
+    last = min(final, look.scan_from + _SCANNED_AT_ONCE - 1)
+    if not look.scan_from or last < look.scan_from:
+        return 0, []
+    ours = {padded(key.address), padded(ZERO_ADDRESS)}
+    moved = await node.transfers(token_address(key), look.scan_from, last)
+    events = [one for one in moved if one.reference not in ours]
+    if len(events) > _ARRIVALS_AT_ONCE and events[_ARRIVALS_AT_ONCE].block_number > events[0].block_number:
+        # Whole blocks only: the next look reads on.
+        last = events[_ARRIVALS_AT_ONCE].block_number - 1
+        events = [one for one in events if one.block_number <= last]
+    return last, [_arrival(one) for one in events]
+
+
+def _watched(key: SigningKey, watch: Watch) -> Watched:
+    job, token = watch.job, token_address(key)
+    if job.step in ("pause", "deploy"):
+        return Watched(key.address, job.nonce, job.hashes, None, watch.since)
+    if job.step == "sweep":
+        moved = Effect("transferred", token, job.to, job.amount, padded(key.address))
+        return Watched(key.address, job.nonce, job.hashes, moved, watch.since)
+    account = to_checksum_address(job.to) if job.step == "mint" and job.to else key.address
+    kind: Literal["minted", "burned"] = "minted" if job.step == "mint" else "burned"
+    effect = Effect(kind, token, account, job.amount, bytes.fromhex(job.reference))
+    return Watched(key.address, job.nonce, job.hashes, effect, watch.since)
+
+
 def _arrival(event: TokenEvent) -> Arrival:
     to = to_checksum_address(event.reference[-20:])
+    if event.amount >= 2**63:
+        raise BadAnswer(f"{event.amount:#x} units have moved: more than there can be")
     return Arrival(event.tx_hash, event.log_index, event.block_number, to, event.amount)

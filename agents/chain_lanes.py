@@ -74,12 +74,11 @@ _GAS: Final = 200_000
 """A mint or burn takes about 62,000, the first sweep of an address about 130,000."""
 _GAS_DEPLOY: Final = 1_000_000
 _AT_ONCE: Final = 200  # jobs that one unit signs, or one look watches
-_QUEUED_AT_ONCE: Final = 2_000  # jobs that one unit looks at for those that it signs
+_QUEUED_AT_ONCE: Final = 2_000  # mints, and other jobs, that one unit looks at for those that it signs
 _LOOK_GIVEN_UP_MS: Final = 30_000
 _SEND_CUT_OFF_MS: Final = 30_000
 """After that nobody tells any more how a broadcast ended: what a look sees has to do."""
 _FAILURES_TO_OPEN: Final = 5
-_PACE: Final = Pace(backoff_ms=1000)
 
 
 class Watch(NamedTuple):
@@ -100,6 +99,7 @@ class Look(NamedTuple):
     height: int
     jobs: tuple[Watch, ...]
     scan_from: int = 0
+    chain: str = ""  # that the lane began with: of another one nothing is asked, and nothing is put there
 
 
 class Send(NamedTuple):
@@ -213,7 +213,8 @@ class ChainLanes:
         if breaker != before:
             self._tell(unit, lane, row)
         unit.line(NoteLine(f"chain:{lane}", "not_seen", news.error[:200], unit.at))
-        self._look(unit, lane, at=unit.at + backoff(lane, failures, min(failures, 5), _PACE))
+        pace = Pace(backoff_ms=self.rules.chain.backoff_ms)
+        self._look(unit, lane, at=unit.at + backoff(lane, failures, min(failures, 5), pace))
 
     def _release(self, unit: Unit, lane: str, news: Release) -> None:
         row = self._lane(lane)
@@ -222,6 +223,12 @@ class ChainLanes:
         if outcome == lanes.RELEASED:
             row = msgspec.structs.replace(row, minter=minter)
             CHAIN_LANES.set(lane.encode(), row)
+            prefix = waiting_prefix(lane, "s")
+            for key, _ in list(CHAIN_WAITING.range(prefix, prefix + b"\xff" * 9)):
+                known = CHAIN_JOBS.get(job_key(lane, key[len(prefix) + 8 :].decode()))
+                assert known is not None
+                if known.job.elsewhere == news.stopped:
+                    self._put(lane, known, msgspec.structs.replace(known, job=lanes.explained(known.job)))
             self._tell(unit, lane, row)
             self._look(unit, lane, soon=True)
 
@@ -246,7 +253,8 @@ class ChainLanes:
             # Nothing that this node says is about our tokens, its nonces neither.
             minter = msgspec.structs.replace(row.minter, stopped=lanes.ANOTHER_CHAIN)
         else:
-            minter = lanes.checked(msgspec.structs.replace(row.minter, supply_at=unit.at), news.nonce)
+            minter = msgspec.structs.replace(row.minter, supply_at=unit.at)
+            minter = lanes.checked(minter, news.nonce, news.final_nonce)
         row = msgspec.structs.replace(
             row,
             minter=minter,
@@ -263,15 +271,21 @@ class ChainLanes:
         if row.chain != news.chain:
             self._look(unit, lane, at=unit.at + self.rules.idle_look_ms)
             return
-        view = View(news.height, news.final, news.final_nonce, news.fee, news.tip)
+        fee = min(news.fee, self.rules.chain.fee_max)
+        view = View(news.height, news.final, news.final_nonce, fee, min(news.tip, fee))
         for sighting in news.sightings:
             known = CHAIN_JOBS.get(job_key(lane, sighting.reference))
             if known is None:
                 raise LookupError(f"a look at the unknown reference {sighting.reference}")
-            if sighting.error:
-                # Whoever used the reference has our key: nothing may be concluded, a person must look.
+            if sighting.error and known.job.elsewhere != lanes.EXPLAINED:
+                # Whoever it was has our key or a role: a person must look.
+                if known.job.elsewhere != sighting.error:
+                    doubted = msgspec.structs.replace(known, job=lanes.doubted(known.job, sighting.error))
+                    self._put(lane, known, doubted)
+                    known = doubted
                 self._stop(unit, lane, sighting.error)
-                continue
+                if sighting.error == lanes.REFERENCE_USED:
+                    continue  # nor may anything be concluded
             self._observed(unit, lane, known, view, sighting, news.chain_id)
         self._topped_up(unit, lane, news)
         self._arrived(unit, lane, news)
@@ -280,7 +294,7 @@ class ChainLanes:
         self._sign_queued(unit, lane, view, news.chain_id)
         is_busy = any(
             next(iter(CHAIN_WAITING.range(prefix, prefix + b"\xff")), None) is not None
-            for prefix in (waiting_prefix(lane, "q"), waiting_prefix(lane, "s"))
+            for prefix in (waiting_prefix(lane, kind) for kind in "mqs")
         )
         idle_ms = self.rules.scan_ms if row.scanned else self.rules.idle_look_ms
         self._look(unit, lane, at=unit.at + (self.rules.look_ms if is_busy else idle_ms))
@@ -357,7 +371,7 @@ class ChainLanes:
         """The contract behind the deposit addresses, for the first one; where it lies follows from its nonce."""
         row, prefix = self._lane(lane), f"{lane}/".encode()
         is_wanted = next(iter(CHAIN_WANTED.range(prefix, prefix + b"\xff")), None) is not None
-        if not is_wanted or row.forwarder or row.deploying or row.minter.stopped:
+        if not is_wanted or row.forwarder or row.deploying or row.minter.stopped or row.minter.seen_nonce:
             return
         name, tenant = f"deploy/{row.minter.next_nonce}", self.rules.house_tenant
         id_ = id_text(derived_id(tenant, f"~chain:{lane}", name))
@@ -442,12 +456,17 @@ class ChainLanes:
         self._put(lane, None, ChainJob(job, unit.next_number(f"jobs:{lane}")))
 
     def _sign_queued(self, unit: Unit, lane: str, view: View, chain_id: int) -> None:
-        prefix, waits, left = waiting_prefix(lane, "q"), "", _AT_ONCE
-        # What is held back must not keep what is not from its turn: a burn behind mints that a pause has stopped.
-        for key, _ in list(islice(CHAIN_WAITING.range(prefix, prefix + b"\xff" * 9), _QUEUED_AT_ONCE)):
-            known = CHAIN_JOBS.get(job_key(lane, key[len(prefix) + 8 :].decode()))
+        waits, left = "", _AT_ONCE
+        # What is held back must not keep what is not from its turn: a burn behind mints that wait for money.
+        prefixes = [waiting_prefix(lane, kind) for kind in "mq"]
+        queues = [islice(CHAIN_WAITING.range(one, one + b"\xff" * 9), _QUEUED_AT_ONCE) for one in prefixes]
+        for numbered in sorted(key[len(prefixes[0]) :] for queue in queues for key, _ in queue):
+            known = CHAIN_JOBS.get(job_key(lane, numbered[8:].decode()))
             assert known is not None
             minter, job = self._lane(lane).minter, known.job
+            if job.state != "queued":
+                CHAIN_WAITING.delete(prefixes[1] + numbered)  # where a version before this one had a mint wait
+                continue
             chain, _, token = lane.partition(":")
             is_paused = in_force(pauses(), Scope(job.tenant, chain=chain, assets=(token,))) is not None
             if why := lanes.held_back(minter, job, self.rules.chain, unit.at, paused=is_paused):
@@ -570,7 +589,7 @@ class ChainLanes:
             self._tell(unit, lane, self._lane(lane))
         unit.deadline(lane.encode(), until)
         scan_from = row.scanned + 1 if row.scanned else 0
-        unit.wish(Look(lane, lane.partition(":")[2], row.height, tuple(jobs), scan_from))
+        unit.wish(Look(lane, lane.partition(":")[2], row.height, tuple(jobs), scan_from, row.chain))
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -639,7 +658,7 @@ def _concerns_the_ledger(fact: ChainFact) -> bool:
 
 def _waiting(lane: str, row: ChainJob) -> bytes | None:
     if row.job.state == "queued":
-        return waiting_key(lane, "q", row.number, row.job.reference)
+        return waiting_key(lane, "m" if row.job.step == "mint" else "q", row.number, row.job.reference)
     if row.job.state in ("signed", "mined", "confirmed"):
         return waiting_key(lane, "s", row.job.nonce, row.job.reference)
     return None

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from aura_stream.domain.lanes.lines import AttemptLine
+from aura_stream.domain.lanes.lines import AttemptLine, NoteLine
 from aura_stream.engine.feed import Feed
 from aura_stream.engine.shard import Shard
 from aura_stream.engine.table import Table
@@ -35,6 +35,8 @@ GAUGES: Final = {
     "aura_lane_open_returns_units": "Burns for returns that are not final, in minor units of the token.",
     "aura_lane_statement_timestamp_seconds": "When the bank's books were last read to their end.",
     "aura_lane_pauses": "Pauses in force that the lane's partition knows.",
+    "aura_lane_failed_polls": "Requests for a bank's events in a row that brought no list of them.",
+    "aura_lane_dead_letters": "Records of the lane's partition that nobody could read, since its process has it.",
 }
 
 
@@ -48,10 +50,16 @@ class LaneMetrics:
         self._attempts = Counter(
             "aura_lane_attempts", "Attempts outside that have ended.", labels, registry=self._registry
         )
+        noted = "What was said outside and led to nothing: unreadable, or about a reference that nobody knows."
+        self._notes = Counter("aura_lane_notes", noted, ("lane", "what"), registry=self._registry)
 
     def ended(self, line: AttemptLine) -> None:
         """Counts an attempt."""
         self._attempts.labels(line.lane, line.kind, line.answer).inc()
+
+    def noted(self, line: NoteLine) -> None:
+        """Counts what led to nothing."""
+        self._notes.labels(line.lane, line.what).inc()
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
@@ -88,10 +96,12 @@ def _banks(shard: Shard) -> Iterator[tuple[str, dict[str, float]]]:
                 "breaker": BREAKER[lane.breaker],
                 "failures": lane.failures,
                 "stopped": 0,
-                "waiting": _count(shard, BANK_DUE, due_prefix(bank, "w")),
+                "waiting": sum(_count(shard, BANK_DUE, due_prefix(bank, kind)) for kind in "wp"),
                 "under_way": lane.calls,
                 "early": sum(not early.is_unmatched for _, early in shard.rows(BANK_EARLY, f"{bank}/".encode())),
                 "pauses": _pauses(shard),
+                "failed_polls": row.failed_polls,
+                "dead_letters": shard.counters.dead_letters,
             },
         )
 
@@ -105,13 +115,14 @@ def _minters(shard: Shard) -> Iterator[tuple[str, dict[str, float]]]:
                 "breaker": BREAKER[row.breaker],
                 "failures": row.failures,
                 "stopped": bool(minter.stopped),
-                "waiting": _count(shard, CHAIN_WAITING, waiting_prefix(name, "q")),
+                "waiting": sum(_count(shard, CHAIN_WAITING, waiting_prefix(name, kind)) for kind in "mq"),
                 "under_way": _count(shard, CHAIN_WAITING, waiting_prefix(name, "s")),
                 "mintable_units": minter.mintable,
                 "minting_units": minter.in_flight,
                 "open_returns_units": minter.open_returns,
                 "statement_timestamp_seconds": minter.statement_at / 1000,
                 "pauses": _pauses(shard),
+                "dead_letters": shard.counters.dead_letters,
             },
         )
 

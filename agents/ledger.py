@@ -66,6 +66,7 @@ from aura_stream.domain.signals import (
     ClockMoved,
     ClockTaken,
     Credit,
+    Matched,
     NativeMoved,
     Paused,
     Signal,
@@ -327,7 +328,10 @@ class Ledger:
             before = TRANSACTIONS.get(key)
             if before is None:
                 raise LookupError(f"an answer to the unknown transaction {signal.transaction_id}")
-            decision = ANSWERS[before.type](before, signal, reader(before.tenant), unit.at)
+            if before.type in ANSWERS:
+                decision = ANSWERS[before.type](before, signal, reader(before.tenant), unit.at)
+            else:
+                decision = settlements.answered(unit, key, before, signal, self.rules)
             change(unit, key, before, decision, also_journal=signal.journal_id)
         elif isinstance(signal, BankFact | ChainFact):
             settlements.fact(unit, signal, self.rules)
@@ -354,6 +358,8 @@ class Ledger:
         key = balance_key(credit.tenant, credit.to_account)
         try:
             account, postings = transfers.receive(credit, BALANCES.get(key))
+            if isinstance(credit, Matched) and credit.deposit_id:
+                settlements.check_awaited(unit, credit, self.rules)
         except Refused as refusal:
             self._send_back(unit, credit, refusal.reason)
             return
@@ -373,6 +379,8 @@ class Ledger:
         received(
             unit, credit, "transfer.received", Answer(credit.transaction_id, credit.tenant, True, "", number), journals
         )
+        if isinstance(credit, Matched) and credit.deposit_id:
+            settlements.set_aside(unit, credit, self.rules)
 
     def refuse(self, unit: Unit, signal: Signal, reason: str, detail: str) -> None:
         """A signal that raised: a credit goes back, a fact needs a person; the others stop the shard."""

@@ -6,6 +6,7 @@ decided it. A pause is a row of every partition: its command's partition tells a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from types import ModuleType
 from typing import Any, Final
@@ -32,7 +33,7 @@ from aura_stream.domain.commands import (
     WithdrawalRetry,
 )
 from aura_stream.domain.events import EventData, PauseData
-from aura_stream.domain.ids import bank_lane_key, chain_lane_key, derived_id, id_bytes, id_text
+from aura_stream.domain.ids import bank_lane_key, chain_lane_key, derived_id, id_bytes, id_text, parse_account_id
 from aura_stream.domain.lane_requests import ENCODE as ENCODE_REQUEST
 from aura_stream.domain.lane_requests import SetPause
 from aura_stream.domain.ledger import Decision, owned
@@ -49,7 +50,17 @@ from aura_stream.domain.pauses import (
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.requests import ActionCommand, ChildCommand, PauseCommand, Submission
 from aura_stream.domain.settlement import TOKENS, Case, Settled, attention, same_state
-from aura_stream.domain.signals import Applied, BankFact, ChainFact, NativeMoved, Paused, TokensIn, Unmatched
+from aura_stream.domain.signals import (
+    Answer,
+    Applied,
+    BankFact,
+    ChainFact,
+    Matched,
+    NativeMoved,
+    Paused,
+    TokensIn,
+    Unmatched,
+)
 from aura_stream.domain.state import (
     TERMINAL,
     IdempotencyKey,
@@ -59,6 +70,7 @@ from aura_stream.domain.state import (
 )
 from aura_stream.engine.unit import Unit
 from aura_stream.journal import PauseLine
+from tables.barred import BARRED, barred_key
 from tables.idempotency_keys import IDEMPOTENCY_KEYS
 from tables.parked import PARKED
 from tables.pauses import ALL, PAUSES, ROLLOUTS
@@ -88,7 +100,8 @@ _DRAIN: Final = b"pause/"  # + id: the deadline by which a lifted pause lets go 
 
 def submit(unit: Unit, asked: Submission, rules: Rules) -> Settled:
     """The first step of a deposit by bank or a withdrawal. Raises :class:`Refused`."""
-    return beginnings.begin(asked, reader(asked.tenant), rules, pauses(), unit.at)
+    barred = _barred(asked.tenant, asked.customer)
+    return beginnings.begin(asked, reader(asked.tenant), rules, pauses(), unit.at, barred)
 
 
 def check_pauses(asked: Submission) -> None:
@@ -110,6 +123,8 @@ def submit_again(unit: Unit, command: ChildCommand, key: bytes, content: str, pa
         row = SETTLEMENTS.get(parent_key)
         if row is None:
             raise Refused("invalid_state_transition", f"the transaction is a {before.type}")
+        if row.child_id and _moved_nothing(row.child_id):
+            row = msgspec.structs.replace(row, child_id="")
         parent = _case(unit, parent_key, before, row, rules)
         if isinstance(command, DepositRetry):
             if before.type != "deposit":
@@ -133,6 +148,12 @@ def submit_again(unit: Unit, command: ChildCommand, key: bytes, content: str, pa
     begin(unit, command, key, id_, decision)
 
 
+def _moved_nothing(transaction_id: str) -> bool:
+    """Whether a transaction has ended before it moved anything: what it was to use again is there as before."""
+    child = TRANSACTIONS.get(id_bytes(transaction_id))
+    return child is not None and child.state in ("denied", "canceled", "expired", "refunded")
+
+
 def act(unit: Unit, command: ActionCommand, before: Transaction, key: bytes, row: Settlement, rules: Rules) -> Settled:
     """An action on a deposit by bank or a withdrawal. Raises :class:`Refused`."""
     machine, case = MACHINES[before.type], _case(unit, key, before, row, rules)
@@ -142,7 +163,11 @@ def act(unit: Unit, command: ActionCommand, before: Transaction, key: bytes, row
     elif isinstance(command, TransactionReject):
         decision = machine.reject(case, command.data.operator)
     elif isinstance(command, TransactionResolve):
-        decision = machine.resolve(case, command.data.outcome, command.data.operator, command.data.note or "")
+        if command.data.operator == before.customer:
+            raise Refused("four_eyes", "nobody decides about their own money")
+        if command.data.account_id and before.type != "suspense" and before.state != "tokens_received":
+            raise Refused("unknown_field", f"account_id says nothing about a {before.type} that is {before.state}")
+        decision = machine.resolve(case, command.data)
     elif command.type == "transaction.cancel":
         decision = machine.cancel(case)
     else:
@@ -173,6 +198,34 @@ def fact(unit: Unit, news: BankFact | ChainFact, rules: Rules) -> None:
     _moved(unit, key, before, decide(case, news), rules)
 
 
+def answered(unit: Unit, key: bytes, before: Transaction, answer: Answer, rules: Rules) -> Settled:
+    """What became of money that was nobody's, where it was matched to."""
+    row = SETTLEMENTS.get(key)
+    if row is None:
+        raise LookupError(f"an answer to {answer.transaction_id}, which is a {before.type}")
+    return unannounced.answered(_case(unit, key, before, row, rules), answer)
+
+
+def check_awaited(unit: Unit, credit: Matched, rules: Rules) -> None:
+    """Whether the deposit that a credit is meant for waits for it. Raises :class:`Refused`: the money goes back."""
+    bank_deposits.check_awaited(_deposit_of(unit, credit, rules), credit)
+
+
+def set_aside(unit: Unit, credit: Matched, rules: Rules) -> None:
+    """The deposit that has waited for a credit takes it from the account, where it has just come."""
+    case = _deposit_of(unit, credit, rules)
+    _moved(unit, id_bytes(case.id), case.transaction, bank_deposits.found(case, credit), rules)
+
+
+def _deposit_of(unit: Unit, credit: Matched, rules: Rules) -> Case:
+    key = id_bytes(credit.deposit_id)
+    before, row = TRANSACTIONS.get(key), SETTLEMENTS.get(key)
+    before = owned(before, credit.tenant, parse_account_id(credit.to_account).customer)
+    if row is None:
+        raise Refused("invalid_state_transition", f"{credit.deposit_id} waits for no bank")
+    return _case(unit, key, before, row, rules)
+
+
 def park(unit: Unit, news: BankFact | ChainFact, rules: Rules) -> None:
     """A fact that the machine could not take: a person must look at it. Its bytes are among the dead letters."""
     key = id_bytes(news.transaction_id)
@@ -199,7 +252,18 @@ def _moved(unit: Unit, key: bytes, before: Transaction, decision: Settled | None
 
 
 def _case(unit: Unit, key: bytes, before: Transaction, row: Settlement, rules: Rules) -> Case:
-    return Case(id_text(key), before, row, reader(before.tenant), rules, pauses(), unit.at)
+    barred = _barred(before.tenant, before.customer)
+    return Case(id_text(key), before, row, reader(before.tenant), rules, pauses(), unit.at, barred)
+
+
+def _barred(tenant: str, customer: str) -> Callable[[str], str]:
+    """The bank accounts that a customer may not use again, as the machines read them."""
+
+    def read(account: str) -> str:
+        row = BARRED.get(barred_key(tenant, customer, account))
+        return "" if row is None else row.code
+
+    return read
 
 
 def unmatched(unit: Unit, news: Unmatched) -> None:

@@ -84,11 +84,9 @@ def run(role: str, settings: Settings) -> None:
         "chain": chain_app,
     }[role](settings)
     _add_status_page(app, role, feed)
-    # What is here now lives as long as the process, and batches make no cycles: the collector would walk over both for
-    # nothing, a third of a ledger's CPU time and near half of a sink's.
+    # What is here now lives as long as the process (how rarely the collector looks at the rest says `aura_stream.cli`).
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
     worker = faust.Worker(
         app,
         loglevel=settings.log_level,
@@ -322,6 +320,7 @@ def _lane_app(
     attempts = AttemptsSink(
         *(settings.kafka, settings.postgres_write_dsn, journal, settings.partitions),
         on_ended=metrics.ended,
+        on_noted=metrics.noted,
     )
     app.task(attempts.run)
     _add_metrics_page(app, metrics)

@@ -25,6 +25,7 @@ from aura_stream.domain.state import (
     COMPLETED,
     FAILED,
     Account,
+    Barred,
     IdempotencyKey,
     Parked,
     Posting,
@@ -42,6 +43,7 @@ from aura_stream.journal import (
     TransactionLine,
 )
 from tables.balances import BALANCES, balance_key
+from tables.barred import BARRED, barred_key
 from tables.idempotency_keys import IDEMPOTENCY_KEYS
 from tables.parked import PARKED, parked_key
 from tables.settlements import SETTLEMENTS
@@ -101,6 +103,12 @@ def _write_settled(unit: Unit, key: bytes, transaction_id: str, decision: Settle
         PARKED.delete(parked_key(before.parked_by, key))
     if s.parked_by:
         PARKED.set(parked_key(s.parked_by, key), Parked(unit.at))
+    if decision.bars:
+        BARRED.set(
+            barred_key(after.tenant, after.customer, s.party_account), Barred(decision.bars, transaction_id, unit.at)
+        )
+    elif decision.enables:
+        BARRED.delete(barred_key(after.tenant, after.customer, s.party_account))
     if decision.parent is not None:
         SETTLEMENTS.set(id_bytes(s.parent_id), decision.parent)
     for bank_request in decision.bank_requests:
@@ -244,12 +252,16 @@ def _freeze(unit: Unit, decision: Decision) -> None:
 
 def received(unit: Unit, credit: Credit, event: str, answer: Answer, journals: list[Journal]) -> None:
     """Tells the receiver what became of a credit, and answers its sender."""
-    sender = parse_account_id(credit.from_account).customer
+    is_found = credit.kind == "suspense"
+    source = "" if is_found else credit.from_account  # what was nobody's comes from outside
+    sender = credit.from_account if is_found else parse_account_id(credit.from_account).customer
     receiver = parse_account_id(credit.to_account).customer
     unit.signal(record_key(credit.tenant, sender), answer)
+    if is_found and not answer.accepted:
+        return  # an operator has guessed wrong: whoever it was not for hears nothing of it
     status, state = (COMPLETED, "received") if answer.accepted else (FAILED, "refused")
     amount = format_amount(credit.amount, credit.asset)
-    data = EventData(amount, credit.asset, credit.from_account, credit.to_account)
+    data = EventData(amount, credit.asset, source, credit.to_account)
     send_event(unit, event, credit.tenant, receiver, credit.transaction_id, 1, status, state, answer.reason, "", data)
     unit.line(
         ReceivedLine(
@@ -262,7 +274,7 @@ def received(unit: Unit, credit: Credit, event: str, answer: Answer, journals: l
             event,
             unit.at,
             answer.reason,
-            credit.from_account,
+            source,
             journals,
         )
     )
@@ -319,7 +331,11 @@ def send_event_of(unit: Unit, transaction_id: str, decision: Decision, command_i
         format_time(after.deadline) if after.state in EXPIRING and after.deadline else "",
     )
     if decision.settlement is not None:
-        data = msgspec.structs.replace(data, by_bank=by_bank(decision.settlement, after.deadline))
+        part = by_bank(decision.settlement, after.deadline)
+        if part.write_off_by:
+            # Its customer hears the event too: who wrote what about it is in the journal only.
+            part = msgspec.structs.replace(part, write_off_by="", note="")
+        data = msgspec.structs.replace(data, by_bank=part)
     send_event(
         unit,
         decision.event,

@@ -26,6 +26,7 @@ from aura_stream.domain.signals import (
     ClockMoved,
     ClockTaken,
     Credit,
+    Matched,
     NativeMoved,
     Paused,
     Signal,
@@ -371,6 +372,7 @@ def _described(schema: dict[str, Any], meaning: dict[str, str]) -> dict[str, Any
         *(
             Entry,
             Credit,
+            Matched,
             Answer,
             BankFact,
             ChainFact,

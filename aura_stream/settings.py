@@ -329,9 +329,10 @@ class Settings(BaseSettings):
     )
     chain_limits: str = Field(
         "{}",
-        description="What the minters go by, JSON: `final_above`, `bump_after_blocks`, `bumps`, `open_returns_max`, "
-        "`statement_age_ms`, `supply_age_ms`, `least_sweep` (by token, minor units: less waits at a deposit address "
-        "for more to come; default one token). Confirmations are AURA_CHAIN_CONFIRMATIONS.",
+        description="What the minters go by, JSON: `final_above`, `bump_after_blocks`, `bumps`, `fee_max` (wei per "
+        "gas, default 2,000 gwei), `open_returns_max`, `statement_age_ms`, `supply_age_ms`, `backoff_ms`, "
+        "`least_sweep` (by token, minor units: less waits at a deposit address for more to come; default one token). "
+        "Confirmations are AURA_CHAIN_CONFIRMATIONS.",
     )
     banks_file: Path | None = Field(
         None,

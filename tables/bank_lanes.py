@@ -17,6 +17,7 @@ class BankLane(msgspec.Struct, frozen=True, array_like=True):
     poll_at: int = 0  # when events are listed next
     failed_polls: int = 0  # in a row
     statement_at: int = 0  # when the minters were last told that the bank's books were read
+    review: bytes | None = None  # a pause was lifted: from where what is set aside is to be looked at; None: it was
 
 
 class BankJob(msgspec.Struct, frozen=True, array_like=True):
@@ -26,11 +27,12 @@ class BankJob(msgspec.Struct, frozen=True, array_like=True):
     calls: int = 0
     until: int = 0
     is_inquiry: bool = False  # the call under way
+    is_paused: bool = False  # set aside until a pause is lifted
 
 
 class Due(msgspec.Struct, frozen=True, array_like=True):
-    """Something is due; key: `<bank>/`, `c` (a call to be given up), `w` (waits) or `e` (came early), the time (8
-    bytes), our reference; of what came early also `/` and the bank's id of it."""
+    """Something is due; key: `<bank>/`, `c` (a call to be given up), `w` (waits), `p` (waits, a pause holds it back)
+    or `e` (came early), the time (8 bytes), our reference; of what came early also `/` and the bank's id of it."""
 
 
 BANK_LANES = Table("bank_lanes", BankLane, prefix=b"B")

@@ -44,7 +44,8 @@ class ChainJob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Waiting(msgspec.Struct, frozen=True, array_like=True):
-    """A job; key: `<chain>:<token>/`, `q` (no nonce yet) or `s` (signed, not final), number or nonce, reference."""
+    """A job; key: `<chain>:<token>/`, `m` (a mint without a nonce yet), `q` (another without) or `s` (signed, not
+    final), number or nonce, reference."""
 
 
 class Owner(msgspec.Struct, frozen=True, array_like=True):

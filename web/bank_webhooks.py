@@ -42,11 +42,12 @@ async def receive(call: Call) -> web.Response:
         raise Problem("signature_invalid", detail, headers=_CHALLENGE)
     try:
         event = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        told = orjson.dumps(event)  # refuses what is too deep for those who read it behind us
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
         raise Problem("invalid_json", str(error)) from None
     if not isinstance(event, dict):
         raise Problem("invalid_json", "An event is a JSON object.")
-    await call.services.bank_inbox.append(bank_lane_key(bank), ENCODE(Heard(id_, msgspec.Raw(orjson.dumps(event)))))
+    await call.services.bank_inbox.append(bank_lane_key(bank), ENCODE(Heard(id_, msgspec.Raw(told))))
     return web.Response(status=204)
 
 

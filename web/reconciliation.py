@@ -19,12 +19,18 @@ from web.pages import Row, asked
 
 
 async def get_reserves(call: Call) -> web.Response:
-    """GET /v1/reserves: the newest report, as the reconciliation has made it."""
+    """GET /v1/reserves: the newest report, as the reconciliation has made it, and how old what it says is."""
     async with call.services.identity.database.platform() as connection:
         report = await store.last_report(connection)
     if report is None:
         raise Refused("report_not_found", "nothing was reconciled yet")
-    return json_response(report)
+    now = datetime.now(UTC)
+
+    def age_s(since: datetime) -> int:
+        return int((now - since).total_seconds())
+
+    accounts = [one | {"age_s": age_s(store.end_of(one["day"]))} for one in report["accounts"]]
+    return json_response(report | {"age_s": age_s(datetime.fromisoformat(report["made_at"])), "accounts": accounts})
 
 
 async def list_breaks(call: Call) -> web.Response:

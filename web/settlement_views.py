@@ -25,6 +25,11 @@ _TEXTS: Final = (
 )
 
 
+_STAFF: Final = frozenset({"write_off", "write_off_by", "note"})
+"""What only persons of ours see."""
+_DECISION: Final = {"who": "operator", "what": "A decision: transaction.resolve.", "until": None, "then": None}
+
+
 class Waiting(NamedTuple):
     """Who has to act in a state, what is waited for, and what becomes of it when the time is up."""
 
@@ -65,6 +70,17 @@ def shown(resource: Json, part: ByBank | None) -> Json:
     return made
 
 
+def for_owner(resource: Json) -> Json:
+    """The same as its customer may read it: without what persons of ours ask for and note."""
+    part = resource.get("settlement")
+    if part is None or not part.keys() & _STAFF:
+        return resource
+    made = resource | {"settlement": {name: value for name, value in part.items() if name not in _STAFF}}
+    if "write_off" in part:
+        made["waits_for"] = None if resource["status"] in TERMINAL else _DECISION
+    return made
+
+
 def _settlement(resource: Json, part: ByBank) -> Json:
     asset: str = resource["asset"]
     fiat = RAILS[part.rail].fiat if part.rail in RAILS else TOKENS.get(asset, asset)
@@ -96,7 +112,7 @@ def _waits_for(resource: Json, part: ByBank | None) -> Json | None:
     if part is not None and part.parked_by:
         return {"who": "operator", "what": f"Pause {part.parked_by} to be lifted.", "until": None, "then": None}
     if status == REQUIRES_ATTENTION:
-        return {"who": "operator", "what": "A decision: transaction.resolve.", "until": None, "then": None}
+        return _DECISION
     row = WAITING.get(state)
     if row is None:
         return None

@@ -17,8 +17,9 @@ from web.call import Call
 from web.lookup import no_transaction
 from web.pages import asked, empty, times_of
 from web.problems import FieldError, Problem
+from web.settlement_views import for_owner
 from web.tail import Ends
-from web.views import transaction_of_row
+from web.views import Json, transaction_of_row
 
 _LISTS = frozenset({"type", "status", "state", "not_state"})
 """Filters that take several values, with commas between them."""
@@ -30,7 +31,7 @@ async def get_transaction(call: Call) -> web.Response:
     found = await call.services.lookup.transaction(call.tenant, transaction_id)
     if not any(call.may_touch(party) for party in parties(found)):
         raise no_transaction(transaction_id)
-    return tagged(call, orjson.dumps(found))
+    return tagged(call, orjson.dumps(found if call.only_customer is None else for_owner(found)))
 
 
 async def cancel_transaction(call: Call) -> web.Response:
@@ -63,12 +64,17 @@ async def list_transactions(call: Call) -> web.Response:
             rows, total = await call.services.reads.transactions(call.tenant, wanted.page, counted=wanted.is_numbered)
         except ReadsUnavailable as error:
             raise postgres_away(error) from None
-        return wanted.answer(rows, total, lambda row: transaction_of_row(row).resource)
+        return wanted.answer(rows, total, shown)
+
+    def shown(row: Mapping[str, Any]) -> Json:
+        resource = transaction_of_row(row).resource
+        return resource if only is None else for_owner(resource)
 
     return await call.services.answers.answer(call, partitions_of(call, filters.get("customer")), make)
 
 
 def parties(resource: Mapping[str, Any]) -> set[str]:
     """The customers whom a transaction concerns: who asked for it, and whose accounts it is between."""
-    accounts = (resource.get("from_account_id"), resource.get("to_account_id"))
+    accounts = [resource.get("from_account_id"), resource.get("to_account_id")]
+    accounts += [entry["account_id"] for entry in resource.get("entries", ())]
     return {str(resource["customer"])} | {account.partition(":")[0] for account in accounts if account}

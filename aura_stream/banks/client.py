@@ -7,20 +7,33 @@ import time
 from typing import Any, Final
 
 import aiohttp
+import msgspec
 import orjson
 
 from aura_stream.banks.credentials import Credentials
-from aura_stream.banks.reading import EVENTS_LISTED, Answer, Asked, amount_text, answer_of
+from aura_stream.banks.reading import EVENTS_LISTED, Answer, Asked, Unreadable, amount_text, answer_of
 from aura_stream.domain.lanes.bank import LOST, NOT_PROCESSED, Job
 
 ANSWER_MAX: Final = 1_000_000
 """Bytes of an answer; one that is longer is none."""
 _CONNECT_S: Final = 3.0
 _EXPIRES_EARLY_S: Final = 60.0
+_NUMBER_MAX: Final = 2**53
+_NOT_READ: Final = msgspec.Raw(b'"no JSON, or too deep"')
 
 
 class BankAway(Exception):
     """No usable answer; nothing that was asked for has changed anything."""
+
+
+class _Listed(msgspec.Struct):
+    """A list of events. Each stays as it came."""
+
+    events: list[msgspec.Raw]
+    after: int
+
+
+_listed = msgspec.json.Decoder(_Listed).decode
 
 
 class BankClient:
@@ -51,18 +64,17 @@ class BankClient:
         asked = Asked(sent, job.asset, job.amount, is_inquiry=True)
         return await self._call("GET", "/v1/transfers", asked, timeout_s, params={"reference": sent})
 
-    async def events(self, after: int, timeout_s: float) -> tuple[list[Any], int]:
+    async def events(self, after: int, timeout_s: float) -> tuple[list[msgspec.Raw], int]:
         """Events that the bank lists behind a number, and the number of the last. Raises :class:`BankAway`."""
         query = {"after": str(after), "limit": str(EVENTS_LISTED)}
         status, body = await self._read("GET", "/v1/events", timeout_s, params=query)
         try:
-            answer = orjson.loads(body)
-            events, last = answer["events"], answer["after"]
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            answer = _listed(body)
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise BankAway(f"HTTP {status}, and no list of events") from error
-        if status != 200 or not isinstance(events, list) or not isinstance(last, int):
+        if status != 200 or not 0 <= answer.after < _NUMBER_MAX:
             raise BankAway(f"HTTP {status}, and no list of events")
-        return events, last
+        return [_as_it_came(event) for event in answer.events], answer.after
 
     async def send_webhooks_to(self, url: str, timeout_s: float) -> None:
         """Tells the bank where its events go. Raises :class:`BankAway`."""
@@ -74,34 +86,39 @@ class BankClient:
         try:
             async with asyncio.timeout(timeout_s):
                 token = await self._bearer()
-                status, body = await self._request(method, path, token, **what)
+                status, body, wait = await self._request(method, path, token, **what)
         except BankAway as error:
             return Answer(NOT_PROCESSED, detail=str(error))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return Answer(NOT_PROCESSED, detail=type(error).__name__)
         except TimeoutError:
             return Answer(LOST, detail=f"no answer within {timeout_s:g} s")
+        except Unreadable as error:
+            return Answer(LOST, detail=str(error), is_unreadable=True)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Answer(LOST, detail=type(error).__name__)
         if status == 401:
             self._token = ""
-        return answer_of(status, body, asked)
+        return answer_of(status, body, asked, wait)
 
     async def _read(self, method: str, path: str, timeout_s: float, **what: Any) -> tuple[int, bytes]:
         try:
             async with asyncio.timeout(timeout_s):
-                status, body = await self._request(method, path, await self._bearer(), **what)
+                status, body, _ = await self._request(method, path, await self._bearer(), **what)
+        except Unreadable as error:
+            raise BankAway(str(error)) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:  # a time-out is an OSError
             raise BankAway(f"{type(error).__name__}") from error
         if status == 401:
             self._token = ""
         return status, body
 
-    async def _request(self, method: str, path: str, token: str, **what: Any) -> tuple[int, bytes]:
+    async def _request(self, method: str, path: str, token: str, **what: Any) -> tuple[int, bytes, str]:
+        """Status, body and Retry-After."""
         headers = {"Authorization": f"Bearer {token}"}
         url = self._credentials.url + path
         async with self._open().request(method, url, headers=headers, allow_redirects=False, **what) as response:
-            return response.status, await _body(response)
+            return response.status, await _body(response), response.headers.get("Retry-After", "")
 
     async def _bearer(self) -> str:
         """A token that is good for a while. Raises :class:`BankAway`: without one nothing is asked of the bank."""
@@ -145,8 +162,17 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     async for chunk in response.content.iter_any():
         text += chunk
         if len(text) > ANSWER_MAX:
-            raise ValueError(f"an answer of more than {ANSWER_MAX} bytes")
+            raise Unreadable(f"an answer of more than {ANSWER_MAX} bytes")
     return bytes(text)
+
+
+def _as_it_came(event: msgspec.Raw) -> msgspec.Raw:
+    """An event, or a text in its place where it is no JSON or so deep that nobody behind us could read it."""
+    try:
+        orjson.dumps(orjson.loads(bytes(event)))
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return _NOT_READ
+    return event
 
 
 def _order(job: Job, sent: str) -> tuple[str, dict[str, Any]]:

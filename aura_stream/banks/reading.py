@@ -14,12 +14,16 @@ import msgspec
 import orjson
 
 from aura_stream.domain.lanes.bank import LOST, NEVER_TAKEN, NOT_FOUND, NOT_PROCESSED
+from aura_stream.domain.settlement import RAILS
 from aura_stream.domain.signals import ACCEPTED, NOTICE, REJECTED, RETURNED, SETTLED
 
 _AMOUNT: Final = re.compile(r"(0|[1-9][0-9]{0,15})(\.[0-9]{1,2})?")
 _CODE: Final = re.compile(r"[A-Z0-9]{1,8}")
+_SECONDS: Final = re.compile(r"[0-9]{1,6}")
 _NAME: Final = re.compile(r"[ -~]{1,80}")
 _OUR_REFERENCE: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+
+_FIAT: Final = frozenset(rail.fiat for rail in RAILS.values())
 
 _KINDS: Final = {"pending": ACCEPTED, "sent": ACCEPTED, "settled": SETTLED, "rejected": REJECTED, "returned": ACCEPTED}
 """By status. That a payment came back is told by its event, with its date; an answer only says that it was taken."""
@@ -50,6 +54,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     fact_id: str = ""
     status: int = 0  # of HTTP; 0 = no answer
     detail: str = ""
+    wait_ms: int = 0  # how long the bank wishes not to be called
+    is_unreadable: bool = False  # `lost`, although there was an answer: no bank of this contract says that
 
 
 class Asked(NamedTuple):
@@ -76,18 +82,19 @@ class News(NamedTuple):
     is_incoming: bool
 
 
-def answer_of(status: int, body: bytes, asked: Asked) -> Answer:
+def answer_of(status: int, body: bytes, asked: Asked, retry_after: str = "") -> Answer:
     """What an HTTP answer means for the instruction that was sent or inquired about."""
     if status in (401, 403, 429) or (status == 503 and _says(body) == "unavailable"):
         # The contract of these: nothing was done.
-        return Answer(NOT_PROCESSED, status=status, detail=_says(body))
+        seconds = int(retry_after) if _SECONDS.fullmatch(retry_after) else 0
+        return Answer(NOT_PROCESSED, status=status, detail=_says(body), wait_ms=seconds * 1000)
     if status == 404 and asked.is_inquiry and _says(body):
         return Answer(NOT_FOUND, status=status)
     if status in (200, 201):
         try:
             return _answered(status, _object(body), asked)
         except Unreadable as error:
-            return Answer(LOST, status=status, detail=str(error))
+            return Answer(LOST, status=status, detail=str(error), is_unreadable=True)
     if 400 <= status < 500 and status not in (404, 408, 409) and not asked.is_inquiry:
         # Refused for its form: the bank has not taken it and never will.
         return Answer(REJECTED, NEVER_TAKEN, status=status, detail=_says(body))
@@ -131,7 +138,7 @@ def news_of(event: dict[str, Any]) -> News | None:
         reference,
         f"{_text(event, 'id') if kind == NOTICE else id_}:{kind}",
         _code(transfer) if kind in (REJECTED, RETURNED) else _notice(data) if kind == NOTICE else "",
-        _text(transfer, "currency"),
+        _currency(transfer),
         amount,
         id_,
         _time(transfer["settled_at"] if kind == SETTLED and "settled_at" in transfer else event.get("occurred_at")),
@@ -197,10 +204,18 @@ def _notice(data: dict[str, Any]) -> str:
     return code if isinstance(code, str) and _CODE.fullmatch(code) else ""
 
 
+def _currency(transfer: dict[str, Any]) -> str:
+    currency = _text(transfer, "currency")
+    if currency not in _FIAT:
+        raise Unreadable(f"{currency!r} is no currency in which we have an account")
+    return currency
+
+
 def _time(value: object) -> int:
+    """0 for what is no time of this age: an entry has the ledger's own then."""
     try:
-        return int(datetime.fromisoformat(str(value)).timestamp() * 1000)
-    except ValueError:
+        return max(0, int(datetime.fromisoformat(str(value)).timestamp() * 1000))
+    except (ValueError, OverflowError):
         return 0
 
 

@@ -30,7 +30,7 @@ from aura_stream.ledger.connection import READER, connect
 if TYPE_CHECKING:
     from aura_stream.bench.run import Bench
 
-RATE: Final = 20.0
+RATE: Final = 10.0
 """Payouts a second to the bank that is well, and collections from the bank that hangs: both far below what it can."""
 CUSTOMERS: Final = 100
 WARM_UP_SHARE: Final = 20
@@ -45,6 +45,8 @@ LIMITS: Final = {
 }
 """So that the lane of the bank that hangs gives up, opens and tries again often: more work than with the usual ones."""
 STALL_S: Final = 60.0
+TURNS: Final = {"alone": "", "quiet": "calm", "hanging": "hanging"}
+"""How bank-a is in each turn of a round; "" = nothing is asked of it."""
 _IBAN: Final = "DE89370400440532013000"
 _PUSHERS: Final = 8
 _TOOK = """
@@ -58,37 +60,42 @@ _HISTORY = "SELECT history FROM ledger.transactions WHERE transaction_id = ANY($
 
 
 async def isolation(bench: Bench) -> None:
-    """Payouts by bank-b while bank-a answers, and while it takes every call and answers none, in turns.
+    """Payouts by bank-b while nothing is asked of bank-a, while it answers, and while it takes every call and answers
+    none, in turns.
 
-    Collections go to bank-a in both, so that a turn differs from the other by nothing but bank-a.
+    Collections go to bank-a in the last two, so that these differ by nothing but bank-a.
     """
     async with Town(bench, chain=False) as town:
         count = bench.options.settlements
         await town.open_accounts("USD")
         await town.banks("POST", "/v1/simulate/banks/bank-b/incoming", town.money("1000000.00", "the bench's"))
         await town.payouts(max(10, count // WARM_UP_SHARE))
-        quiet: list[dict[str, Any]] = []
-        hanging: list[dict[str, Any]] = []
+        turns: dict[str, list[dict[str, Any]]] = {name: [] for name in TURNS}
         for number in range(bench.options.turns):
-            for name, found in (("calm", quiet), ("hanging", hanging)):
-                await town.banks("PUT", "/v1/simulate/banks/bank-a/profile", {"name": name})
-                collecting = asyncio.create_task(town.collections(count))
-                found.append(await town.payouts(count))
+            for name, profile in TURNS.items():
+                await town.banks("PUT", "/v1/simulate/banks/bank-a/profile", {"name": profile or "calm"})
+                collecting = asyncio.create_task(town.collections(count if profile else 0))
+                turns[name].append(await town.payouts(count))
                 await town.banks("PUT", "/v1/simulate/banks/bank-a/profile", {"name": "calm"})
                 await town.until_left(await collecting, ("submitting",))
             calls = await town.fetch(_UNANSWERED)
             bench.say(
-                f"round {number + 1}: payouts by bank-b p50 {quiet[-1]['p50_ms']:.1f} ms, while bank-a hangs "
-                f"{hanging[-1]['p50_ms']:.1f} ms ({calls[0][0]} calls to bank-a without an answer so far)"
+                f"round {number + 1}: payouts by bank-b p50 "
+                + ", ".join(f"{found[-1]['p50_ms']:.1f} ms {name}" for name, found in turns.items())
+                + f" ({calls[0][0]} calls to bank-a without an answer so far)"
             )
-        ratios = [one["p50_ms"] / other["p50_ms"] for one, other in zip(hanging, quiet, strict=True)]
+        hanging = [one["p50_ms"] for one in turns["hanging"]]
+        ratios = {
+            name: [one / other["p50_ms"] for one, other in zip(hanging, turns[name], strict=True)]
+            for name in ("alone", "quiet")
+        }
         bench.results.isolation = {
             "count": count,
             "rate": RATE,
-            "quiet": quiet,
-            "hanging": hanging,
-            "ratios": ratios,
-            "ratio": median(ratios),
+            **turns,
+            "ratios": ratios["quiet"],
+            "ratio": median(ratios["quiet"]),
+            "ratio_alone": median(ratios["alone"]),
             "without_answer": calls[0][0],
         }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 _HERE: Final = Path(__file__).parent
-CONTRACTS: Final = {"token": "Aura Dollar", "forwarder": "Aura Deposit Addresses"}
+CONTRACTS: Final = {"token": "Aura Token", "forwarder": "Aura Deposit Addresses"}
 
 
 def artefact(contract: str) -> Path:

@@ -35,7 +35,6 @@ BATCH: Final = 100
 LOG_SPAN: Final = 1000
 """Blocks per request for logs: public nodes refuse much more."""
 
-_HASH: Final = re.compile(r"0x[0-9a-f]{64}")
 _QUANTITY: Final = re.compile(r"0x[0-9a-f]{1,64}")
 
 At = int | str
@@ -225,7 +224,7 @@ class ChainNode:
         ]
         answer = await self._post(orjson.dumps(requests if len(requests) > 1 else requests[0]))
         answers = answer if isinstance(answer, list) else [answer]
-        by_id = {item.get("id"): item for item in answers if isinstance(item, dict)}
+        by_id = {item.get("id"): item for item in answers if isinstance(item, dict) and isinstance(item.get("id"), int)}
         if len(answers) != len(requests) or any(request["id"] not in by_id for request in requests):
             # A node that refuses the batch as a whole answers once, without an id.
             if len(answers) == 1 and isinstance(answers[0], dict) and "error" in answers[0]:
@@ -272,7 +271,7 @@ class ChainNode:
     async def identity(self) -> tuple[int, str]:
         """Chain id and hash of the first block: a lane stops when they are not those it began with."""
         chain_id, genesis = await self.batch([("eth_chainId",), ("eth_getBlockByNumber", "0x0", False)])
-        return quantity(_good(chain_id)), block(_good(genesis)).hash
+        return count(_good(chain_id)), block(_good(genesis)).hash
 
     async def head(self) -> Block:
         """The youngest block."""
@@ -288,7 +287,7 @@ class ChainNode:
 
         The pool does not count; what waits there is known to the lane, and may be dropped.
         """
-        return quantity(await self.call("eth_getTransactionCount", address, _at(at)))
+        return count(await self.call("eth_getTransactionCount", address, _at(at)))
 
     async def native_of(self, address: str, at: At = "latest") -> int:
         """What ``address`` has of what gas is paid in, wei."""
@@ -300,7 +299,10 @@ class ChainNode:
         fees = _good(history).get("baseFeePerGas") if isinstance(_good(history), dict) else None
         if not isinstance(fees, list) or not fees:
             raise BadAnswer(f"{self.shown} answered a fee history without fees")
-        return fees_for(quantity(fees[-1]), quantity(_good(tip)))
+        try:
+            return fees_for(quantity(fees[-1]), quantity(_good(tip)))
+        except ValueError as error:
+            raise BadAnswer(f"{self.shown} answered fees that nobody can pay: {error}") from error
 
     async def read(self, contract: str, function: str, *arguments: object, at: At = "latest") -> Any:
         """What a reading function of our token returns as of a block.
@@ -391,6 +393,13 @@ def quantity(value: object) -> int:
     return int(value, 16)
 
 
+def count(value: object) -> int:
+    """A number of blocks, nonces, seconds or units of gas: no chain has 2**63 of them. Raises :class:`BadAnswer`."""
+    if (number := quantity(value)) >= 2**63:
+        raise BadAnswer(f"{str(value)[:80]!r} is no number of blocks, nonces, seconds or gas")
+    return number
+
+
 def data(value: object) -> bytes:
     """Bytes as nodes write them. Raises :class:`BadAnswer`."""
     try:
@@ -403,7 +412,7 @@ def data(value: object) -> bytes:
 
 def hash32(value: object) -> str:
     """A hash as nodes write them. Raises :class:`BadAnswer`."""
-    if not isinstance(value, str) or not _HASH.fullmatch(value):
+    if not isinstance(value, str) or not token.HASH.fullmatch(value):
         raise BadAnswer(f"{str(value)[:80]!r} is not a hash")
     return value
 
@@ -412,10 +421,10 @@ def block(value: object) -> Block:
     """A block without its transactions. Raises :class:`BadAnswer`."""
     fields = _fields(value)
     return Block(
-        quantity(fields.get("number")),
+        count(fields.get("number")),
         hash32(fields.get("hash")),
         hash32(fields.get("parentHash")),
-        quantity(fields.get("timestamp")),
+        count(fields.get("timestamp")),
         quantity(fields.get("baseFeePerGas")),
     )
 
@@ -428,10 +437,10 @@ def receipt(value: object) -> Receipt:
         raise BadAnswer(f"{status} is not the status of a receipt")
     return Receipt(
         hash32(fields.get("transactionHash")),
-        quantity(fields.get("blockNumber")),
+        count(fields.get("blockNumber")),
         hash32(fields.get("blockHash")),
         status == 1,
-        quantity(fields.get("gasUsed")),
+        count(fields.get("gasUsed")),
         quantity(fields.get("effectiveGasPrice")),
         tuple(events(fields.get("logs"))),
     )
@@ -473,7 +482,7 @@ def _refusal(error: object) -> Refused:
 def _at(at: At) -> object:
     if isinstance(at, int):
         return hex(at)
-    return {"blockHash": at} if _HASH.fullmatch(at) else at
+    return {"blockHash": at} if token.HASH.fullmatch(at) else at
 
 
 def _parts(calls: list[tuple[object, ...]], size: int) -> list[list[tuple[object, ...]]]:

@@ -21,7 +21,7 @@ def token_address(key: SigningKey) -> str:
     return contract_address(key.address, 0)
 
 
-async def ensure_token(node: ChainNode, key: SigningKey, *, timeout_s: float = 30.0) -> str:
+async def ensure_token(node: ChainNode, key: SigningKey, symbol: str, *, timeout_s: float = 30.0) -> str:
     """Address of the token; it is put on the chain, and the key given all its roles, if that was not done before.
 
     May be interrupted and repeated: whatever is sent again has the same nonces. Returns when both transactions are in a
@@ -32,7 +32,7 @@ async def ensure_token(node: ChainNode, key: SigningKey, *, timeout_s: float = 3
     chain_id, _ = await node.identity()
     used = await node.nonce(key.address)
     if used < FIRST_NONCE:
-        for error in await node.send_all(_transactions(key, address, chain_id, await node.market())[used:]):
+        for error in await node.send_all(_transactions(key, symbol, address, chain_id, await node.market())[used:]):
             # UNDERPRICED: what was sent before an interruption still waits, and does the same.
             if error is not None and not (isinstance(error, Refused) and error.kind is Kind.UNDERPRICED):
                 raise error
@@ -48,10 +48,10 @@ async def ensure_token(node: ChainNode, key: SigningKey, *, timeout_s: float = 3
     return address
 
 
-def _transactions(key: SigningKey, address: str, chain_id: int, fees: Fees) -> list[Signed]:
+def _transactions(key: SigningKey, symbol: str, address: str, chain_id: int, fees: Fees) -> list[Signed]:
     everything = Role.MINTER | Role.BURNER | Role.PAUSER
     return [
-        sign(Transaction(chain_id, 0, None, token.BYTECODE, 3_000_000, fees), key),
+        sign(Transaction(chain_id, 0, None, token.creation(symbol), 3_000_000, fees), key),
         sign(Transaction(chain_id, 1, address, token.set_roles(key.address, everything), 200_000, fees), key),
     ]
 

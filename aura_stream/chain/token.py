@@ -6,12 +6,12 @@ The contract itself is ``token.vy``; ``token.json`` is what the compiler made of
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
 from typing import Any, Final, Literal
-from uuid import UUID
 
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
@@ -61,13 +61,18 @@ class TokenEvent:
     log_index: int = 0
 
 
+HASH: Final = re.compile(r"0x[0-9a-f]{64}")
+"""Of a block or a transaction, as nodes write it."""
+
+
 class NotOurs(ValueError):
     """A log, a return value or a revert that is not of the form that our contract writes."""
 
 
 _ARTEFACT: Final[dict[str, Any]] = json.loads(Path(__file__).with_name("token.json").read_text(encoding="utf-8"))
-BYTECODE: Final = bytes.fromhex(_ARTEFACT["bytecode"][2:])
-"""Call data of the transaction that puts the token on the chain (to nobody)."""
+_BYTECODE: Final = bytes.fromhex(_ARTEFACT["bytecode"][2:])
+NAMES: Final = {"AUSD": "Aura Dollar", "AEUR": "Aura Euro"}
+"""What wallets show, by symbol."""
 RUNTIME: Final = bytes.fromhex(_ARTEFACT["runtime"][2:])
 """The code that then lies at its address."""
 STORAGE: Final[Mapping[str, int]] = _ARTEFACT["storage"]
@@ -100,19 +105,9 @@ _ERROR: Final = keccak(text="Error(string)")[:4]
 _PANIC: Final = keccak(text="Panic(uint256)")[:4]
 
 
-def reference(transaction_id: UUID) -> bytes:
-    """The one-time reference of a transaction: its id, and zeros behind it."""
-    return transaction_id.bytes.ljust(32, b"\0")
-
-
 def padded(address: str) -> bytes:
     """An address as a log's topic has it."""
     return to_canonical_address(address).rjust(32, b"\0")
-
-
-def transaction_of(ref: bytes) -> UUID | None:
-    """The transaction that a reference names; None for one that :func:`reference` did not make."""
-    return UUID(bytes=ref[:16]) if len(ref) == 32 and not any(ref[16:]) else None
 
 
 # --- Calls ---
@@ -122,6 +117,11 @@ def call_data(function: str, *arguments: object) -> bytes:
     """Call data of any of the contract's functions. Raises ``KeyError`` for an unknown one."""
     selector, inputs, _ = _FUNCTIONS[function]
     return selector + encode(inputs, arguments)
+
+
+def creation(symbol: str) -> bytes:
+    """Call data of the transaction that puts the token on the chain (to nobody)."""
+    return _BYTECODE + encode(["string", "string"], [NAMES[symbol], symbol])
 
 
 def mint(receiver: str, amount: int, ref: bytes) -> bytes:
@@ -182,17 +182,14 @@ def decode_event(log: Mapping[str, Any]) -> TokenEvent | None:
         ref = bytes.fromhex(topics[2][2:])
         if len(topics) != 3 or len(ref) != 32:
             raise NotOurs("a mint, burn or transfer has three topics")
-        return TokenEvent(
-            _KINDS[topics[0]],
-            to_checksum_address(log["address"]),
-            account,
-            ref,
-            amount,
-            log["transactionHash"],
-            int(log["blockNumber"], 16),
-            log["blockHash"],
-            int(log["logIndex"], 16),
-        )
+        hashes = log["transactionHash"], log["blockHash"]
+        if not all(HASH.fullmatch(one) for one in hashes):
+            raise NotOurs(f"{hashes!r:.80} are not hashes")
+        numbers = int(log["blockNumber"], 16), int(log["logIndex"], 16)
+        if not all(0 <= one < 2**63 for one in numbers):
+            raise NotOurs(f"no chain has {max(numbers):#x} blocks or logs")
+        token = to_checksum_address(log["address"])
+        return TokenEvent(_KINDS[topics[0]], token, account, ref, amount, hashes[0], numbers[0], hashes[1], numbers[1])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise error if isinstance(error, NotOurs) else NotOurs(f"a log cannot be read: {error!r}") from error
 

@@ -2,9 +2,9 @@
 # pragma evm-version cancun
 # pragma optimize gas
 """
-@title Aura Dollar
+@title Aura Token
 @license MIT
-@notice An ERC-20 of 6 places whose supply follows fiat money held in trust: 1 AUSD = 1,000,000 units = 1 USD.
+@notice An ERC-20 of 6 places whose supply follows fiat money held in trust: 1 token = 1,000,000 units = 1 USD or EUR.
 
 Roles        The admin sets roles, and offers its own to another who has to accept.
              MINTER mints, BURNER burns what it holds itself, PAUSER pauses and resumes.
@@ -77,8 +77,6 @@ event AdminSet:
     admin: indexed(address)
 
 
-name: public(constant(String[11])) = "Aura Dollar"
-symbol: public(constant(String[4])) = "AUSD"
 decimals: public(constant(uint8)) = 6
 
 totalSupply: public(uint256)
@@ -93,9 +91,14 @@ offered: public(address)
 roles: public(HashMap[address, Role])
 paused: public(Act)
 
+name: public(String[32])
+symbol: public(String[8])
+
 
 @deploy
-def __init__():
+def __init__(name: String[32], symbol: String[8]):
+    self.name = name
+    self.symbol = symbol
     self.admin = msg.sender
     log AdminSet(admin=msg.sender)
 

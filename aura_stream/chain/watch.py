@@ -265,7 +265,7 @@ async def _counts(node: ChainNode, senders: Sequence[str], number: int) -> list[
     if number < 0:
         return [0 for _ in senders]
     answers = await node.batch([("eth_getTransactionCount", sender, hex(number)) for sender in senders])
-    return [rpc.quantity(_good(answer)) for answer in answers]
+    return [rpc.count(_good(answer)) for answer in answers]
 
 
 async def _receipts(node: ChainNode, mined: Sequence[Watched]) -> dict[tuple[str, int], Receipt]:

@@ -30,10 +30,9 @@ def api(
     # aiokafka reports every refused connection as an error of its own; our own lines say what it means for us.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     where = f"http://{settings.api_host}:{settings.api_port}"
-    # As in a worker: what is there by now stays, and most of what a request makes goes by itself.
+    # As in a worker: what is there by now stays.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings, ready=lambda: say(f"listening on {where}")))

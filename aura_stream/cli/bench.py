@@ -44,7 +44,9 @@ def bench(
     settlements: Annotated[
         int, typer.Option(min=10, help="isolation: payouts of each turn; settlements: how many each way.")
     ] = 200,
-    turns: Annotated[int, typer.Option(min=1, help="isolation: how often quiet and hanging take turns.")] = 5,
+    turns: Annotated[
+        int, typer.Option(min=1, help="isolation: how often bank A is asked nothing, answers and hangs, in turns.")
+    ] = 5,
     verify: Annotated[bool, typer.Option("--verify", help="Run `aura ledger verify` at the end.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the workers' time goes (py-spy).")] = False,
     profile_dir: Annotated[Path, typer.Option(help="Where profiles are written.")] = Path(".aura/bench"),

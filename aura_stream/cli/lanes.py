@@ -1,18 +1,27 @@
-"""``aura lanes``: how the lanes to banks and chain stand, the release of one that is stopped, the cancel of a nonce."""
+"""``aura lanes``: how the lanes to banks and chain stand, the release of one that is stopped, the cancel of a nonce,
+and what is left to do when somebody else has a minter's key."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from aura_stream import SettingsError, SetupError
+from aura_stream.chain.rpc import ChainError, ChainNode
+from aura_stream.chain.setup import token_address
+from aura_stream.chain.signer import derived, load_key
+from aura_stream.chain.takeover import take_over as take_over_token
 from aura_stream.cli import CHECK_FAILED, COULD_NOT, emit, say
 from aura_stream.cli.api_client import ApiClient, run
 from aura_stream.cli.tables import console
-from aura_stream.settings import load_settings
+from aura_stream.domain.settlement import TOKENS
+from aura_stream.settings import Settings, load_settings
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -85,6 +94,49 @@ def cancel_nonce(
     found = run(_post(f"/v1/lanes/{lane}/cancel-nonce", {"nonce": nonce, "note": note}))
     emit(found)
     _answered(one["cancel_id"] == found["cancel_id"] for one in found["cancels"])
+
+
+@app.command("take-over")
+def take_over(
+    token: Annotated[str, typer.Argument(metavar="TOKEN", help="As `AUSD`.")],
+    new_key_file: Annotated[
+        Path, typer.Option(help="File of mode 600 with the successor's key; in the sandbox one is made.")
+    ],
+    since: Annotated[
+        int, typer.Option(min=0, help="A block before which only we have given roles; all later ones are looked at.")
+    ] = 0,
+) -> None:
+    """Take a minter's token away from a key that somebody else has, on the chain itself and without API or ledger.
+
+    The successor's key becomes the token's admin, everybody else loses all roles, and mints, burns and transfers are
+    paused. Each transaction is printed once it is in a block. May be repeated until it prints none.
+    """
+    settings = load_settings()
+    if token not in TOKENS:
+        raise typer.BadParameter(f"{token} is none of {', '.join(sorted(TOKENS))}", param_hint="TOKEN")
+    asyncio.run(_take_over(settings, token, new_key_file, since))
+
+
+async def _take_over(settings: Settings, token: str, new_key_file: Path, since: int) -> None:
+    successor = settings.model_copy(update={"chain_key": None, "chain_key_file": new_key_file})
+    old, new = derived(load_key(settings), token), derived(load_key(successor), token)
+    if old.address == new.address:
+        raise SettingsError(
+            "The successor's key is the present one.",
+            where=str(new_key_file),
+            why="both sign for the same address",
+            fix="put a key made with `openssl rand -hex 32` into another file of mode 600",
+        )
+    contract = token_address(old)
+    async with ChainNode(settings.chain_rpc_url) as node:
+        try:
+            async for done in take_over_token(node, contract, old, new, since=since):
+                emit({"done": done.what, "hash": done.tx_hash})
+        except ChainError as error:
+            raise SetupError(
+                "The chain did not do it.", where=node.shown, why=str(error), fix="run the same command again"
+            ) from error
+    emit({"token": contract, "admin": new.address, "paused": True})
 
 
 def _answered(answers: Iterable[bool]) -> None:

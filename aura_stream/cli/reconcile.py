@@ -20,7 +20,7 @@ from aura_stream.cli.api_client import ApiClient
 from aura_stream.cli.api_client import run as run_client
 from aura_stream.cli.db import run
 from aura_stream.cli.tables import table
-from aura_stream.domain.reconciliation import MEANING, RESOLUTIONS
+from aura_stream.domain.reconciliation import MEANING, RESOLUTIONS, Finding
 from aura_stream.domain.settlement import TOKENS
 from aura_stream.ledger.connection import RECONCILER, connect
 from aura_stream.reconcile import run as runs
@@ -66,7 +66,7 @@ def options(
         list[str] | None,
         typer.Option(
             help="A token whose supply is compared: NAME=ADDRESS; again for more. Default: those of the minter's key, "
-            "if it is here and no files are given."
+            "if it is here."
         ),
     ] = None,
     custody: Annotated[
@@ -199,7 +199,7 @@ def _wanted(
     except ValueError:
         raise typer.BadParameter(f"{since!r} is no day like 2026-11-20", param_hint="--since") from None
     addresses = dict(_address(one) for one in tokens)
-    if not (tokens or statements or returns):
+    if not tokens:
         addresses = {name: token_address(key) for name, key in _keys(settings).items()}
     logins = {}
     if (statements or returns) and len(banks) != 1:
@@ -275,7 +275,7 @@ def _watch(dsn: str, wanted: Wanted, every_s: float, metrics_port: int) -> None:
                 say(str(error))
             else:
                 for break_id, one in outcome.opened:
-                    say(f"{paint('break', 'red')} {break_id}: {one.kind}: {one.detail}")
+                    say(_opened(break_id, one))
                 for problem in outcome.problems:
                     say(f"{paint('could not ask', 'red')}: {problem}")
                 say(_line(outcome))
@@ -313,8 +313,12 @@ def _show(outcome: Outcome) -> None:
         )
     console.print(tokens)
     for break_id, finding in outcome.opened:
-        print(f"{paint('break', 'red')} {break_id}: {finding.kind}: {finding.detail}")
+        print(_opened(break_id, finding))
     print(_line(outcome))
+
+
+def _opened(break_id: int, finding: Finding) -> str:
+    return f"{paint('break', 'red')} {break_id}: {finding.kind}: {finding.detail} ({finding.amount} minor units)"
 
 
 def _age(seconds: int) -> str:

@@ -431,10 +431,15 @@ def _check_ports(stack: LocalStack) -> Finding:
 
 
 def _check_kafka(settings: Settings) -> Finding:
-    for address in settings.kafka_bootstrap.split(","):
-        if _serves(address):
-            return Finding("kafka", "ok", f"{address} serves, transaction coordinator answers")
-    return Finding("kafka", "unknown", f"no answer at {settings.kafka_bootstrap}", "aura up")
+    from aura_stream.engine.transactions import LOSES_MARKERS, newest_metadata
+
+    address = next((one for one in settings.kafka_bootstrap.split(",") if _serves(one)), None)
+    if address is None:
+        return Finding("kafka", "unknown", f"no answer at {settings.kafka_bootstrap}", "aura up")
+    if asyncio.run(newest_metadata(settings.kafka)) in LOSES_MARKERS:
+        detail = f"{address} is Kafka 4.3 or 4.4: 4.3.0 to 4.4.0 leave out ends of transactions (KAFKA-20734)"
+        return Finding("kafka", "warn", detail, "use Kafka 4.0 to 4.2")
+    return Finding("kafka", "ok", f"{address} serves, transaction coordinator answers")
 
 
 def _check_banks(settings: Settings) -> Finding:

@@ -15,7 +15,7 @@ import typer
 
 from aura_stream.cli import CHECK_FAILED, COULD_NOT, emit, say, trigger_chain
 from aura_stream.cli.api_client import ApiClient, run
-from aura_stream.settings import SettingsError, SetupError, load_settings
+from aura_stream.settings import Settings, SettingsError, SetupError, load_settings
 
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(trigger_chain.app, name="chain", help="Make the local chain misbehave.")
@@ -149,7 +149,7 @@ def books(bank: BankOption = "bank-a", data: DataOption = None) -> None:
 
 
 async def _clock(body: dict[str, int] | None, key: str) -> dict[str, Any]:
-    async with ApiClient(load_settings(), "") as api:
+    async with ApiClient(_settings(), "") as api:
         if body is None:
             return await api.get("/v1/simulate/clock")
         try:
@@ -157,6 +157,19 @@ async def _clock(body: dict[str, int] | None, key: str) -> dict[str, Any]:
         except (SetupError, typer.Exit):
             say(f"To ask again without moving it twice: --key {key}. The mock bank alone: --banks.")
             raise
+
+
+def _settings() -> Settings:
+    """The settings of a sandbox. Raises :class:`SettingsError` in live mode."""
+    settings = load_settings()
+    if settings.mode != "sandbox":
+        raise SettingsError(
+            "Things are made to happen outside in the sandbox only.",
+            where=f"AURA_MODE={settings.mode}",
+            why="banks, chain and clock are real there",
+            fix="set AURA_MODE=sandbox",
+        )
+    return settings
 
 
 def _named(transfer: str) -> dict[str, str]:
@@ -176,7 +189,8 @@ def _usage(where: str, why: str, fix: str) -> SettingsError:
 
 def _call(data: Path | None, method: str, path: str, body: Any = None) -> dict[str, Any]:
     """One call with the operator's token. Raises :class:`SetupError` when the mock bank is away."""
-    file = (data or load_settings().home / "mock-bank") / "credentials.json"
+    settings = _settings()
+    file = (data or settings.home / "mock-bank") / "credentials.json"
     start = "start it (`aura mock-bank`), or name its directory with --data"
     try:
         credentials = json.loads(file.read_text(encoding="utf-8"))

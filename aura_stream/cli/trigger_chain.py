@@ -147,6 +147,6 @@ def deploy() -> None:
     async def action(chaos: Chaos, node: ChainNode, settings: Settings) -> dict[str, Any]:
         key = derived(load_key(settings), "AUSD")
         await chaos.fund(key.address)
-        return {"signer": key.address, "token": await ensure_token(node, key)}
+        return {"signer": key.address, "token": await ensure_token(node, key, "AUSD")}
 
     _do(action)

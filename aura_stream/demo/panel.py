@@ -99,4 +99,4 @@ def final_reserves(report: dict[str, Any]) -> Table:
 
 def _reserves(report: dict[str, Any]) -> Text:
     count = int(report.get("open_breaks", 0))
-    return Text(f"Reserves, {count or 'no'} open breaks", BAD if count else TITLE)
+    return Text(f"Reserves, {count or 'no'} open break{'' if count == 1 else 's'}", BAD if count else TITLE)

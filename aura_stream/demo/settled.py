@@ -118,7 +118,9 @@ class Evidence:
     elsewhere: dict[str, int] = field(default_factory=dict)
     """Token -> balance of the address outside."""
     report: dict[str, Any] = field(default_factory=dict)
-    """Of reserves, by the reconciliation."""
+    """Of reserves, by the reconciliation, after the operator has closed the cases."""
+    cases: set[str] = field(default_factory=set)
+    """Transactions whose open break `needs_a_person`; the operator has closed those that were expected."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -297,10 +299,21 @@ class Settled:
                 )
         return found
 
+    def cases(self, evidence: Evidence) -> set[str]:
+        """Transactions that an operator must have been called for: the bank has taken them back for such a code."""
+        return {
+            goal.transaction
+            for goal in self.goals.values()
+            if goal.is_case and self.end_of(goal, evidence).at_bank == "returned"
+        }
+
     def reserve_differences(self, evidence: Evidence) -> list[str]:
-        """What the reconciliation cannot explain."""
+        """What the reconciliation cannot explain, and where it has not called an operator."""
         report = evidence.report
         found = list(evidence.problems)
+        for transaction in sorted(self.cases(evidence) ^ evidence.cases):
+            missing = transaction not in evidence.cases
+            found.append(f"transaction {transaction}: an operator was {'not ' if missing else ''}called")
         if report.get("open_breaks"):
             found.append(f"{report['open_breaks']} open breaks")
         apart = [(one["token"], "supply and what is owed", one["unexplained"]) for one in report.get("tokens", ())]

@@ -25,6 +25,7 @@ MAKER, CHECKER = "clara", "otto"
 OUTSIDE: Final = "0x52908400098527886E0F7030069857D2E4169EE7"
 """An address on the chain that is not ours."""
 IBAN: Final = "DE89370400440532013000"
+OTHER_IBAN: Final = "FR1420041010050500013M02606"
 ACH_ACCOUNT: Final = "021000021/123456789"
 
 CALL_FAULTS: Final = (2, 55, 56, 58, 88)
@@ -76,6 +77,8 @@ class Goal:
     end: str
     address: str = ""
     """Where tokens go that are not for the customer's account."""
+    is_case: bool = False
+    """Whether the bank's code calls an operator, if the bank acts on it."""
 
     @property
     def bank(self) -> str:
@@ -243,6 +246,7 @@ class Stories:
         mints: bool = True,
         address: str = "",
         pays: bool = True,
+        is_case: bool = False,
         door: Door | None = None,
     ) -> str:
         """Asks for a deposit; the payer of a push pays as soon as it is awaited. The transaction's id."""
@@ -269,6 +273,7 @@ class Stories:
             amount=amount,
             end=end,
             address=address,
+            is_case=is_case,
         )
         story.acts.append(Act(step=step, goal=goal, rail=rail))
         if pays and not way.is_pull:
@@ -374,7 +379,7 @@ class Stories:
         out = self._withdraw(story, id_, "sepa_instant", amount, "payout_rejected", name="REJECT AC04")
         data = {
             "transaction_id": out,
-            "beneficiary": {"name": "Bob Example", "account": IBAN},
+            "beneficiary": {"name": "Bob Example", "account": OTHER_IBAN},
             "rail": "sepa_instant",
         }
         expect = Expect(outcome="done", settles=True)
@@ -455,7 +460,7 @@ class Stories:
 
     def _debit_not_authorised(self) -> Story:
         story = self._begin("debit not authorised, clawed back and frozen", "USD")
-        self._deposit(story, "ach", self._amount(44), "returned")
+        self._deposit(story, "ach", self._amount(44), "returned", is_case=True)
         return story
 
     def _out_by_ach(self) -> Story:

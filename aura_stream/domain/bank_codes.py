@@ -23,6 +23,10 @@ INQUIRE: Final = "inquire"  # no definite answer: the outcome is unknown, ask wi
 CORRECT: Final = "correct"  # the payment stands, stored details are wrong
 ATTENTION: Final = "requires_attention"  # a person decides
 ACTIONS: Final = frozenset({FAIL, RETRY, DISABLE, AUTHORISE, FREEZE, COMPLIANCE, BREAK, INQUIRE, CORRECT, ATTENTION})
+BARS: Final = (DISABLE, FREEZE)
+"""Actions after which the customer must name another bank account."""
+CASES: Final = (FREEZE, COMPLIANCE)
+"""Actions that somebody must look at, however well all is booked."""
 
 RETRIES_MAX: Final = 2
 """How often a debit that was returned for want of money may be tried again (Nacha, Subsection 2.12.4)."""

@@ -12,7 +12,7 @@
                        │ │ └─settled: D1 is booked in the same unit ─▶ funds_settled
                        │ └───rejected, returned ─▶ rejected                            (failed)
                        └──unknown─▶ submitting: the lane inquires with the same reference, nothing is sent again
-    (start) push ─▶ awaiting_funds ──settled──▶ funds_settled
+    (start) push ─▶ awaiting_funds ──settled, found──▶ funds_settled
                        │ │ └─accepted (announced) ─▶ submitted
                        │ └───cancel─▶ canceled
                        └─7 days─────▶ expired            (canceled; money that still comes goes to suspense)
@@ -23,7 +23,9 @@
        └returned─▶ returned  │  └returned─▶ withdrawing ─withdrawn─▶ returned              (failed)
           (failed)           │                   └─broadcast─▶ mint_broadcast, then as below
                              └─ failed for good ─▶ same state (requires_attention: mint_again | refund)
+    submitting, mint_queued ──cancel, while parked──▶ canceled
     awaiting_funds, submitting, submitted, and what waits with a dead mint ──refund──▶ refunded           (failed)
+    mint_broadcast, mint_confirming ──mint_again, when it is dead──▶ mint_queued
     mint_broadcast, mint_confirming ──returned──▶ same state; once confirmed: held, then ─▶ returning
     completed ──returned──▶ returning ──burnt──▶ returned     (nothing to burn: returned at once)
     completed ──reorged──▶ completed ──confirmed──▶ completed (journals only; no customer, no status)
@@ -46,6 +48,7 @@
        returned later  receivable / trust; fees / receivable; the claw-back: token available / held, and once burnt
                        held / custody, reserve / receivable; the shortfall: trust / operating, the receivable stays
        unmatched       trust / suspense, and by an operator suspense / held or available
+       found           available / held: of money without a reference, see `unannounced.py`
        a return that fits nothing (a second one, another amount)   suspense / trust
        written off     losses / suspense, trust / operating; if it came: suspense / unexplained
        reorged         unconfirmed / custody, and back
@@ -67,8 +70,9 @@ from typing import Any, Final
 import msgspec
 
 from aura_stream.domain import redemptions
-from aura_stream.domain.bank_codes import ATTENTION, FREEZE, INQUIRE, RETRIES_MAX, RETRY, code_of
+from aura_stream.domain.bank_codes import ATTENTION, INQUIRE, RETRIES_MAX, RETRY, code_of
 from aura_stream.domain.banking_days import banking_days_after
+from aura_stream.domain.commands import Resolve
 from aura_stream.domain.ids import bank_reference, chain_reference
 from aura_stream.domain.lane_requests import Burn, Expect, Inquire, Instruct, Mint, Withdraw
 from aura_stream.domain.ledger import enough, expect, usable, with_open_items
@@ -90,6 +94,7 @@ from aura_stream.domain.settlement import (
     cents,
     check_approval,
     custody,
+    enable_account,
     enter,
     fees,
     fits_nothing,
@@ -135,6 +140,7 @@ from aura_stream.domain.signals import (
     WITHDRAWN,
     BankFact,
     ChainFact,
+    Credit,
 )
 from aura_stream.domain.state import (
     AVAILABLE,
@@ -271,6 +277,9 @@ def approve(case: Case, operator: str) -> Settled:
     if case.settlement.write_off:
         return write_off(case, operator)
     check_approval(case, operator)
+    s = case.settlement
+    if not s.rail and available(case, s.account) < s.amount:  # a re-mint: until now nothing was set aside for it
+        raise Refused("insufficient_funds", f"{s.account} no longer has what is to be minted")
     return _start(case, approved_by=operator)
 
 
@@ -301,13 +310,15 @@ def _given_back(case: Case) -> tuple[Booking, ...]:
     return () if s.rail else journal(s.fiat, moved(s.account, s.account, s.amount, of=HELD))
 
 
-def resolve(case: Case, outcome: str, operator: str, note: str) -> Settled:
+def resolve(case: Case, asked: Resolve) -> Settled:
     """`transaction.resolve`: an operator's way out. Raises :class:`Refused` where it does not lead anywhere."""
-    t, s = case.transaction, case.settlement
+    t, s, outcome, operator = case.transaction, case.settlement, asked.outcome, asked.operator
     if outcome == "write_off":
-        return ask_write_off(case, operator, note)
+        return ask_write_off(case, asked)
+    if outcome == "enable_account":
+        return enable_account(case)
     if outcome == "match" and t.state == "tokens_received":
-        return redemptions.matched(case)
+        return redemptions.matched(case, asked)
     is_waiting = t.status == REQUIRES_ATTENTION
     at_bank = is_waiting and t.state in ("submitting", "submitted")
     if outcome == "inquire" and at_bank:
@@ -471,7 +482,7 @@ def bank_fact(case: Case, fact: BankFact) -> Settled | None:
         action = code_of(fact.code).action
         if action == ATTENTION:
             return attention(case, "unknown_code", code=fact.code)
-        if action != INQUIRE:
+        if action != INQUIRE or t.reason == "unknown_outcome":  # it was asked again, and still says so
             return _rejected(case, fact.code)
     if fact.kind in (REJECTED, UNKNOWN):
         if t.reason == "unknown_outcome":
@@ -487,7 +498,7 @@ def _rejected(case: Case, code: str, reason: str = "", **more: Any) -> Settled:
         reason=reason or because(code, "bank_rejected"),
         journals=journal(case.settlement.fiat, *_undone(case)),
         ends=True,
-        freezes=code_of(code).action == FREEZE,
+        because_of=code,
         booked=False,
         code=code,
         **more,
@@ -523,6 +534,23 @@ def _settled(case: Case, fact: BankFact) -> Settled | None:
     if t.state in _AT_BANK:
         return attention(case, "amount_mismatch" if fact.asset == s.fiat else "currency_mismatch_at_bank", **more)
     return same_state(case, "deposit.unmatched", **more)
+
+
+def check_awaited(case: Case, credit: Credit) -> None:
+    """Whether it waits for just this money, which an operator has found to be its. Raises :class:`Refused`."""
+    t, s = case.transaction, case.settlement
+    waits = t.type == "deposit" and t.state in ("awaiting_funds", "submitted") and not RAILS[s.rail].is_pull
+    if not waits or s.suspense or credit.to_account != s.account:
+        raise Refused("invalid_state_transition", f"it is {t.state}, and waits for nothing on {credit.to_account}")
+    if credit.amount != s.amount:
+        raise Refused("amount_mismatch", f"it waits for {s.amount} minor units, not {credit.amount}")
+
+
+def found(case: Case, credit: Credit) -> Settled:
+    """D2 for money that bore no reference: it has come to the account, and is set aside there."""
+    s = case.settlement
+    aside = moved(s.account, s.account, s.amount, to=HELD)
+    return _held(case, journal(s.fiat, *_undone(case), aside), case.at, f"suspense:{credit.transaction_id}")
 
 
 def _held(
@@ -596,7 +624,7 @@ def _taken_back(case: Case, code: str, fact_id: str, effective_at: int = 0) -> S
         *(case, "deposit.returned", FAILED, "returned"),
         reason=because(code, "bank_returned"),
         ends=True,
-        freezes=code_of(code).action == FREEZE,
+        because_of=code,
         journals=journal(s.fiat, moved(s.account, trust(s), s.amount, of=HELD)),
         effective_at=effective_at,
         code=code,
@@ -612,7 +640,6 @@ def _clawed_back(case: Case, before: tuple[Booking, ...], effective_at: int = 0,
     t, s = case.transaction, case.settlement
     net = s.amount - s.fee
     just_credited = t.status not in TERMINAL
-    freezes = code_of(s.code).action == FREEZE
     fiat = (moved(receivable(s), trust(s), s.amount), moved(fees(s, "deposit"), receivable(s), s.fee))
     if not s.token:
         clawed = min(available(case, s.account), net)
@@ -627,7 +654,7 @@ def _clawed_back(case: Case, before: tuple[Booking, ...], effective_at: int = 0,
             reason=because(s.code, "bank_returned"),
             journals=journals,
             effective_at=effective_at,
-            freezes=freezes,
+            because_of=s.code,
         )
     one = cents(s.token, s.fiat)
     if just_credited:
@@ -642,7 +669,7 @@ def _clawed_back(case: Case, before: tuple[Booking, ...], effective_at: int = 0,
             journals=journals,
             effective_at=effective_at,
             ends=just_credited,
-            freezes=freezes,
+            because_of=s.code,
             is_credited=True,
         )
     if not just_credited:
@@ -654,7 +681,7 @@ def _clawed_back(case: Case, before: tuple[Booking, ...], effective_at: int = 0,
         journals=journals,
         effective_at=effective_at,
         chain_requests=(_return_burn(case, clawed),),
-        freezes=freezes,
+        because_of=s.code,
         clawed=clawed,
         is_credited=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -20,19 +21,26 @@ _BEGIN: Final = {"deposit": bank_deposits.begin, "withdrawal": withdrawals.begin
 _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
 
 
-def begin(asked: Submission, accounts: Accounts, rules: Rules, pauses: tuple[Pause, ...], at: int) -> Settled:
+def begin(
+    asked: Submission,
+    accounts: Accounts,
+    rules: Rules,
+    pauses: tuple[Pause, ...],
+    at: int,
+    barred: Callable[[str], str],
+) -> Settled:
     """The first step of what was submitted. Raises :class:`Refused`."""
     if asked.refusal is not None:
         raise asked.refusal
     through = asked.through
     assert through is not None
     s = _deposit(asked, through, rules) if asked.type == "deposit" else _withdrawal(asked, through, rules)
-    return _BEGIN[asked.type](asked, _case(asked, s, accounts, rules, pauses, at))
+    return _BEGIN[asked.type](asked, _case(asked, s, accounts, rules, pauses, at, barred))
 
 
 def begin_again(asked: Submission, s: Settlement, parent: Case, accounts: Accounts, rules: Rules, at: int) -> Settled:
     """The first step of a transaction that uses again what came back of `parent`, which remembers it."""
-    first = _BEGIN[asked.type](asked, _case(asked, s, accounts, rules, parent.pauses, at))
+    first = _BEGIN[asked.type](asked, _case(asked, s, accounts, rules, parent.pauses, at, parent.barred))
     remembered = msgspec.structs.replace(parent.settlement, child_id=asked.transaction_id)
     return msgspec.structs.replace(first, parent=remembered)
 
@@ -144,8 +152,14 @@ def _submission(
 
 
 def _case(
-    asked: Submission, s: Settlement, accounts: Accounts, rules: Rules, pauses: tuple[Pause, ...], at: int
+    asked: Submission,
+    s: Settlement,
+    accounts: Accounts,
+    rules: Rules,
+    pauses: tuple[Pause, ...],
+    at: int,
+    barred: Callable[[str], str],
 ) -> Case:
     """A transaction that does not exist yet moves on from nothing: its first event is number 1."""
     nothing = msgspec.structs.replace(begun(asked, PROCESSING, "created", at), seq=0)
-    return Case(asked.transaction_id, nothing, s, accounts, rules, pauses, at)
+    return Case(asked.transaction_id, nothing, s, accounts, rules, pauses, at, barred)

@@ -242,10 +242,17 @@ class Resolve(_Strict):
             "burn_again",
             "sent_back",
             "write_off",
+            "enable_account",
         ],
         Field(description="The way out; write_off needs a note, and a second person who approves it"),
     ]
     note: NoteText | None = None
+    account_id: Annotated[
+        AccountIdText | None, Field(description="With match, of money that nobody announced: whose it is")
+    ] = None
+    deposit_id: Annotated[
+        TransactionIdText | None, Field(description="With account_id: the deposit of its owner that waits for it")
+    ] = None
 
 
 class PauseScope(_Strict):

@@ -33,6 +33,8 @@ class CallEnded(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="news
     status: int = 0
     detail: str = ""
     took_ms: int = 0
+    wait_ms: int = 0  # how long the bank wishes not to be called
+    is_unreadable: bool = False  # there was an answer, and no bank of the contract says that
 
 
 class Polled(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="news", tag="polled"):
@@ -52,7 +54,7 @@ class Sighting(msgspec.Struct, frozen=True, omit_defaults=True):
     ok: bool = False
     gas: int = 0  # wei paid
     is_missing: bool = False  # in no block and in no pool: the same bytes are to be sent again
-    error: str = ""  # why nothing may be concluded: somebody else has used the reference
+    error: str = ""  # why the lane stops: somebody else has used the nonce or the reference
 
 
 class Arrival(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -207,6 +207,9 @@ REASONS: Final[dict[str, Reason]] = {
     "clock_too_far": Reason(_B, 422, "The clock is too far ahead already", "Start anew: `make reset`."),
     "paused": Reason(_X, 503, "New work of this kind is paused", "Try again later with the same key."),
     "screening_blocked": Reason(_B, 422, "The other side is not allowed", "Ask an operator."),
+    "bank_account_disabled": Reason(
+        _B, 422, "The bank account cannot be used again", "Name another one, or ask an operator."
+    ),
     "amount_below_fee": Reason(_B, 422, "The fee would take it all", "Raise the amount."),
     "four_eyes": Reason(_Z, 403, "Another person must do this", "Ask a second operator."),
     "denied": Reason(_B, 422, "A second person did not approve", "Ask the operator; a new request needs a new key."),

@@ -7,7 +7,7 @@
     They are a deposit without a bank, in the asset of the token; the customer withdraws them like any others.
 
     confirmed    custody / token available; gas          (without an account: custody / suspense)
-    match        suspense / token available
+    match        suspense / token available          (of the account, or of another one of its owner)
 
 Invariants
     RD1  nothing is booked before the sweep is final: until then the tokens are outside, as their supply says
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from aura_stream.domain.commands import Resolve
 from aura_stream.domain.ids import parse_account_id
 from aura_stream.domain.ledger import with_open_items
 from aura_stream.domain.reasons import Refused
@@ -77,12 +78,18 @@ def swept(case: Case, fact: ChainFact) -> Settled | None:
     return _credited(case, journal(s.token, moved(custody(s), s.account, t.amount)) + gas, ends=True)
 
 
-def matched(case: Case) -> Settled:
-    """An operator's `match`: the account that was missing is there. Raises :class:`Refused`."""
+def matched(case: Case, asked: Resolve) -> Settled:
+    """An operator's `match`: the account that was missing is there, or another one of its owner is named.
+
+    Raises :class:`Refused`.
+    """
     t, s = case.transaction, case.settlement
-    if t.status != REQUIRES_ATTENTION or not s.booked or not is_there(case, t.to_account):
-        raise Refused("invalid_state_transition", f"{t.to_account} cannot be credited")
-    return _credited(case, journal(s.token, moved(suspense(s, s.token), t.to_account, t.amount)))
+    to = asked.account_id or t.to_account
+    if parse_account_id(to)[:2] != (t.customer, s.token):
+        raise Refused("account_not_found", f"{to} is no {s.token} account of {t.customer}")
+    if t.status != REQUIRES_ATTENTION or not s.booked or not is_there(case, to):
+        raise Refused("invalid_state_transition", f"{to} cannot be credited")
+    return _credited(case, journal(s.token, moved(suspense(s, s.token), to, t.amount)))
 
 
 def _credited(case: Case, journals: tuple[Booking, ...], **more: Any) -> Settled:

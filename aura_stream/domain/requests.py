@@ -275,14 +275,24 @@ def read_action(command: ActionCommand, at: int, rules: Rules) -> Action:
             check_amount(amount)
         except Invalid as error:
             raise Invalid(error.reason, error.detail, "/data/amount") from None
-    if isinstance(data, Resolve) and data.outcome == "write_off" and not data.note:
-        raise Invalid("missing_fields", "a write-off says why: note is missing", "/data/note")
+    refusal = _check_resolve(data) if isinstance(data, Resolve) else None
     if isinstance(data, CaptureHold | ConfirmDeposit) and data.effective_at is not None:
         effective_at = _effective(data.effective_at, at)
-    refusal = None
     if rules.mode == "live" and command.type in _NOT_BY_CUSTOMERS:
         refusal = Refused("forbidden", f"{command.type} is not for customers")
     return Action(transaction_id, id_text(transaction_id), amount, effective_at, refusal)
+
+
+def _check_resolve(data: Resolve) -> Refused | None:
+    if data.outcome == "write_off" and not data.note:
+        raise Invalid("missing_fields", "a write-off says why: note is missing", "/data/note")
+    if data.account_id is None:
+        if data.deposit_id is not None:
+            raise Invalid("missing_fields", "deposit_id goes with the account of its owner", "/data/account_id")
+        return None
+    if data.outcome != "match":
+        raise Invalid("unknown_field", f"{data.outcome} needs no account", "/data/account_id")
+    return _account(data.account_id, "/data/account_id")[1]
 
 
 def _account(text: str, pointer: str) -> tuple[AccountId, Refused | None]:

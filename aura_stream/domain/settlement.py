@@ -28,12 +28,14 @@ What is lost is made good from operating at once, so that trust covers what is o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from aura_stream.domain.assets import SCALES
-from aura_stream.domain.bank_codes import ATTENTION, BREAK, code_of
+from aura_stream.domain.bank_codes import ATTENTION, BARS, BREAK, FREEZE, code_of
+from aura_stream.domain.commands import Resolve
 from aura_stream.domain.ids import bank_lane_key, chain_lane_key
 from aura_stream.domain.lane_requests import BankRequest, ChainRequest
 from aura_stream.domain.ledger import (
@@ -95,6 +97,7 @@ class Booking(NamedTuple):
 class Settled(Decision, frozen=True):
     """A decision of a settlement machine: several journals, requests to lanes, accounts that are frozen.
 
+    `bars` is the bank's code after which the other side's bank account may not be used again, `enables` takes it back.
     `goes_on` asks for `onward` of its machine right after this step, in the same unit.
     """
 
@@ -102,6 +105,8 @@ class Settled(Decision, frozen=True):
     bank_requests: tuple[BankRequest, ...] = ()
     chain_requests: tuple[ChainRequest, ...] = ()
     frozen: tuple[str, ...] = ()
+    bars: str = ""
+    enables: bool = False
     goes_on: bool = False
     parent: Settlement | None = None  # of the transaction that this one tries again
 
@@ -116,6 +121,8 @@ class Case(NamedTuple):
     rules: Rules
     pauses: tuple[Pause, ...]
     at: int
+    barred: Callable[[str], str] = lambda account: ""
+    """Of the other side's bank account: the code after which the customer may not use it again, if there was one."""
 
 
 # --- the chart of accounts -------------------------------------------------------------------------------------------
@@ -154,6 +161,11 @@ def reserve(s: Settlement) -> str:
 def suspense(s: Settlement, asset: str | None = None) -> str:
     """Money that nobody has explained, in its own currency or in the one that came."""
     return f"@suspense:unmatched:{s.fiat if asset is None else asset}"
+
+
+def bank_cost(s: Settlement) -> str:
+    """What banks have cost us: fees, and what they paid too much."""
+    return f"@expense:bank:{s.fiat}"
 
 
 def losses(s: Settlement) -> str:
@@ -228,16 +240,20 @@ def step(
     chain_requests: tuple[ChainRequest, ...] = (),
     effective_at: int = 0,
     ends: bool = False,
-    freezes: bool = False,
+    because_of: str = "",
     goes_on: bool = False,
     **changes: Any,
 ) -> Settled:
-    """The next state with all that belongs to it. `ends` gives the accounts free, `freezes` freezes those open."""
+    """The next state with all that belongs to it. `ends` gives the accounts free.
+
+    `because_of` is the bank's code by which a payment has failed or come back: what its row asks for follows.
+    """
     t, s = case.transaction, case.settlement
     if changes.get("suspense", s.suspense) != s.suspense:
         changes = {"write_off": 0} | changes  # what was asked for was another amount
     after = msgspec.structs.replace(s, **({"parked_by": "", "left_ms": 0, "entered_at": case.at} | changes))
     accounts = _accounts(case, journals)
+    action = code_of(because_of).action if because_of else ""
     frozen: tuple[str, ...] = ()
     for name in owners(s):
         account = accounts.get(name) or case.accounts(name)
@@ -247,7 +263,7 @@ def step(
             continue
         if ends:
             account = accounts[name] = with_open_items(account, -1)
-        if freezes and account.status == "open":
+        if action == FREEZE and account.status == "open":
             accounts[name] = msgspec.structs.replace(account, status="frozen", seq=account.seq + 1)
             frozen += (name,)
     return Settled(
@@ -261,6 +277,7 @@ def step(
         bank_requests=bank_requests,
         chain_requests=chain_requests,
         frozen=frozen,
+        bars=because_of if action in BARS and s.party_account else "",
         goes_on=goes_on,
     )
 
@@ -301,7 +318,7 @@ def fits_nothing(case: Case, event: str, fact: BankFact, there: tuple[Posting, .
     )
 
 
-def ask_write_off(case: Case, operator: str, note: str) -> Settled:
+def ask_write_off(case: Case, asked: Resolve) -> Settled:
     """`write_off`, the first person: nothing is booked yet. Raises :class:`Refused`."""
     t, s = case.transaction, case.settlement
     if not s.suspense or (t.status not in TERMINAL and t.status != REQUIRES_ATTENTION):
@@ -309,7 +326,7 @@ def ask_write_off(case: Case, operator: str, note: str) -> Settled:
     if s.write_off:
         raise Refused("already_processed", f"{s.write_off_by} has asked for it: transaction.approve by somebody else")
     event = f"{t.type}.write_off_asked"
-    return same_state(case, event, write_off=s.suspense, write_off_by=operator, note=note)
+    return same_state(case, event, write_off=s.suspense, write_off_by=asked.operator, note=asked.note or "")
 
 
 def refuse_write_off(case: Case, operator: str) -> Settled:
@@ -331,6 +348,14 @@ def write_off(case: Case, operator: str) -> Settled:
         moves = [moved(losses(s), suspense(s), -came), moved(trust(s), operating(s), -came)]
     event = f"{t.type}.written_off"
     return same_state(case, event, journals=journal(s.fiat, *moves), suspense=0, approved_by=operator)
+
+
+def enable_account(case: Case) -> Settled:
+    """`enable_account`: an operator knows better than the bank's code. Raises :class:`Refused`."""
+    t, s = case.transaction, case.settlement
+    if not s.party_account or not case.barred(s.party_account):
+        raise Refused("invalid_state_transition", "its bank account is not disabled")
+    return msgspec.structs.replace(same_state(case, f"{t.type}.account_enabled"), enables=True)
 
 
 def gas_paid(s: Settlement, gas: int) -> tuple[Booking, ...]:
@@ -438,6 +463,8 @@ def admitted(asked: Submission, case: Case) -> Settlement:
         usable(case.accounts(name), name)
     if screened(case.rules.settlement, s.party_name) == "denied":
         raise Refused("screening_blocked")
+    if s.party_account and (code := case.barred(s.party_account)):
+        raise Refused("bank_account_disabled", f"a bank has said {code}: {code_of(code).meaning}")
     s = msgspec.structs.replace(s, fee=fee_of(case.rules.settlement, asked.tenant, f"{asked.type}:{s.rail}", s.amount))
     if s.fee >= s.amount:
         raise Refused("amount_below_fee", "nothing would be left")

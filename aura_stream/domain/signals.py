@@ -46,7 +46,16 @@ class Credit(msgspec.Struct, frozen=True, array_like=True, tag="credit"):
     asset: str
     amount: int
     effective_at: int  # ms since 1970
-    kind: str  # transfer | hold: what began it
+    kind: str  # transfer | hold | suspense: what began it
+
+
+class Matched(Credit, frozen=True, array_like=True, tag="matched"):
+    """What a bank took in for nobody, and an operator has found whose it is. Its owner was `~bank:<bank>`.
+
+    A signal of its own: what is recorded of a transfer is as it was before there were such.
+    """
+
+    deposit_id: str = ""  # the receiver's deposit that waits for it, if there is one
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
@@ -171,6 +180,7 @@ class ClockTaken(msgspec.Struct, frozen=True, array_like=True, tag="clock_taken"
 
 Signal = (
     Credit
+    | Matched
     | Answer
     | BankFact
     | ChainFact

@@ -147,6 +147,14 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
     at: int  # since when, ms since 1970
 
 
+class Barred(msgspec.Struct, frozen=True, array_like=True):
+    """A bank account that is not to be used again by the customer, as a bank has said."""
+
+    code: str  # a row of bank_codes
+    transaction_id: str  # of the payment that the bank said it of
+    at: int  # ms since 1970
+
+
 class Fee(msgspec.Struct, frozen=True, omit_defaults=True):
     """One row of a fee schedule: a fixed part in minor units and a part of the amount."""
 

@@ -8,7 +8,8 @@
        └─refused, or a denied name──▶ refused             (failed)
 
     (start) token ─▶ tokens_held ─broadcast─▶ burn_broadcast ─mined─▶ burn_confirming ─confirmed─▶ payout_submitting
-                       │ │                     └──────────────failed for good─▶ burn_failed         (failed)
+                       │ │                     │                        └─failed for good─▶ burn_failed  (failed)
+                       │ │                     └─failed for good─▶ burn_failed                      (failed)
                        │ └─cancel, while parked─▶ canceled
                        └─failed for good─▶ burn_failed                                              (failed)
     (start) fiat ─▶ payout_submitting ─accepted──▶ payout_submitted ──settled──▶ completed ──returned──▶ payout_returned
@@ -19,7 +20,7 @@
                        └─cancel, while parked (fiat only)─▶ canceled
 
     What came back is in the customer's fiat account. `withdrawal.retry` pays it out to another beneficiary without a
-    burn, `withdrawal.remint` makes tokens of it: new transactions with parent_id, each at most once.
+    burn, `withdrawal.remint` makes tokens of it: new transactions with parent_id, one that moves it at most.
     Any wait without an answer ends in the same state with status requires_attention; a later fact still ends it.
     Ways out for an operator: inquire; settled, rejected (the statement says so); write_off of what is in suspense, with
     a second person (`settlement.py`).
@@ -28,6 +29,7 @@
     W2 confirmed  held / custody; reserve / fiat held; gas
     W3 started    fiat held / outgoing
     W4 settled    outgoing / trust, outgoing / fees
+       another amount     outgoing / suspense; expense:bank / outgoing, and trust / operating for what was paid too much
        ended before W2    held / available
        rejected           outgoing (without W3: held) / fiat available
        returned           trust / fiat available; on a closed account, or if it fits nothing: trust / suspense
@@ -46,7 +48,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from aura_stream.domain.bank_codes import ATTENTION, FREEZE, INQUIRE, code_of
+from aura_stream.domain.bank_codes import ATTENTION, INQUIRE, code_of
+from aura_stream.domain.commands import Resolve
 from aura_stream.domain.ids import bank_reference, chain_reference
 from aura_stream.domain.lane_requests import Burn, Inquire, Instruct
 from aura_stream.domain.ledger import enough, expect, usable
@@ -61,9 +64,11 @@ from aura_stream.domain.settlement import (
     admitted,
     ask_write_off,
     attention,
+    bank_cost,
     because,
     check_approval,
     custody,
+    enable_account,
     enter,
     fees,
     fits_nothing,
@@ -73,6 +78,7 @@ from aura_stream.domain.settlement import (
     kept_open,
     moved,
     needs_approval,
+    operating,
     outgoing,
     postponed,
     refuse_write_off,
@@ -231,11 +237,13 @@ def cancel(case: Case) -> Settled:
     return _released(case, "withdrawal.canceled", CANCELED, "canceled")
 
 
-def resolve(case: Case, outcome: str, operator: str, note: str) -> Settled:
+def resolve(case: Case, asked: Resolve) -> Settled:
     """`transaction.resolve`: an operator's way out. Raises :class:`Refused` where it does not lead anywhere."""
-    t, s = case.transaction, case.settlement
+    t, s, outcome, operator = case.transaction, case.settlement, asked.outcome, asked.operator
     if outcome == "write_off":
-        return ask_write_off(case, operator, note)
+        return ask_write_off(case, asked)
+    if outcome == "enable_account":
+        return enable_account(case)
     if t.status == REQUIRES_ATTENTION and t.state in _PAYING:
         if outcome == "inquire":
             inquire = Inquire(case.id, bank_reference(case.id, "payout"))
@@ -367,7 +375,7 @@ def bank_fact(case: Case, fact: BankFact) -> Settled | None:
         action = code_of(fact.code).action
         if action == ATTENTION:
             return attention(case, "unknown_code", code=fact.code, **sent)
-        if action != INQUIRE:
+        if action != INQUIRE or t.reason == "unknown_outcome":  # it was asked again, and still says so
             return _rejected(case, fact.code)
     if fact.kind in (REJECTED, UNKNOWN):
         if t.reason == "unknown_outcome":
@@ -409,14 +417,16 @@ def _settled(case: Case, fact: BankFact) -> Settled | None:
 
 
 def _completed(case: Case, fact_id: str, effective_at: int, bank_reference_: str = "") -> Settled:
-    """W4. What lies in suspense is part of it: what the bank paid more or less is our cost."""
+    """W4. What lies in suspense is part of it: what the bank paid more or less is our cost, and made good at once."""
     s = case.settlement
     net = s.amount - s.fee
     paid: tuple[tuple[Posting, ...], ...] = (moved(outgoing(s), trust(s), net),)
     if s.suspense:
+        more = s.suspense - net
         paid = (
             moved(outgoing(s), suspense(s), s.suspense),
-            moved(outgoing(s), f"@expense:bank:{s.fiat}", net - s.suspense),
+            moved(bank_cost(s), outgoing(s), more),
+            moved(trust(s), operating(s), max(more, 0)),
         )
     journals = _sent(case) + journal(s.fiat, *paid, moved(outgoing(s), fees(s, "withdrawal"), s.fee))
     return step(
@@ -440,7 +450,7 @@ def _rejected(case: Case, code: str, undone: tuple[Booking, ...] = (), reason: s
         reason=reason or because(code, "bank_rejected"),
         ends=True,
         journals=undone + journal(s.fiat, back),
-        freezes=code_of(code).action == FREEZE,
+        because_of=code,
         code=code,
         back=s.amount,
         **more,
@@ -465,7 +475,7 @@ def _came_back_short(case: Case, fact: BankFact, noted: str) -> Settled:
         ends=True,
         journals=journals + journal(s.fiat, moved(trust(s), s.account, fact.amount)),
         effective_at=fact.effective_at,
-        freezes=code_of(fact.code).action == FREEZE,
+        because_of=fact.code,
         code=fact.code,
         booked=True,
         settled_by=_SHORT,
@@ -500,7 +510,7 @@ def _returned(case: Case, fact: BankFact) -> Settled | None:
         reason=because(fact.code, "bank_returned"),
         journals=journal(s.fiat, credit),
         effective_at=fact.effective_at,
-        freezes=code_of(fact.code).action == FREEZE,
+        because_of=fact.code,
         code=fact.code,
         returned_by=fact.fact_id or "-",
         suspense=0 if lands else -fact.amount,

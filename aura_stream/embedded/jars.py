@@ -23,7 +23,7 @@ from aura_stream import SetupError
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
 
-KAFKA_VERSION = "4.4.0"
+KAFKA_VERSION = "4.2.1"
 LOCK_FILE = Path(__file__).with_name("kafka.lock")
 
 # kafka_2.13's POM names this artifact, but it was never published: resolving it fails.

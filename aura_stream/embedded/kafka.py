@@ -82,7 +82,9 @@ logger.server.level = info
 
 START_TIMEOUT_S = 60.0
 
-_CHECKPOINT = Path("__cluster_metadata-0", "00000000000000000000-0000000000.checkpoint")
+_CHECKPOINT = Path("bootstrap.checkpoint")
+_LATER_CHECKPOINT = Path("__cluster_metadata-0", "00000000000000000000-0000000000.checkpoint")
+"""Where the data of Kafka 4.4 begins, which 4.2 cannot read."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,13 @@ class KafkaServer(Server):
             return
         for port in (self.port, self.quorum[self.node_id], *(listener.port for listener in self.listeners)):
             require_port(port, "Kafka", "AURA_KAFKA_PORT")
+        if (self.data_dir / _LATER_CHECKPOINT).exists():
+            raise SetupError(
+                "Kafka's data is of a later version, which an earlier one cannot read.",
+                where=str(self.data_dir),
+                why=f"Kafka {KAFKA_VERSION} is used here: 4.3.0 to 4.4.0 lose the ends of transactions (KAFKA-20734)",
+                fix="make reset   (removes all that is in the sandbox and begins anew)",
+            )
         command, classpath = java(), class_path()
         learned = _learned(aot_file(command, classpath))
         self.home.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ The port is small so that the engine can run on another log as well; the simulat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any, Protocol
 
 import aiokafka.errors
@@ -71,7 +71,7 @@ class Kafka(Protocol):
     async def committed_ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offsets up to which everything is decided: before the first record of an open transaction."""
 
-    def read(self, partition: TopicPartition, start: int, end: int) -> AsyncIterator[list[Record]]:
+    def read(self, partition: TopicPartition, start: int, end: int) -> AsyncGenerator[list[Record], None]:
         """The committed records with start <= offset < end, list by list, in order."""
 
 
@@ -132,7 +132,7 @@ class RealKafka:
         found: dict[TopicPartition, int] = await self._committed.end_offsets(list(partitions))
         return found
 
-    async def read(self, partition: TopicPartition, start: int, end: int) -> AsyncIterator[list[Record]]:
+    async def read(self, partition: TopicPartition, start: int, end: int) -> AsyncGenerator[list[Record], None]:
         """The committed records with start <= offset < end, list by list, in order."""
         if start >= end:
             return

@@ -7,7 +7,8 @@ nothing, takes each unit's inputs from commands and signals, and compares what i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
@@ -73,28 +74,28 @@ class Replay:
         names, number = self.names, self.partition
         journal = TopicPartition(names.journal, number)
         self.end = end = await settled_end(self.kafka, journal)
-        sources = {}
         also = ("inbox", self.inbox) if self.inbox else ("signals", names.signals)
-        for kind, topic in (("commands", names.commands), also):
-            source = TopicPartition(topic, number)
-            source_end = (await self.kafka.committed_ends([source]))[source]
-            sources[kind] = _Inputs(source, self.kafka.read(source, 0, source_end))
-        memory: Memory | None = None
-        parts: list[Record] = []
-        async for records in self.kafka.read(journal, 0, end):
-            for record in records:
-                parts.append(record)
-                unit = _recorded(record.value or b"")
-                if not unit.last:
-                    continue
-                memory = self._with_rules(memory, unit)
-                batch: list[Record] = []
-                for source_kind, *where in unit.inputs:
-                    if (inputs := sources.get(str(source_kind))) is not None:
-                        batch.extend(await inputs.between(int(where[0]), int(where[1])))
-                for offset, value in self._again(memory, batch, unit, parts):
-                    yield offset, value
-                parts = []
+        async with AsyncExitStack() as reads:
+            # The journal ends before its sources do: what reads them is not read to its end.
+            sources = {}
+            for kind, topic in (("commands", names.commands), also):
+                source = TopicPartition(topic, number)
+                source_end = (await self.kafka.committed_ends([source]))[source]
+                read = self.kafka.read(source, 0, source_end)
+                sources[kind] = _Inputs(source, await reads.enter_async_context(aclosing(read)))
+            memory: Memory | None = None
+            parts: list[Record] = []
+            async for records in await reads.enter_async_context(aclosing(self.kafka.read(journal, 0, end))):
+                for record in records:
+                    parts.append(record)
+                    unit = _recorded(record.value or b"")
+                    if not unit.last:
+                        continue
+                    memory = self._with_rules(memory, unit)
+                    batch = await _inputs_of(unit, sources)
+                    for offset, value in self._again(memory, batch, unit, parts):
+                        yield offset, value
+                    parts = []
 
     def _with_rules(self, memory: Memory | None, unit: Recorded) -> Memory:
         if not unit.rules:
@@ -242,3 +243,12 @@ class _Inputs:
                 raise ReplayDiffers(f"{where}: no unit has read offset {record.offset}")
             found.append(record)
         return found
+
+
+async def _inputs_of(unit: Recorded, sources: Mapping[str, _Inputs]) -> list[Record]:
+    """The records that a unit has taken, in their order."""
+    batch: list[Record] = []
+    for kind, *where in unit.inputs:
+        if (inputs := sources.get(str(kind))) is not None:
+            batch.extend(await inputs.between(int(where[0]), int(where[1])))
+    return batch

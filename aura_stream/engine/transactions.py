@@ -19,7 +19,7 @@ from io import BytesIO
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import (
     CoordinatorNotAvailableError,
     DuplicateSequenceNumber,
@@ -192,9 +192,31 @@ class _VersionsRequest(Request[_AskVersions]):
         return request_struct_class("aura-stream", "1", {})
 
 
-_FINALIZED = 2  # the tag of the answer's list of features
+_SUPPORTED, _FINALIZED = 0, 2  # the tags of the answer's lists of features
 _NONE = b"\x01"  # an empty list
-_FEATURES = CompactArray(("name", CompactString()), ("max_level", Int16), ("min_level", Int16), _TAGS)
+_FEATURES = CompactArray(("name", CompactString()), ("level", Int16), ("other_level", Int16), _TAGS)
+"""What is finalized comes with its greatest level first, what is supported with its least."""
+
+
+def _features(answer: _Versions, tag: int) -> list[tuple[Any, ...]]:
+    return _FEATURES.decode(BytesIO(answer.tags.get(tag, _NONE))) or []
+
+
+METADATA = "metadata.version"
+LOSES_MARKERS = range(30, 34)
+"""The newest form of metadata that brokers of Kafka 4.3.0 to 4.4.0 know, by which they can be told from others: they
+leave out the marker of a transaction whose partition has no leader (KAFKA-20734)."""
+
+
+async def newest_metadata(bootstrap: Brokers | str) -> int:
+    """The newest form of metadata that a broker knows; 0: it does not say. Raises aiokafka's errors."""
+    client = AIOKafkaClient(**client_options(bootstrap))
+    try:
+        await client.bootstrap()
+        answer = await client.send(client.get_random_node(), _VersionsRequest())
+    finally:
+        await client.close()
+    return next((newest for name, _, newest, *_ in _features(answer, _SUPPORTED) if name == METADATA), 0)
 
 
 class TransactionClient:
@@ -249,8 +271,7 @@ class TransactionClient:
         if connection is None or connection._versions[_VersionsRequest.API_KEY][1] < _AskVersions.API_VERSION:
             return 0
         answer = await client.send(node, _VersionsRequest(), group=ConnectionGroup.COORDINATION)
-        features = _FEATURES.decode(BytesIO(answer.tags.get(_FINALIZED, _NONE))) or []
-        return next((level for name, level, *_ in features if name == FEATURE), 0)
+        return next((level for name, level, *_ in _features(answer, _FINALIZED) if name == FEATURE), 0)
 
     def batch(self) -> Any:
         """An empty batch."""

@@ -156,6 +156,10 @@ class Consumer(driver.Consumer):
                         break  # a rebalance is on: all of it is fetched again
                     await self.callback(message)
                 await asyncio.sleep(0)  # all may have been there already
+        except asyncio.CancelledError:
+            # While a rebalance is on, a fetcher that is cancelled has crashed for Faust, though the worker be stopping.
+            if not self.app.should_stop:
+                raise
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise

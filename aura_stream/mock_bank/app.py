@@ -22,6 +22,7 @@ from aura_stream.mock_bank import banking, data, simulate
 from aura_stream.mock_bank.bank import Bank
 from aura_stream.mock_bank.call import Call, Handler
 from aura_stream.mock_bank.contract import Operation, load_contract
+from aura_stream.mock_bank.hostile import HTML, kind_of, spoiled
 from aura_stream.mock_bank.oauth import OAuthError, bearer
 from aura_stream.mock_bank.payments import HANGS, Reply
 from aura_stream.mock_bank.problems import Problem
@@ -30,8 +31,6 @@ from aura_stream.mock_bank.world import Config, World
 log = logging.getLogger(__name__)
 
 BODY_MAX: Final = 2_000_000
-HUGE: Final = 10_000_000
-HTML: Final = b"<!DOCTYPE html><html><body><h1>502 Bad Gateway</h1><script>alert(1)</script></body></html>\n"
 _JOURNALED: Final = {"submitAchTransfer", "submitSepaTransfer", "submitInternalTransfer", "uploadAchFile", "inquire"}
 """Operations that write the journal of calls themselves, in one transaction with what they do."""
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -232,26 +231,14 @@ async def _send(request: web.Request, reply: Reply, bank: Bank | None) -> web.St
         await asyncio.sleep(reply.slow_ms / 1000)
     if reply.fault in HANGS and bank is not None:
         return await _hang(request, bank)
-    if reply.fault in ("error_before", "inquiry_error"):
+    if reply.fault in ("error_before", "inquiry_error", "events_error"):
         return _json(503, Problem(503, "unavailable", "Try again.").document())
     if reply.fault == "error_after":
         return _json(500, Problem(500, "internal_error", "Something went wrong.").document())
     if reply.fault in ("rate_limited", "too_fast"):
         return _json(429, Problem(429, "rate_limited", "Too many calls.").document(), {"Retry-After": "1"})
-    if reply.fault == "html":
-        return web.Response(status=502, body=HTML, content_type="text/html")
-    if reply.fault == "huge":
-        return _json(reply.status, {**reply.body, "padding": "x" * HUGE})
-    if reply.fault == "wrong_types":
-        return _json(
-            reply.status,
-            {name: [value] if isinstance(value, str) else str(value) for name, value in reply.body.items()},
-        )
-    if reply.fault == "negative_amount" and "amount" in reply.body:
-        return _json(reply.status, {**reply.body, "amount": "-" + reply.body["amount"]})
-    if reply.fault == "wrong_currency" and "currency" in reply.body:
-        other = {"USD": "EUR", "EUR": "USD"}[reply.body["currency"]]
-        return _json(reply.status, {**reply.body, "currency": other})
+    if reply.fault in ("html", "inquiry_html", "events_html"):
+        return web.Response(status=502 if reply.fault == "html" else 200, body=HTML, content_type="text/html")
     if reply.fault == "cut_answer":
         return await _cut(request, reply)
     if isinstance(reply.body, bytes):
@@ -260,7 +247,8 @@ async def _send(request: web.Request, reply: Reply, bank: Bank | None) -> web.St
         return web.Response(status=reply.status, body=reply.body, content_type=type_, headers=headers)
     if reply.body is None:
         return web.Response(status=reply.status, headers=dict(reply.headers))
-    return _json(reply.status, reply.body, dict(reply.headers))
+    body = spoiled(kind_of(reply.fault), reply.body) if reply.fault else reply.body
+    return _json(reply.status, body, dict(reply.headers))
 
 
 def _json(status: int, body: Any, headers: dict[str, str] | None = None) -> web.Response:

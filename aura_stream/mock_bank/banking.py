@@ -11,6 +11,7 @@ from aura_stream.mock_bank import payments, sepa, statements, webhooks
 from aura_stream.mock_bank.ach import OutOfWindow
 from aura_stream.mock_bank.bank import IDEMPOTENCY_WINDOW_MS, PROCESSING_MS, Bank, iso_time
 from aura_stream.mock_bank.call import Call, Handler
+from aura_stream.mock_bank.faults import on_events
 from aura_stream.mock_bank.payments import Reply
 from aura_stream.mock_bank.problems import Problem
 
@@ -124,7 +125,10 @@ async def list_events(call: Call) -> Reply:
         "SELECT n, body FROM events WHERE n > ? ORDER BY n LIMIT ?", call.query["after"], call.query["limit"]
     )
     events = [json.loads(row["body"]) for row in rows]
-    return Reply(200, {"events": events, "after": rows[-1]["n"] if rows else call.query["after"]})
+    fault = on_events(
+        call.bank.profile, call.bank.name, call.query["after"], call.bank.visit("events", call.query["after"])
+    )
+    return Reply(200, {"events": events, "after": rows[-1]["n"] if rows else call.query["after"]}, fault)
 
 
 async def set_webhook(call: Call) -> Reply:

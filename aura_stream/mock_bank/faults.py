@@ -32,7 +32,20 @@ INQUIRY: Final = {
     "inquiry_error": "503",
     "inquiry_hang": "no answer",
     "stale_status": "the status before the present one",
+    "inquiry_html": "the answer is a page of HTML",
+    "inquiry_huge": "the answer is 10 MB long",
+    "inquiry_wrong_types": "numbers are texts and texts are lists",
+    "inquiry_negative_amount": "the answer's amounts are negative",
+    "inquiry_wrong_currency": "the answer names another currency",
 }
+EVENTS: Final = {
+    "events_error": "the list of events: 503",
+    "events_html": "the list of events is a page of HTML",
+    "events_huge": "the list of events is 10 MB long",
+    "events_wrong_types": "in the list of events numbers are texts and texts are lists",
+    "events_negative_amount": "in the list of events amounts are negative",
+}
+"""Of one request for events; whoever asks again behind the same number may have the true ones."""
 OUTCOME: Final = {
     "reject": "rejected before it settles: ACH R03, SEPA AC01",
     "return": "returned after it settled: ACH R01, SEPA AC04",
@@ -48,6 +61,10 @@ WEBHOOK: Final = {
     "bad_signature": "first sent with a wrong signature",
     "stale": "first sent with a timestamp that is 10 min old",
     "cut": "first sent with half of its body",
+    "webhook_html": "first sent, and signed, as a page of HTML",
+    "webhook_huge": "first sent, and signed, 10 MB long",
+    "webhook_wrong_types": "first sent, and signed, with texts for numbers and lists for texts",
+    "webhook_negative_amount": "first sent, and signed, with negative amounts",
 }
 TOKEN: Final = {
     "token_error_before": "503, and the user's code or refresh token is still good",
@@ -59,14 +76,20 @@ DATA: Final = {
     "data_limited": "account data: 429 with Retry-After",
 }
 SLOW: Final = {"slow": "the answer takes up to `slow_ms` longer"}
-FILES: Final = {"cut_file": "a statement breaks off in the middle"}
+FILES: Final = {
+    "cut_file": "a statement breaks off in the middle",
+    "file_html": "a statement is a page of HTML",
+    "file_huge": "a statement is right, and 10 MB longer than it need be",
+    "file_wrong_types": "a statement has words for amounts",
+    "file_negative_amount": "a statement has negative amounts",
+}
 LINES: Final = {
     "line_lost": "a line is missing on the statement, and its balance says so too",
     "line_twice": "a line is on the statement twice",
     "line_off": "a line on the statement is one cent more",
 }
 """Of statements: what the bank's books have right and its statement wrong, each time that it is asked for."""
-ALL: Final = SLOW | SUBMIT | INQUIRY | OUTCOME | WEBHOOK | FILES | LINES | TOKEN | DATA
+ALL: Final = SLOW | SUBMIT | INQUIRY | EVENTS | OUTCOME | WEBHOOK | FILES | LINES | TOKEN | DATA
 """Every fault with what happens."""
 
 PROFILES: Final[dict[str, dict[str, int]]] = {
@@ -111,6 +134,16 @@ PROFILES: Final[dict[str, dict[str, int]]] = {
         "inquiry_error": 1500,
         "inquiry_hang": 500,
         "stale_status": 1000,
+        "inquiry_html": 100,
+        "inquiry_huge": 50,
+        "inquiry_wrong_types": 100,
+        "inquiry_negative_amount": 100,
+        "inquiry_wrong_currency": 100,
+        "events_error": 500,
+        "events_html": 100,
+        "events_huge": 50,
+        "events_wrong_types": 100,
+        "events_negative_amount": 100,
         "reject": 500,
         "return": 500,
         "one_cent_off": 200,
@@ -120,7 +153,15 @@ PROFILES: Final[dict[str, dict[str, int]]] = {
         "bad_signature": 800,
         "stale": 500,
         "cut": 500,
+        "webhook_html": 100,
+        "webhook_huge": 50,
+        "webhook_wrong_types": 100,
+        "webhook_negative_amount": 100,
         "cut_file": 2000,
+        "file_html": 200,
+        "file_huge": 50,
+        "file_wrong_types": 200,
+        "file_negative_amount": 200,
         "token_error_before": 800,
         "token_error_after": 500,
         "data_error": 1500,
@@ -244,6 +285,11 @@ def on_submit(profile: Profile, bank: str, reference: str, times: int, cents: in
 def on_inquiry(profile: Profile, bank: str, reference: str, times: int) -> str:
     """The fault of the ``times``-th inquiry after ``reference``."""
     return pick(profile, INQUIRY, bank, "inquiry", reference, times)
+
+
+def on_events(profile: Profile, bank: str, after: int, times: int) -> str:
+    """The fault of the ``times``-th list of events behind ``after``."""
+    return pick(profile, EVENTS, bank, "events", after, times)
 
 
 def is_slow(profile: Profile, bank: str, reference: str, times: int, cents: int, name: str) -> int:

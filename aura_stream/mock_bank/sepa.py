@@ -61,8 +61,12 @@ def settle(bank: Bank, data: dict[str, Any], at: int) -> None:
         bank.tell(bank.transfer(row["id"]), "transfer.settled", at)
     kind, code = outcome.get("later") or ("", "")
     if kind == "return":
-        days = 1 + draw(bank.profile.seed, bank.name, "return", row["reference"]) % 3
-        bank.schedule(target_days_after(at, days), "sepa_return", transfer=row["id"], code=code)
+        bank.schedule(_return_at(bank, row, at), "sepa_return", transfer=row["id"], code=code)
+
+
+def _return_at(bank: Bank, row: sqlite3.Row, at: int) -> int:
+    days = 1 + draw(bank.profile.seed, bank.name, "return", row["reference"]) % 3
+    return target_days_after(at, days)
 
 
 def come_back(bank: Bank, data: dict[str, Any], at: int) -> None:
@@ -157,8 +161,12 @@ def recall_view(bank: Bank, id_: str) -> dict[str, Any]:
 
 
 def arrive(bank: Bank, row: sqlite3.Row, at: int) -> sqlite3.Row:
-    """Money that somebody pushed is here."""
+    """Money that somebody pushed is here, unless the sender's bank keeps it or is told no: then nobody hears of it."""
     outcome = json.loads(row["outcome"])
+    if outcome.get("stuck"):
+        return row
+    if code := outcome.get("reject") or ("MS03" if outcome.get("refused") else ""):
+        return bank.change(row, at, status="rejected", code=code)
     cents = row["cents"] - bool(outcome.get("one_cent_off"))
     row = bank.change(row, at, status="settled", settled_ms=at, settled_cents=cents)
     bank.book(row["account_id"], bank.counter_account(row), cents, row, at)
@@ -168,6 +176,8 @@ def arrive(bank: Bank, row: sqlite3.Row, at: int) -> sqlite3.Row:
         day = local(at + 3 * DAY_MS, FRANKFURT).date()
         due = at + 3 * DAY_MS if is_target_day(day) else target_days_after(at + 3 * DAY_MS, 1)
         bank.schedule(due, "forced_recall", transfer=row["id"], code=code)
+    elif kind == "return" and row["currency"] == "EUR":
+        bank.schedule(_return_at(bank, row, at), "sepa_return", transfer=row["id"], code=code)
     return bank.transfer(row["id"])
 
 

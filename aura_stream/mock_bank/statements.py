@@ -15,6 +15,7 @@ from aura_stream.mock_bank.bank import Bank, compact, iso_time
 from aura_stream.mock_bank.calendars import FRANKFURT, NEW_YORK, local
 from aura_stream.mock_bank.calendars import at as midnight
 from aura_stream.mock_bank.faults import FILES, LINES, on_submit, pick
+from aura_stream.mock_bank.hostile import kind_of, spoiled_file
 from aura_stream.mock_bank.money import text_of
 from aura_stream.mock_bank.nacha import NachaError, parse
 from aura_stream.mock_bank.payments import ACTED_ON, HANGS, Order, Reply, act
@@ -131,7 +132,8 @@ def _account(bank: Bank, row: sqlite3.Row) -> camt.Account:
 def _file(bank: Bank, name: str, text: bytes) -> Reply:
     times = bank.visit("file", name)
     fault = pick(bank.profile, FILES, bank.name, "file", name, times)
-    return Reply(200, text[: len(text) // 2] if fault == "cut_file" else text, fault)
+    text = text[: len(text) // 2] if fault == "cut_file" else spoiled_file(kind_of(fault), text)
+    return Reply(200, text, fault)
 
 
 def ach_files(bank: Bank, after: str, limit: int) -> dict[str, Any]:

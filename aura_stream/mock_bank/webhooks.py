@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import json
 import logging
 import time
 from typing import Final, Literal
@@ -17,7 +18,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from aura_stream.mock_bank.bank import Bank
+from aura_stream.mock_bank.bank import Bank, compact
+from aura_stream.mock_bank.hostile import HTML, kind_of, spoiled
 from aura_stream.mock_bank.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -135,6 +137,9 @@ class Dispatcher:
         at_s += self._bank.profile.skew_s
         if fault == "stale":
             at_s -= STALE_S
+        if fault.startswith("webhook_"):
+            kind = kind_of(fault)
+            body = HTML if kind == "html" else compact(spoiled(kind, json.loads(body))).encode()
         secret = secret_of(self._bank)
         signature = sign(secret, id_, at_s, body + b" " if fault == "bad_signature" else body)
         headers = {

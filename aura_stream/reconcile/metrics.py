@@ -8,7 +8,7 @@ login: there are counts, ages and shares, and amounts only of what nobody can ex
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
@@ -90,8 +90,7 @@ class ReconcileMetrics:
             for what, count in waiting.items():
                 self._waiting.labels(type_, what).set(count)
         for account in report["accounts"]:
-            end = datetime.combine(date.fromisoformat(account["day"]) + timedelta(days=1), time(), UTC)
-            self._statement.labels(account["account"]).set((now - end).total_seconds())
+            self._statement.labels(account["account"]).set((now - store.end_of(account["day"])).total_seconds())
         for one in report["currencies"]:
             held = Decimal(one["trust"]) + Decimal(one["open_returns"])
             owed = sum(Decimal(one[part]) for part in ("reserve", "customers", "outgoing", "suspense"))

@@ -1,6 +1,7 @@
 """Reads the returns of a NACHA file: which of our orders came back, why, and with how much money.
 
-Only what reconciliation needs is read, and the control totals, by which a file that is cut or changed is found.
+Only what reconciliation needs is read, and all that controls it (counts, hashes and totals of batches and of the file),
+by which one that is cut or changed is found.
 Source: Nacha Operating Rules, Appendix Three (layout) and Four (returns).
 """
 
@@ -30,41 +31,72 @@ class Return:
     day: date
 
 
+class _Sums:
+    """What the entries of a batch, or of the file, come to."""
+
+    def __init__(self) -> None:
+        self.records = self.hash = self.debits = self.credits = 0
+
+    def add(self, batch: _Sums) -> None:
+        """A batch of the file has ended."""
+        self.records += batch.records
+        self.hash += batch.hash
+        self.debits += batch.debits
+        self.credits += batch.credits
+
+    def check(self, control: str, digits: int, whose: str, number: int) -> None:
+        """Compares with what a control record says: how many records (of so many digits), hash, debits, credits."""
+        ends = (0, digits, digits + 10, digits + 22, digits + 34)
+        found = (self.records, self.hash % 10**10, self.debits, self.credits)
+        for place, what in enumerate(("number of records", "entry hash", "debits", "credits")):
+            stated = _number(control[ends[place] : ends[place + 1]], number)
+            if stated != found[place]:
+                raise Unreadable(
+                    f"record {number}, the totals of the {whose}: its {what} is {stated}, that of what stands there "
+                    f"{found[place]}"
+                )
+
+
 def read_returns(file: bytes) -> list[Return]:
     """The returns of a file, in its order; notifications of change are none. Raises :class:`Unreadable`."""
-    records = _records(file)
     found: list[Return] = []
-    debited = credited = entries = batches = 0
-    day: date | None = None
-    entry = ""
+    whole, batch = _Sums(), _Sums()
+    head = entry = ""  # of the batch that is open, and of its last entry
+    batches = 0
+    records = _records(file)
     for number, record in enumerate(records, 1):
         kind = record[0]
+        if (kind in "678" and not head) or (kind in "59" and head):
+            raise Unreadable(f"record {number}, of type {kind}, stands {'within' if head else 'outside'} a batch")
         if kind == "5":
-            batches += 1
-            day = _day(record[69:75], number)
+            batches, batch, head, entry = batches + 1, _Sums(), record, ""
         elif kind == "6":
-            entries, entry = entries + 1, record
-            cents = _number(record[29:39], number)
+            entry, cents = record, _number(record[29:39], number)
+            batch.records += 1
+            batch.hash += _number(record[3:11], number)
             if record[2] in "6789":
-                debited += cents
+                batch.debits += cents
             else:
-                credited += cents
+                batch.credits += cents
         elif kind == "7":
-            entries += 1
+            batch.records += 1
             if record[1:3] == "99":
-                if not entry or day is None:
+                if not entry:
                     raise Unreadable(f"record {number} is an addenda without its entry")
-                found.append(_return(entry, record, day, number))
-        elif kind == "9":
-            if record == "9" * _RECORD:
-                continue
-            stated = _number(record[1:7], number), _number(record[13:21], number)
-            if stated != (batches, entries):
+                found.append(_return(entry, record, _day(head[69:75], number), number))
+        elif kind == "8":
+            batch.check(record[4:44], 6, "batch", number)
+            if record[79:94] != head[79:94]:
+                raise Unreadable(f"record {number} ends the batch {record[79:94]}, but {head[79:94]} began")
+            whole.add(batch)
+            head = ""
+        elif kind == "9" and record != "9" * _RECORD:
+            stated, blocks = _number(record[1:7], number), _number(record[7:13], number)
+            if (stated, blocks) != (batches, len(records) // 10):
                 raise Unreadable(
-                    f"it says that it has {stated[0]} batches and {stated[1]} records; {batches}, {entries}"
+                    f"it says that it has {stated} batches in {blocks} blocks; {batches}, {len(records) // 10}"
                 )
-            if (_number(record[31:43], number), _number(record[43:55], number)) != (debited, credited):
-                raise Unreadable("its totals of debits and credits are not the sums of its entries")
+            whole.check(record[13:55], 8, "file", number)
     return found
 
 

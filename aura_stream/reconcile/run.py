@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -28,8 +27,6 @@ from aura_stream.reconcile.store import Account
 
 if TYPE_CHECKING:
     from aura_stream.ledger.connection import Connection
-
-log = logging.getLogger(__name__)
 
 DAYS_MAX: Final = 400
 """Statements that one run asks a bank for, per account."""
@@ -93,8 +90,6 @@ async def reconcile(dsn: str, wanted: Wanted) -> Outcome:
             await _book(connection, chain, outcome)
     finally:
         await connection.close(timeout=5)
-    for break_id, finding in outcome.opened:
-        log.error("break %d: %s: %s (%d minor units)", break_id, finding.kind, finding.detail, finding.amount)
     return outcome
 
 

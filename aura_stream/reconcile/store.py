@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
-from aura_stream.domain.bank_codes import COMPLIANCE
+from aura_stream.domain.bank_codes import CASES
 from aura_stream.domain.reasons import Refused
 from aura_stream.domain.reconciliation import (
     GONE,
@@ -91,6 +91,8 @@ async def add_statement(connection: Connection, account: Account, statement: Sta
     Raises :class:`Refused` ``invalid_field`` when it is of another account than those before it.
     """
     same = (account.bank, account.kind, account.currency)
+    # Another run may have the same statement in its hands; what it has kept is to be seen by the next question.
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
     rows = await connection.fetch(
         """SELECT statement_id, day, content_hash FROM reconciliation.statements
         WHERE bank = $1 AND kind = $2 AND currency = $3 AND (statement_id = $4 OR day = $5)""",
@@ -391,20 +393,20 @@ async def unexplained(connection: Connection, currency: str) -> list[Unexplained
 
 async def told(connection: Connection) -> list[tuple[Told, str]]:
     """Events that call a person, with their asset: of all transactions that have changed since some days before the
-    newest report. What was in suspense after them is told by the money, unless compliance must know of it."""
+    newest report. What was in suspense after them is told by the money, unless the code itself asks for a case."""
     rows = await connection.fetch(
         """SELECT t.transaction_id::text AS transaction_id, t.tenant_id, h.event ->> 'type' AS type, t.asset,
             (h.event ->> 'seq')::integer AS seq,
-            CASE WHEN h.event ->> 'reason' = ANY ($2) OR h.event -> 'by_bank' ->> 'action' = $5
+            CASE WHEN h.event ->> 'reason' = ANY ($2) OR h.event -> 'by_bank' ->> 'action' = ANY ($5)
                 THEN h.event -> 'by_bank' ->> 'code' END AS code
         FROM ledger.transactions t CROSS JOIN LATERAL jsonb_array_elements(t.history) h (event)
         WHERE t.type = ANY ($4)
             AND t.updated_at >= coalesce((SELECT max(made_at) FROM reconciliation.reports) - $1::interval, '-infinity')
-            AND (h.event -> 'by_bank' ->> 'action' = $5
+            AND (h.event -> 'by_bank' ->> 'action' = ANY ($5)
                 OR h.event -> 'by_bank' ->> 'suspense' IS NULL AND (h.event ->> 'type' LIKE '%.break_opened'
                     OR h.event ->> 'reason' = ANY ($2) AND h.event ->> 'status' = ANY ($3)))
         ORDER BY t.transaction_id, seq""",
-        *(_TOLD_BACK, ["unknown_code", "books_disagree"], [FAILED, RETURNED], list(_SETTLEMENTS), COMPLIANCE),
+        *(_TOLD_BACK, ["unknown_code", "books_disagree"], [FAILED, RETURNED], list(_SETTLEMENTS), list(CASES)),
     )
     return [
         (Told(row["transaction_id"], row["tenant_id"], row["type"], row["seq"], row["code"] or ""), row["asset"])
@@ -661,3 +663,8 @@ async def last_report(connection: Connection) -> dict[str, Any] | None:
     """The newest report of reserves; None: nothing was reconciled yet."""
     row = await connection.fetchrow("SELECT made_at, body FROM reconciliation.reports ORDER BY report_key DESC LIMIT 1")
     return None if row is None else dict(orjson.loads(row["body"]))
+
+
+def end_of(day: str) -> datetime:
+    """When the day of a statement was over, as far as its age goes: zones make hours, and an age here is of days."""
+    return datetime.combine(date.fromisoformat(day) + timedelta(days=1), time(), UTC)

@@ -178,10 +178,12 @@ def measured() -> dict[str, Any]:
         "isolation": {
             "count": 200,
             "rate": 20.0,
+            "alone": [percentiles | {"p50_ms": 33.0}, percentiles | {"p50_ms": 33.5}],
             "quiet": [percentiles | {"p50_ms": 31.5}, percentiles | {"p50_ms": 33.5}],
             "hanging": [percentiles | {"p50_ms": 34.65}, percentiles | {"p50_ms": 33.5}],
             "ratios": [1.1, 1.0],
             "ratio": 1.05,
+            "ratio_alone": 1.025,
             "without_answer": 1_234,
         },
         "settlements": {
@@ -226,6 +228,7 @@ def test_all_figures_reach_terminal_and_documentation() -> None:
             "65,000 (60,000 to 70,000)",
             "34.6 / 43.0",  # bank B while bank A hangs
             "1.05",
+            "1.02",  # beside a bank of which nothing is asked
             "1,234 calls",
             "45.2",
             "waiting in mint_confirming (busiest: mock bank, 0.62 of a core)",

@@ -89,10 +89,10 @@ def test_a14_a_tiny_run_settles_through_banks_and_chain_and_measures_it(tmp_path
     assert done.returncode == 0, done.stderr
     results = json.loads(figures.read_text(encoding="utf-8"))
     isolation = results["isolation"]
-    (quiet,), (hanging,), (ratio,) = isolation["quiet"], isolation["hanging"], isolation["ratios"]
-    assert (
-        quiet["count"] == hanging["count"] == 15 and ratio == hanging["p50_ms"] / quiet["p50_ms"] == isolation["ratio"]
-    )
+    (alone,), (quiet,), (hanging,) = isolation["alone"], isolation["quiet"], isolation["hanging"]
+    assert alone["count"] == quiet["count"] == hanging["count"] == 15
+    assert isolation["ratios"] == [isolation["ratio"]] == [hanging["p50_ms"] / quiet["p50_ms"]]
+    assert isolation["ratio_alone"] == hanging["p50_ms"] / alone["p50_ms"]
     assert isolation["without_answer"] >= 1, "bank-a has answered"
     came, went = results["settlements"]["runs"]
     for run, states in ((came, {"funds_settled", "mint_queued"}), (went, {"tokens_held", "payout_submitted"})):

@@ -26,8 +26,19 @@ async def lying_node(
     change: Callable[[Request, Answer], Answer],
     refuse: Callable[[Request], str | None] = lambda _: None,
 ) -> AsyncIterator[ChainNode]:
-    """A client of the node at ``rpc_url`` whose answers go through ``change``. What ``refuse`` names an error for does
-    not reach the node."""
+    """A client of :func:`lying_url`."""
+    async with lying_url(rpc_url, change, refuse) as url, ChainNode(url) as node:
+        yield node
+
+
+@asynccontextmanager
+async def lying_url(
+    rpc_url: str,
+    change: Callable[[Request, Answer], Answer] = lambda _, answer: answer,
+    refuse: Callable[[Request], str | None] = lambda _: None,
+) -> AsyncIterator[str]:
+    """Where the node at ``rpc_url`` is asked by others too; its answers go through ``change``. What ``refuse`` names
+    an error for does not reach the node."""
 
     async def one(session: aiohttp.ClientSession, request: Request) -> Answer:
         if text := refuse(request):
@@ -53,7 +64,6 @@ async def lying_node(
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
-        async with ChainNode(f"http://127.0.0.1:{port}") as node:
-            yield node
+        yield f"http://127.0.0.1:{port}"
     finally:
         await runner.cleanup()

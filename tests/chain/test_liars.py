@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import random
 from typing import Any
 
 import pytest
 
-from aura_stream.chain.rpc import BadAnswer, Kind, Refused, Unanswered
+from agents.chain_calls import looked
+from agents.chain_lanes import Look, Watch
+from aura_stream.chain.rpc import BadAnswer, ChainError, Kind, Refused, Unanswered
 from aura_stream.chain.signer import Fees, bumped, sender_of
 from aura_stream.chain.watch import State, look
+from aura_stream.domain.lane_news import DECODE_CHAIN, ENCODE, Looked
+from aura_stream.domain.lanes.minter import Job, Limits
 from aura_stream.embedded.anvil import AnvilServer
 from tests.chain.proxy import Answer, Cut, Request, lying_node
 from tests.chain.world import FEES, World
@@ -151,3 +158,78 @@ async def test_n32_our_bump_satisfies_a_node_that_wants_ten_per_cent_more(anvil:
         await node.send(mint.sign(bumped(FEES)))
     await world.chaos.mine()
     assert (await mint.look()).state is State.MINED
+
+
+HOSTILE: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1.5, 2**70, "", "0x", "0x0", "-0x1", "0x" + "f" * 16, "0x" + "f" * 64, "0x" + "f" * 65),
+    *("0x" + "0" * 63 + "1", "<html>", "0x" + "zz" * 32, [], [[]], {}, {"id": []}, [None], ["0x1"] * 1000, "0" * 10**6),
+)
+
+
+def places(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in an answer, itself too."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [way, *(place for key, one in inner for place in places(one, (*way, key)))]
+
+
+def put(value: Any, way: tuple[Any, ...], new: Any) -> Any:
+    if not way:
+        return new
+    changed = copy.copy(value)
+    changed[way[0]] = put(value[way[0]], way[1:], new)
+    return changed
+
+
+async def test_sec34_whatever_stands_anywhere_in_an_answer_a_look_sees_or_says_that_it_does_not(
+    anvil: AnvilServer, world: World
+) -> None:
+    """One value of one answer is another one. What is seen of it can be written down and read again, and no number of
+    it is one that a chain cannot have: nothing of that may be an error of our own code."""
+    mint, gone = world.mint(), world.mint()
+    await mint.send()
+    await world.chaos.mine(9)
+    chain_id, genesis = await world.node.identity()
+    jobs = []
+    for one in (mint, gone):
+        effect = one.effect
+        who = ("t", "default", "alice", "mint", effect.reference.hex(), effect.amount, world.treasury)
+        job = Job(*who, state="signed", nonce=one.watched.nonce, hashes=one.watched.hashes)
+        jobs.append(Watch(job, 0))
+    wanted = Look("local:AUSD", "AUSD", 1, tuple(jobs), 1)
+    seed = random.SystemRandom().randrange(1 << 31)
+    chance = random.Random(seed)
+    asked: list[str] = []
+    damage: dict[str, Any] = {"at": -1}
+
+    def change(request: Request, answer: Answer) -> Answer:
+        asked.append(request["method"])
+        if len(asked) - 1 != damage["at"]:
+            return answer
+        way = chance.choice(places(answer))
+        new = put(answer, way, chance.choice(HOSTILE))
+        damage["what"] = f"{request['method']} {way} = {json.dumps(new)[:300]}"
+        return new if isinstance(new, dict) else {"x": new}
+
+    async def see() -> str:
+        asked.clear()
+        async with lying_node(anvil.rpc_url, change) as node:
+            try:
+                found = await looked(node, world.key, wanted, f"{chain_id}:{genesis}", Limits(confirmations=3))
+            except ChainError:
+                return "error"
+        assert DECODE_CHAIN(ENCODE(found)) == found
+        if isinstance(found, Looked):
+            assert max(found.height, found.final, found.nonce, found.final_nonce) < 2**63
+            assert 0 <= found.tip <= found.fee
+            return "seen"
+        return "behind"
+
+    assert await see() == "seen"
+    requests, outcomes = len(asked), []
+    for number in range(300):
+        damage["at"] = number % requests
+        try:
+            outcomes.append(await see())
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {damage['what']}") from error
+    assert outcomes.count("error") > 100 and "seen" in outcomes, outcomes

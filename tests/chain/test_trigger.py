@@ -19,7 +19,7 @@ from aura_stream.chain.watch import State
 from aura_stream.cli import COULD_NOT, GOOD, USAGE, main
 from aura_stream.embedded.anvil import AnvilServer
 from aura_stream.settings import load_settings
-from tests.chain.world import World, sandbox
+from tests.chain.world import World, new_key, sandbox
 
 
 class Trigger:
@@ -97,14 +97,23 @@ async def test_a19_the_token_is_put_on_the_chain_once(anvil: AnvilServer, node: 
     chaos = Chaos(node, sandbox())
     await chaos.fund(key.address)
     with pytest.raises(SetupError, match="not in a block"):
-        await ensure_token(node, key, timeout_s=0.2)  # interrupted: nothing is mined
+        await ensure_token(node, key, "AUSD", timeout_s=0.2)  # interrupted: nothing is mined
     await chaos.base_fee(500_000_000)  # other fees, so other bytes; the first ones still wait
     with pytest.raises(SetupError, match="not in a block"):
-        await ensure_token(node, key, timeout_s=0.2)
+        await ensure_token(node, key, "AUSD", timeout_s=0.2)
     await chaos.mine()
-    assert await ensure_token(node, key) == await ensure_token(node, key) == token_address(key)
+    assert await ensure_token(node, key, "AUSD") == await ensure_token(node, key, "AUSD") == token_address(key)
     assert await node.nonce(key.address) == 2
     assert token.Role(await node.read(token_address(key), "roles", key.address)) == token.Role(7)
+
+
+@pytest.mark.parametrize(("symbol", "name"), [("AUSD", "Aura Dollar"), ("AEUR", "Aura Euro")])
+async def test_a04_each_token_says_on_the_chain_what_it_is(world: World, symbol: str, name: str) -> None:
+    key = new_key()
+    await world.chaos.fund(key.address)
+    await world.chaos.resume_mining()
+    address = await ensure_token(world.node, key, symbol)
+    assert [await world.node.read(address, one) for one in ("symbol", "name")] == [symbol, name]
 
 
 async def test_a_key_that_was_used_for_something_else_is_refused(world: World) -> None:
@@ -112,4 +121,4 @@ async def test_a_key_that_was_used_for_something_else_is_refused(world: World) -
     await world.chaos.fund(stranger.key.address)
     await stranger.mined(*(stranger.sign(b"", to=world.treasury) for _ in range(2)))
     with pytest.raises(SetupError, match="something else"):
-        await ensure_token(world.node, stranger.key)
+        await ensure_token(world.node, stranger.key, "AUSD")

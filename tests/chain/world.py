@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import uuid
 from dataclasses import dataclass, field, replace
 
 from aura_stream.chain import rpc, token
@@ -38,7 +37,7 @@ class World:
         await self.chaos.fund(self.key.address)
         await self.chaos.base_fee(GWEI)  # whatever a test before has made of it
         self.token = contract_address(self.key.address, 0)
-        deploy = self.sign(token.BYTECODE, to=None, gas=3_000_000)
+        deploy = self.sign(token.creation("AUSD"), to=None, gas=3_000_000)
         roles = self.sign(token.set_roles(self.key.address, Role.MINTER | Role.BURNER | Role.PAUSER))
         for receipt in await self.mined(deploy, roles):
             assert receipt.succeeded
@@ -108,7 +107,7 @@ class Mint:
 
 
 def new_reference() -> bytes:
-    return token.reference(uuid.uuid4())
+    return secrets.token_bytes(32)
 
 
 def sandbox() -> Settings:

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from aura_stream.domain.ids import bank_reference
-from aura_stream.webhooks.signatures import sign
+from aura_stream.webhooks.signatures import make_secret, sign
 from tests.connectors.town import LIMITS, Town, soon
 from tests.e2e.client import NAMESPACE
 
@@ -200,6 +200,10 @@ async def test_sec33_n29_only_what_the_bank_has_signed_now_is_heard_and_once(tow
     assert await post(body, good, bank="bank-a") == 401
     assert await post(body, good, bank="bank-x") == 401
     assert await post(body, sign([secret], "evt_sec33", now - 600, body), now - 600) == 401
+    for stamp in (now - 305, now + 310):
+        assert await post(body, sign([secret], "evt_sec33", stamp, body), stamp) == 401
+    assert await post(body, sign([make_secret()], "evt_sec33", now, body)) == 401  # as a tenant has for its own hooks
+    assert await post(body, sign([secret], "evt_sec33", now, body).replace("v1,", "v2,")) == 401
     for cut in range(0, len(body), 7):
         assert await post(body[:cut], good) == 401
     half = body[: len(body) // 2]
@@ -210,6 +214,16 @@ async def test_sec33_n29_only_what_the_bank_has_signed_now_is_heard_and_once(tow
     assert [await post(body, good) for _ in range(3)] == [204, 204, 204]
     await town.reaches(id_, "completed")
     assert await town.balance("sec33:EUR") == 3300
+
+    # Said once more, signed anew at either end of what is now, and under ids of its own: still once.
+    for n, stamp in enumerate((now - 280, now + 290)):
+        again = json.dumps(event | {"id": f"evt_sec33_{n}"}).encode()
+        name = f"evt_sec33_{n}"
+        assert await post(again, sign([secret], name, stamp, again), stamp, id_=name) == 204
+    await funded(town, "sec33-after", "10.00")  # behind them in the same inbox
+    assert await town.balance("sec33:EUR") == 3300
+    suspense = "SELECT count(*) FROM ledger.transactions WHERE type = 'suspense' AND amount = 3300"
+    assert (await town.fetch(suspense))[0][0] == 0
 
 
 @pytest.mark.row("A13", "A04")

@@ -13,7 +13,7 @@ from aura_stream.chain.rpc import ChainNode
 from aura_stream.chain.setup import token_address
 from aura_stream.chain.signer import SigningKey, Transaction, derived, load_key, sign
 from aura_stream.domain.ids import bank_reference
-from tests.connectors.test_chain import chaos, house, minting
+from tests.connectors.test_chain import attention, chaos, house, minted, minting
 from tests.connectors.test_lanes import ask
 from tests.connectors.town import Town, soon
 
@@ -73,11 +73,7 @@ async def test_n32_an_operator_cancels_a_stuck_nonce_and_the_mint_fails_only_onc
     assert (cancel["outcome"], cancel["transaction_id"], str(cancel["nonce"])) == ("canceled", id_, nonce)
     await chaos.resume_mining()
 
-    async def given_up() -> str:
-        found = await town.transaction(id_)
-        return "" if found[::2] == ("requires_attention", "chain_failed") else str(found)
-
-    await soon(given_up, "the mint can never land", town)
+    await attention(town, id_, "chain_failed")
     assert await town.supply("AEUR") == before
     told = {one["reference"]: one["answer"] for one in await town.attempts(id_)}
     assert told[cancel["hash"]] == "taken"
@@ -89,6 +85,7 @@ async def test_n32_an_operator_cancels_a_stuck_nonce_and_the_mint_fails_only_onc
     await town.send("transaction.resolve", "canceled", resolve)
     await town.reaches(id_, "completed")
     assert await town.supply("AEUR") == before + 10_000_000
+    assert await minted(town, id_) == [0, 10_000_000, 0]
 
 
 async def moved(town: Town, node: ChainNode, key: SigningKey, to: str, amount: int) -> None:

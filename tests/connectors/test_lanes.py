@@ -44,14 +44,14 @@ async def ask(town: Town, method: str, path: str, body: Any = None, key: str = "
         return answer.status, await answer.json(content_type=None)
 
 
-async def lane(town: Town) -> dict[str, Any]:
-    status, found = await ask(town, "GET", f"/v1/lanes/{LANE}")
+async def lane(town: Town, name: str = LANE) -> dict[str, Any]:
+    status, found = await ask(town, "GET", f"/v1/lanes/{name}")
     return found if status == 200 else {"stopped": None, "held_back": None}
 
 
-async def is_stopped(town: Town, why: str) -> None:
+async def is_stopped(town: Town, why: str, name: str = LANE) -> None:
     async def missing() -> str:
-        found = await lane(town)
+        found = await lane(town, name)
         return "" if found["stopped"] == why else f"it is {found}"
 
     await soon(missing, f"the lane is stopped for {why}", town)

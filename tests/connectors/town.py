@@ -109,8 +109,9 @@ class Town(E2EStack):
             await self.send("account.open", name, {"asset": asset})
 
     async def transaction(self, id_: str) -> tuple[str, str, str]:
-        """Status, state and reason of a transaction as Postgres has it; empty texts when it is not there."""
-        rows = await self.fetch("SELECT status, state, reason FROM ledger.transactions WHERE transaction_id = $1", id_)
+        """Status, state and reason ("": none) of a transaction as Postgres has it; empty texts when it is not there."""
+        sql = "SELECT status, state, coalesce(reason, '') FROM ledger.transactions WHERE transaction_id = $1"
+        rows = await self.fetch(sql, id_)
         return tuple(rows[0]) if rows else ("", "", "")
 
     async def reaches(self, id_: str, *wanted: str, within_s: float = SOON_S) -> None:

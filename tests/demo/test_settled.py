@@ -43,6 +43,8 @@ class World:
             self.book.pay(goal.transaction)
         status, state, reason = end.row
         self.tell(goal, status, state, reason)
+        if goal.is_case:
+            evidence.cases.add(goal.transaction)
         if goal.is_order:
             evidence.orders[goal.transaction] = (end.at_bank,) if end.at_bank else ()
         if goal.rail:

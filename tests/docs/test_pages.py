@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterable
@@ -169,4 +170,34 @@ def test_a18_the_notes_on_resilience_say_the_numbers_that_the_lanes_go_by() -> N
     assert (limits.longest_delay_ms, limits.window_ms) == (60_000, 24 * 60 * 60 * 1000)
     assert "longest delay (60 s)" in tried_again and "(24 h)" in tried_again
     named = set(re.findall(r"`(aura_lane_\w+)`", notes))
-    assert named == {*GAUGES, "aura_lane_attempts_total"}
+    assert named == {*GAUGES, "aura_lane_attempts_total", "aura_lane_notes_total"}
+
+
+@pytest.mark.row("A18")
+def test_a18_each_part_imports_what_the_architecture_says_and_no_other() -> None:
+    """Of the parts that name what they may import; what stands in no package (settings, brokers) is anybody's."""
+    text = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `([\w/]+?)/?` \| .*? \| (.*?) \|$", text.partition("## Topics")[0], re.MULTILINE)
+    parts = {name: may for name, may in table if (ROOT / name).is_dir()}
+    known = {name.rpartition("/")[2] for name in parts}
+    strict = {name: set(re.findall(r"\w+", may)) & known for name, may in parts.items() if "all" not in may.split()}
+    assert len(strict) > 10
+
+    for name, may in strict.items():
+        imported = set().union(*(_imports(path) for path in (ROOT / name).rglob("*.py")))
+        mine = name.rpartition("/")[2]
+        assert imported & known - {mine} <= may, name
+        assert name == "aura_stream/mock_bank" or may - imported == set(), f"{name} does not import it"
+
+
+def _imports(path: Path) -> set[str]:
+    """The parts that a file imports from, by their last name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+        for name in names:
+            first, _, rest = name.partition(".")
+            found.add(rest.partition(".")[0] if first == "aura_stream" else first)
+    return found

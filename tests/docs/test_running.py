@@ -31,21 +31,26 @@ class Reader:
     stack: LocalStack
 
     def types(self, page: str) -> str:
-        """Runs the page's blocks as one script and returns what it prints. Fails when a command of it fails."""
-        script = "set -euo pipefail\n" + "\n".join(to_run(page, "sh"))
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("AURA_")}
-        done = subprocess.run(
-            ["bash", "-c", script],
-            cwd=self.place,
-            env=clean | {"NO_COLOR": "1", "COLUMNS": "160"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, f"{page}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
+        """What the page's blocks print."""
+        return typed(self.place, page)
+
+
+def typed(place: Path, page: str) -> str:
+    """Runs a page's blocks as one script and returns what it prints. Fails when a command of it fails."""
+    script = "set -euo pipefail\n" + "\n".join(to_run(page, "sh"))
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AURA_")}
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=place,
+        env=clean | {"NO_COLOR": "1", "COLUMNS": "160"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{page}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import msgspec
 
 from aura_stream.domain import bank_deposits, beginnings, redemptions, withdrawals
+from aura_stream.domain.commands import Resolve
 from aura_stream.domain.ids import bank_reference, chain_reference
 from aura_stream.domain.pauses import Pause, Scope, lifted
 from aura_stream.domain.reasons import Refused
@@ -68,6 +70,7 @@ class Node(NamedTuple):
     steps: tuple[str, ...]
 
 
+@cache
 def explore(type_: str) -> dict[Edge, tuple[str, ...]]:
     """Every edge of a machine, with the fewest steps that lead over it."""
     edges: dict[Edge, tuple[str, ...]] = {}
@@ -108,10 +111,12 @@ def _key(node: Node) -> tuple[Any, ...]:
             s.is_unconfirmed,
             s.is_dead,
             bool(s.clawed),
+            s.back > 0,
         ),
         t.status == "completed" and any(account.available for account in node.accounts.values()),
         tuple((pause.scope, bool(pause.lifted_at)) for pause in node.pauses),
         bool(node.rules.settlement.mint_hold_days),
+        bool(node.rules.settlement.approval_above),
     )
 
 
@@ -141,7 +146,10 @@ def _beginnings(type_: str) -> Iterator[list[tuple[Edge | None, Node]]]:
     if type_ == "deposit":  # a re-mint
         t, s = _deposit("", "EUR", "AEUR", "AEUR")
         t = msgspec.structs.replace(t, from_account="alice:EUR")
-        yield _begun(type_, t, s, Rules(("default",), "sandbox"), ("rules hold=0", "remint"))
+        for limit in ("", f" limit={HUNDRED // 2}"):
+            above = {"default": {"EUR": HUNDRED // 2}} if limit else {}
+            rules = Rules(("default",), "sandbox", SettlementRules(approval_above=above))
+            yield _begun(type_, t, s, rules, (f"rules hold=0{limit}", "remint"))
         for account in ("alice:AUSD", "alice:AUSD:gone"):
             yield _tokens_in(account)
 
@@ -249,7 +257,8 @@ def _decided(
     elif verb == "cancel":
         decide, news = machine.cancel, None
     elif verb == "resolve":
-        settled: Settled | None = machine.resolve(case, plain[0], "olga", "seen")
+        data = {"transaction_id": ID, "operator": "olga", "outcome": plain[0], "note": "seen"}
+        settled: Settled | None = machine.resolve(case, Resolve.model_validate(data))
         return settled
     else:
         decide, news = getattr(machine, verb), plain[0]
@@ -310,7 +319,13 @@ def scenario(type_: str, steps: tuple[str, ...]) -> list[str]:
     if type_ == "withdrawal":
         lines.append(f"fund {first.split()[3]} 100.00")
     elif first == "remint":
-        lines += ["fund alice:EUR 100.00", "withdraw sepa 100.00 alice:EUR", "bank rejected code=AC01"]
+        is_limited = "limit=" in rules
+        lines += ["fund alice:EUR 50.00"] * 2 if is_limited else ["fund alice:EUR 100.00"]
+        lines += [
+            "withdraw sepa 100.00 alice:EUR",
+            *(["approve otto"] if is_limited else []),
+            "bank rejected code=AC01",
+        ]
     return [f"> {line}" for line in (*lines, first, *rest)]
 
 

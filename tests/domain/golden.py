@@ -21,7 +21,6 @@ from tests.domain.world import DAY, HOUR
 
 FOLDER = Path(__file__).parent / "golden"
 UNITS = {"h": HOUR, "d": DAY}
-IBAN, ACH = "DE89370400440532013000", "021000021/123456789"
 
 
 class Player:
@@ -86,7 +85,7 @@ class Player:
         self.world.check()
         self.world.check_rebuild()
         self.world = SettlementWorld(settlement=rules)
-        self.ids, self.seen, self.told = [], set(), set()
+        self.ids, self.seen, self.told, self.states = [], set(), set(), {}
 
     def do_open(self, *accounts: str) -> None:
         """Opens accounts, without telling."""
@@ -105,25 +104,31 @@ class Player:
             self.do_chain("confirmed")
         self.news()
 
-    def do_deposit(self, rail: str, amount: str, to: str = "", name: str = "Alice", by: str = "") -> None:
-        """`deposit.submit`, minted to `to`."""
+    def party(self, rail: str, name: str, at: str) -> dict[str, str]:
+        """The other side, with the bank account `at`, or with one that nobody has used yet."""
+        number = at or f"{len(self.ids):010}"
+        return {"name": name, "account": f"021000021/{number}" if rail == "ach" else f"DE893704004405{number}"}
+
+    def do_deposit(self, rail: str, amount: str, to: str = "", name: str = "Alice", by: str = "", at: str = "") -> None:
+        """`deposit.submit`, minted to `to`, from the bank account `at`."""
         fiat = "USD" if rail == "ach" else "EUR"
         data: dict[str, Any] = {"account_id": f"alice:{fiat}", "amount": amount, "rail": rail}
-        data["payer"] = {"name": name} | ({"account": ACH} if rail == "ach" else {})
+        data["payer"] = self.party(rail, name, at) if rail == "ach" else {"name": name}
         data |= {"mint_to": to} if to else {}
         data |= {"requested_by": by} if by else {}
         self.submit("deposit.submit", **data)
 
-    def do_withdraw(self, rail: str, amount: str, account: str, name: str = "Alice", by: str = "") -> None:
-        """`withdrawal.submit`."""
-        party = {"name": name, "account": ACH if rail == "ach" else IBAN}
+    def do_withdraw(
+        self, rail: str, amount: str, account: str, name: str = "Alice", by: str = "", at: str = ""
+    ) -> None:
+        """`withdrawal.submit`, to the bank account `at`."""
+        party = self.party(rail, name, at)
         data: dict[str, Any] = {"account_id": account, "amount": amount, "rail": rail, "beneficiary": party}
         self.submit("withdrawal.submit", **data, **({"requested_by": by} if by else {}))
 
-    def do_retry(self, name: str = "Alice") -> None:
-        """`withdrawal.retry` of the latest."""
-        ach = self.world.settlement(self.now).rail == "ach"
-        party = {"name": name, "account": ACH if ach else IBAN}
+    def do_retry(self, name: str = "Alice", at: str = "") -> None:
+        """`withdrawal.retry` of the latest, to the bank account `at`."""
+        party = self.party(self.world.settlement(self.now).rail, name, at)
         self.submit("withdrawal.retry", transaction_id=self.now, beneficiary=party)
 
     def do_remint(self) -> None:
@@ -150,9 +155,11 @@ class Player:
         """`transaction.cancel`."""
         self.world.send("transaction.cancel", "alice", transaction_id=self.now)
 
-    def do_resolve(self, outcome: str) -> None:
-        """`transaction.resolve` by olga."""
+    def do_resolve(self, outcome: str, account: str = "", deposit: str = "") -> None:
+        """`transaction.resolve` by olga; `deposit=before` is the transaction before the latest."""
         data = {"transaction_id": self.now, "operator": "olga", "outcome": outcome, "note": "seen"}
+        data |= {"account_id": account} if account else {}
+        data |= {"deposit_id": self.ids[-2]} if deposit else {}
         self.world.send("transaction.resolve", self.owner, **data)
 
     def do_bank(

@@ -8,7 +8,9 @@ from itertools import count
 from typing import Any
 
 import msgspec
+import pytest
 
+from agents import chain_lanes
 from agents.chain_lanes import ChainLanes, Look, Send
 from aura_stream.chain.signer import SigningKey
 from aura_stream.domain.ids import chain_lane_key, chain_reference
@@ -173,7 +175,7 @@ def test_n32_what_was_sent_runs_to_its_end_while_a_lane_is_stopped_and_new_work_
 
     outcome, (line,), _ = world.release("foreign_nonce")
 
-    assert (outcome, line.stopped, line.figures["next_nonce"]) == ("released", "", 5)
+    assert (outcome, line.stopped) == ("released", "")
     lines, sent = world.look(5, "1:0xa", Sighting(MINT.reference))
     assert (lines, sent) == ([], 1)
     (line,), _ = world.look(7)
@@ -194,7 +196,7 @@ def test_a04_what_holds_back_is_told_once_and_ends_by_itself() -> None:
     assert (line.held_back, sent) == ("", 1)
 
 
-def test_sec34_a_reference_that_somebody_else_has_used_stops_the_lane_again_after_a_release() -> None:
+def test_sec34_n32_a_reference_that_somebody_else_has_used_stops_the_lane_until_it_is_explained() -> None:
     world = LaneWorld()
     world.ready()
     assert world.look()[1] == 1
@@ -202,9 +204,40 @@ def test_sec34_a_reference_that_somebody_else_has_used_stops_the_lane_again_afte
 
     (line,), _ = world.look(3, "1:0xa", used)
     assert line.stopped == "reference_used_elsewhere"
-    assert world.release("reference_used_elsewhere")[0] == "released"
-    (line,), _ = world.look(3, "1:0xa", used)
+    assert (world.facts(used, nonce=3), world.jobs()[0].state) == ([], "signed"), "no end before a person has looked"
+    second = msgspec.structs.replace(MINT, reference=chain_reference("t", "mint/2"), amount=7)
+    world.ask(second)
+
+    # What a person has explained is dead at finality, so that the customer's money has a way out; and it goes on.
+    outcome, (line,), _ = world.release("reference_used_elsewhere")
+    assert (outcome, line.stopped) == ("released", "")
+    assert world.facts(used, nonce=3) == ["failed", "broadcast"]
+    first, other = world.jobs()
+    assert (first.state, other.reference, other.nonce) == ("dead", second.reference, 3)
+    # The same of another job is another doubt; here it has reverted, since the reference was used before.
+    again = Sighting(second.reference, other.hashes[0], 95, error="reference_used_elsewhere")
+    (line,), _ = world.look(4, "1:0xa", again)
     assert line.stopped == "reference_used_elsewhere"
+    assert world.release("reference_used_elsewhere")[0] == "released"
+    assert world.facts(again, nonce=4) == [], "not final"
+    assert world.facts(msgspec.structs.replace(again, block=90), nonce=4) == ["failed"]
+
+
+def test_n32_a_nonce_of_ours_that_somebody_else_has_used_stops_the_lane_and_is_dead_at_finality() -> None:
+    world = LaneWorld()
+    world.ready()
+    assert world.look()[1] == 1
+    used = Sighting(MINT.reference, error="foreign_nonce")
+    seen = Looked("1:0xa", 1, 100, 90, 3, 2, 10, 1, 0, [used])
+
+    lines, _ = world.tell(seen)
+    (line,) = [one for one in lines if isinstance(one, LaneLine)]
+    assert (line.stopped, line.figures["next_nonce"], line.figures["seen_nonce"]) == ("foreign_nonce", 3, 0)
+    assert world.release("foreign_nonce")[0] == "released"
+    world.tell(seen)
+    assert [job.state for job in world.jobs()] == ["signed"], "not final; and it is explained"
+    assert world.release("foreign_nonce")[0] == "not_stopped"
+    assert world.facts(used, nonce=3) == ["failed"]
 
 
 def attempts(lines: list[Line]) -> list[tuple[str, int, str, str]]:
@@ -518,7 +551,8 @@ def test_a06_a_contract_whose_transfers_are_paused_is_not_asked_to_sweep() -> No
     assert [job.step for job in world.jobs()] == ["deploy", "pause", "pause", "sweep"]
 
 
-def test_a06_what_a_pause_holds_back_does_not_keep_what_goes_on_from_its_turn() -> None:
+def test_a06_what_a_pause_holds_back_does_not_keep_what_goes_on_from_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain_lanes, "_QUEUED_AT_ONCE", 240)
     world = LaneWorld()
     world.look()
     world.ask(StatementRead(world.at))
@@ -532,3 +566,41 @@ def test_a06_what_a_pause_holds_back_does_not_keep_what_goes_on_from_its_turn() 
     world.lift()
     world.look(4)
     assert len(world.jobs()) == 3 + 200, "no more than one unit can sign"
+
+
+def test_sec34_a_nodes_word_on_fees_is_believed_up_to_a_limit() -> None:
+    world = LaneWorld()
+    world.ready()
+    ceiling = Limits().fee_max
+    world.tell(Looked("1:0xa", 1, 100, 90, 2, 2, 10**30, 10**29, 0, []))
+    (job,) = world.jobs()
+    assert (job.fee, job.tip) == (ceiling, ceiling)
+    for block in range(106, 300, 6):
+        world.tell(Looked("1:0xa", 1, block, 90, 2, 2, 10**30, 10**29, 0, [Sighting(MINT.reference)]))
+    (job,) = world.jobs()
+    assert len(job.hashes) == 1 + Limits().bumps
+    assert job.fee < 2 * ceiling
+
+
+def test_sec34_a04_a_look_says_which_chain_the_lane_began_with() -> None:
+    world = LaneWorld()
+    _, wishes = world.tell(Opened())
+    assert [one.chain for one in wishes if isinstance(one, Look)] == [""]
+    world.look()
+    world.at += DAY
+    _, wishes = world.tell(Opened())
+    assert [one.chain for one in wishes if isinstance(one, Look)] == ["1:0xa"]
+
+
+def test_n34_a_mint_that_a_version_before_has_queued_among_the_others_is_signed_once() -> None:
+    world = LaneWorld()
+    world.look()
+    world.ask(StatementRead(world.at))
+    world.ask(MINT)
+    ((key, value),) = world.shard.store.scan(b"W", b"X")
+    assert b"/m" in key
+    world.shard.store.write([(key, None), (key.replace(b"/m", b"/q"), value)])
+    assert world.look()[1] == 1
+    world.look()
+    assert [job.step for job in world.jobs()] == ["mint"]
+    assert [key[len(b"Wlocal:AUSD/") :][:1] for key, _ in world.shard.store.scan(b"W", b"X")] == [b"s"]

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 import topics
-from agents.bank_lanes import BankLanes
+from agents.bank_lanes import BankLanes, Call
 from aura_stream.domain.ids import bank_lane_key, bank_reference
 from aura_stream.domain.lane_news import ENCODE, Heard, Opened, Polled
 from aura_stream.domain.lane_requests import ENCODE as ENCODE_REQUEST
-from aura_stream.domain.lane_requests import Expect
+from aura_stream.domain.lane_requests import Expect, Instruct
 from aura_stream.domain.lanes.rules import LaneRules
-from aura_stream.domain.signals import SETTLED, BankFact, Unmatched
+from aura_stream.domain.signals import SETTLED, Applied, BankFact, Unmatched
 from aura_stream.domain.state import SettlementRules
 from aura_stream.engine.driver import LogRecord
 from aura_stream.engine.partitioner import Partitioner
@@ -48,7 +48,9 @@ class Lane:
         )
         self._offsets = {requests: 0, inbox: 0}
         self.at = time.time_ns() // 1_000_000
-        self.told: list[BankFact | Unmatched] = []
+        self.told: list[BankFact | Unmatched | Applied] = []
+        self.wished: list[Any] = []
+        self.lines: list[dict[str, Any]] = []
 
     def hear(self, topic: str, value: bytes, *, after_ms: int = 1) -> None:
         """A record of one of the lane's topics."""
@@ -67,10 +69,26 @@ class Lane:
         finished = unit.finish()
         assert unit.dead == 0, finished.outputs
         self._memory.adopt(finished)
+        self.wished += unit.wishes
         for output in finished.outputs:
             if output.topic == topics.SIGNALS.name:
                 signals = msgspec.json.decode(output.value or b"")["signals"]
-                self.told += [msgspec.convert(one, BankFact | Unmatched, strict=False) for one in signals]
+                self.told += [msgspec.convert(one, BankFact | Unmatched | Applied, strict=False) for one in signals]
+            elif output.topic == journal:
+                self.lines += json.loads(output.value or b"")["lines"]
+
+    def order(self, reference: str, step: str) -> None:
+        """The ledger wants a payment."""
+        asked = Instruct(
+            reference, "default", "anna", step, "sepa", reference, "EUR", 100, "B", "DE89370400440532013000"
+        )
+        self.hear(requests, ENCODE_REQUEST(asked))
+
+    def calls(self) -> list[Call]:
+        """What the bank was called for, since this was asked last."""
+        found = [wish for wish in self.wished if isinstance(wish, Call)]
+        self.wished = [wish for wish in self.wished if not isinstance(wish, Call)]
+        return found
 
     def expect(self) -> None:
         """The ledger says that the money is expected."""

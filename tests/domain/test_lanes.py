@@ -101,8 +101,51 @@ def test_n30_inquiries_are_bounded_and_an_operator_may_ask_again() -> None:
     assert (kinds(decided), decided.job.inquiries) == (["undecided"], LIMITS.inquiries)
     again = bank.asked_to_inquire(decided.job, 99)
     assert (again.state, again.inquiries, again.due) == ("unknown", 0, 99)
-    heard = bank.heard(decided.lane, decided.job, "settled", "evt-1")
+    heard = bank.heard(decided.lane, decided.job, "settled", "evt-1", at=99)
     assert (heard.job.state, kinds(heard)) == ("done", ["settled"])
+
+
+def accepted_job() -> bank.Decided:
+    one = started_job()
+    return bank.answered(one.lane, one.job, "accepted", LIMITS, 5, fact_id="tr:accepted")
+
+
+@pytest.mark.parametrize("by", ["answer", "news"])
+def test_n30_a_rejection_by_time_out_is_inquired_about_and_ends_once_the_bank_says_so_again(by: str) -> None:
+    if by == "answer":
+        one = started_job()
+        two = bank.answered(one.lane, one.job, "rejected", LIMITS, 9, code="AB05", fact_id="tr:rejected")
+    else:
+        one = accepted_job()
+        two = bank.heard(one.lane, one.job, "rejected", "tr:rejected", at=9, code="AB05")
+    assert (kinds(two), two.job.state, two.facts[0].code) == (["unknown"], "unknown", "AB05")
+    again = bank.heard(two.lane, two.job, "rejected", "tr:rejected", at=10, code="AB05")
+    assert (kinds(again), again.job.state) == ([], "unknown")
+
+    asked = bank.started(again.lane, again.job, LIMITS, again.job.due)
+    stale = bank.answered(asked.lane, asked.job, "accepted", LIMITS, 12, fact_id="tr:accepted")
+    assert (kinds(stale), stale.job.state) == ([], "unknown"), "it was accepted before it was rejected"
+    nothing = bank.answered(asked.lane, asked.job, NOT_FOUND, LIMITS, LIMITS.longest_delay_ms + 20)
+    assert (kinds(nothing), nothing.job.state) == (["undecided"], "undecided"), "what it has known is never sent again"
+    for answer in ("rejected", "settled"):
+        done = bank.answered(asked.lane, asked.job, answer, LIMITS, 12, code="AB05", fact_id=f"tr:{answer}")
+        assert (kinds(done), done.job.state) == ([answer], "done")
+        late = bank.heard(done.lane, done.job, "rejected", "tr:rejected", at=13, code="AB05")
+        assert (kinds(late), late.job.state) == ([], "done")
+
+
+def test_n30_an_operator_may_ask_about_what_was_accepted_and_never_ended() -> None:
+    one = accepted_job()
+    asked = bank.asked_to_inquire(one.job, 50)
+    assert (asked.state, asked.due) == ("unknown", 50)
+    two = bank.started(one.lane, asked, LIMITS, 50)
+
+    same = bank.answered(two.lane, two.job, "accepted", LIMITS, 60, fact_id="tr:accepted")
+    assert (kinds(same), same.job.state) == ([], "done")
+    news = bank.answered(two.lane, two.job, "settled", LIMITS, 60, fact_id="tr:settled")
+    assert (kinds(news), news.job.state) == (["settled"], "done")
+    gone = bank.answered(two.lane, two.job, NOT_FOUND, LIMITS, LIMITS.longest_delay_ms * 2)
+    assert (kinds(gone), gone.job.state) == (["undecided"], "undecided")
 
 
 def test_n29_the_same_news_is_told_once_in_any_order() -> None:
@@ -115,7 +158,7 @@ def test_n29_the_same_news_is_told_once_in_any_order() -> None:
         ("returned", "e3"),
         ("accepted", "e1"),
     ):
-        decided = bank.heard(lane, job, kind, fact)
+        decided = bank.heard(lane, job, kind, fact, at=1)
         lane, job = decided.lane, decided.job
         told += decided.facts
 
@@ -145,6 +188,61 @@ def test_a14_the_breaker_opens_and_half_open_lets_one_call_through() -> None:
     assert (well.lane.breaker, bank.held_back(well.lane, jobs[7], LIMITS, NO_PAUSES, LIMITS.open_ms)) == (
         *("closed", ("", 0)),
     )
+
+
+@pytest.mark.parametrize("late", ["accepted", "settled", LOST, NOT_PROCESSED])
+def test_a14_what_a_call_of_before_brings_lets_nobody_else_through_half_open(late: str) -> None:
+    limits = bank.Limits(failures_to_open=2, calls_at_once=4)
+    lane, at = bank.Lane("bank-a"), 0
+    jobs = []
+    for n in range(5):
+        made = bank.job_of(lane, msgspec.structs.replace(PAYOUT, reference=f"ref-{n}"), None, at)
+        assert made is not None
+        began = bank.started(made[0], made[1], limits, at) if n < 3 else None
+        lane, job = (began.lane, began.job) if began is not None else made
+        jobs.append(job)
+    for job in jobs[:2]:
+        lane = bank.answered(lane, job, LOST, limits, at).lane
+    assert (lane.breaker, lane.calls) == ("open", 1)
+    probe = bank.started(lane, jobs[3], limits, limits.open_ms)
+
+    after = bank.answered(probe.lane, jobs[2], late, limits, limits.open_ms + 1).lane
+
+    assert (after.breaker, after.probe, after.calls) == ("half_open", "ref-3", 1)
+    assert bank.held_back(after, jobs[4], limits, NO_PAUSES, limits.open_ms * 3) == ("circuit_open", 0)
+    done = bank.answered(after, probe.job, "accepted", limits, limits.open_ms + 2).lane
+    assert (done.breaker, done.calls) == ("closed", 0)
+
+
+def test_n31_a_bank_that_asks_for_it_is_left_alone_by_all_and_for_no_longer_than_the_breaker_would() -> None:
+    one = started_job()
+    two = bank.answered(one.lane, one.job, NOT_PROCESSED, LIMITS, 0, wait_ms=7_000)
+    other = bank.job_of(two.lane, msgspec.structs.replace(PAYOUT, reference="other"), None, 0)
+    assert other is not None
+
+    for job in (two.job, other[1]):
+        assert bank.held_back(two.lane, job, LIMITS, NO_PAUSES, 6_999) == ("pace", 7_000)
+        assert bank.held_back(two.lane, job, LIMITS, NO_PAUSES, 7_000) == ("", 0)
+    endless = bank.answered(one.lane, one.job, NOT_PROCESSED, LIMITS, 0, wait_ms=10**9)
+    assert endless.lane.next_start_at == LIMITS.open_ms
+
+
+def test_a15_waits_differ_between_jobs_and_attempts_and_stay_in_their_bounds() -> None:
+    names = [f"ref-{n}" for n in range(50)]
+    first = [bank.backoff(name, 1, 0, LIMITS) for name in names]
+    assert len(set(first)) > 40 and 500 <= min(first) < 600 and 900 < max(first) <= 1000
+    assert bank.backoff("ref-1", 1, 0, LIMITS) == first[1] != bank.backoff("ref-1", 2, 0, LIMITS)
+
+    asked = []
+    for name in names:
+        made = bank.job_of(bank.Lane("bank-b"), msgspec.structs.replace(PAYOUT, reference=name), None, 0)
+        assert made is not None
+        one = bank.started(*made, LIMITS, 0)
+        two = bank.answered(one.lane, one.job, LOST, LIMITS, 0)
+        three = bank.started(two.lane, two.job, LIMITS, two.job.due)
+        asked.append(bank.answered(three.lane, three.job, PENDING, LIMITS, 0).job.due)
+    every = LIMITS.inquire_every_ms
+    assert len(set(asked)) > 40 and every <= min(asked) < every * 1.1 and every * 1.4 < max(asked) <= every * 1.5
 
 
 def test_a14_pace_and_calls_at_once_are_the_lanes() -> None:
@@ -182,7 +280,7 @@ def test_a04_nacha_references_are_allotted_and_fit() -> None:
     assert bank.job_of(lane, PAYOUT, a_job()[1], 0) is None
     expected = bank.job_of(lane, Expect("t", "default", "alice", "sepa", "r9", "EUR", 5), None, 0)
     assert expected is not None
-    assert kinds(bank.heard(*expected, "settled", "e1", amount=4)) == ["settled"]
+    assert kinds(bank.heard(*expected, "settled", "e1", at=1, amount=4)) == ["settled"]
 
 
 @settings(max_examples=200, deadline=None)
@@ -364,26 +462,48 @@ def test_n32_dead_only_when_its_nonce_is_used_up_at_finality() -> None:
 def test_n32_a_foreign_nonce_stops_the_lane() -> None:
     lane = sent().lane
 
-    assert minter.checked(lane, 1).stopped == ""
-    assert minter.checked(lane, 2).stopped == "foreign_nonce"
+    assert minter.checked(lane, 1, 0).stopped == ""
+    assert minter.checked(lane, 2, 0).stopped == "foreign_nonce"
 
 
 def test_n32_a_release_goes_on_behind_the_foreign_nonces_and_what_is_still_so_stops_it_again() -> None:
     one = sent()
-    stopped = minter.checked(minter.checked(one.lane, 3), 5)
+    stopped = minter.checked(minter.checked(one.lane, 3, 1), 5, 1)
 
     assert minter.released(one.lane, "foreign_nonce") == (one.lane, "not_stopped")
     assert minter.released(stopped, "another_chain") == (stopped, "stopped_otherwise")
     lane, outcome = minter.released(stopped, "foreign_nonce")
-    assert (outcome, lane.stopped, lane.next_nonce) == ("released", "", 5)
-    assert minter.checked(lane, 5).stopped == ""
-    assert minter.checked(lane, 6).stopped == "foreign_nonce"
+    assert (outcome, lane.stopped) == ("released", "")
+    lane = minter.checked(lane, 5, 5)
+    assert (lane.stopped, lane.next_nonce, lane.seen_nonce) == ("", 5, 0)
+    assert minter.checked(lane, 6, 5).stopped == "foreign_nonce"
     # What was signed under a nonce that somebody else has used up is dead at finality, and no nonce is given out twice.
     dead = minter.observed(lane, one.job, minter.View(20, 16, 5), (), CHAIN)
     assert (facts(dead), dead.job.state, dead.lane.in_flight) == (["failed"], "dead", 0)
     made = minter.job_of(dead.lane, Mint("t2", "default", "bob", "m2", "AUSD", 1), None)
     assert made is not None
     assert minter.take_nonce(*made, minter.View(20, 16, 5)).job.nonce == 5
+
+
+def test_n32_nothing_is_signed_behind_foreign_nonces_that_are_not_final_and_a_lost_one_leaves_no_gap() -> None:
+    lane, job = minted()
+    lane, outcome = minter.released(minter.checked(lane, 3, 0), "foreign_nonce")
+    assert (outcome, minter.held_back(lane, job, CHAIN, 0)) == ("released", "nonce_not_final")
+    assert minter.held_back(minter.checked(lane, 3, 2), job, CHAIN, 0) == "nonce_not_final"
+    assert minter.checked(lane, 4, 2).stopped == "foreign_nonce"
+
+    shorter = minter.checked(lane, 1, 0)  # a fork: of three only one is left
+    assert (shorter.seen_nonce, minter.checked(shorter, 1, 1).next_nonce) == (1, 1)
+    none = minter.checked(lane, 0, 0)
+    assert (minter.held_back(none, job, CHAIN, 0), minter.take_nonce(none, job, minter.View(9, 5, 0)).job.nonce) == (
+        "",
+        0,
+    )
+    final = minter.checked(lane, 3, 3)
+    assert (minter.held_back(final, job, CHAIN, 0), final.next_nonce) == ("", 3)
+    # A pause does not wait: it goes behind what is used up.
+    urgent = minter.for_pause(lane, 7)
+    assert urgent is not None and urgent.next_nonce == 3
 
 
 def test_n32_after_any_stop_a_release_leaves_reserve_and_flights_as_they_are() -> None:
@@ -400,6 +520,7 @@ def test_n32_after_any_stop_a_release_leaves_reserve_and_flights_as_they_are() -
         "supply_too_old",
         "reserve_insufficient",
         "paused",
+        "nonce_not_final",
     }
 
 
@@ -451,7 +572,8 @@ def test_n32_i10_whatever_a_chain_does_nothing_is_minted_twice_nor_beyond_what_h
             lane, jobs[reference] = decided.lane, decided.job
             told.update((reference, fact.kind) for fact in decided.facts)
         if chance.random() < 0.2:  # the lane opens again: all that is not final goes out
-            pool |= {(job.nonce, job.hashes[-1]) for job in minter.to_send(list(jobs.values()))}
+            open_ = (job for job in jobs.values() if job.state in ("signed", "mined", "confirmed"))
+            pool |= {(job.nonce, job.hashes[-1]) for job in open_}
         if chance.random() < 0.2 and pool:
             pool.discard(chance.choice(sorted(pool)))
         if chance.random() < 0.2:  # a reorganisation, above finality only

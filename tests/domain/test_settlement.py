@@ -24,7 +24,6 @@ from aura_stream.domain.settlement import RAILS
 from aura_stream.domain.signals import BankFact, Paused, Unmatched
 from aura_stream.domain.state import Fee, SettlementRules
 from aura_stream.journal import TransactionLine
-from tests.domain.edges import MACHINES, edges_of, explore
 from tests.domain.golden import FOLDER, played
 from tests.domain.settlement_world import SettlementWorld
 from tests.domain.world import DAY, NAMES
@@ -68,19 +67,6 @@ def test_a08_golden_scenarios_reach_every_state_and_no_other(type_: str, waits: 
     assert reached == set(waits) | ENDS[type_]
 
 
-@pytest.mark.parametrize("type_", ["deposit", "withdrawal"])
-def test_a08_every_edge_of_a_machine_has_a_golden_scenario(type_: str) -> None:
-    """The edges are those of the code, found by trying all; the states are those that its head draws."""
-    edges = explore(type_)
-    seen = {edge for name in SCENARIOS for edge in edges_of((FOLDER / name).read_text(encoding="utf-8"))}
-
-    assert sorted(set(edges) - seen) == [], "python -m tests.domain.edges, and read what it adds"
-    assert len(edges) > 80
-    head = MACHINES[type_].__doc__ or ""
-    states = {edge.before for edge in edges} | {edge.after.partition("/")[2] for edge in edges}
-    assert {state for state in states if state not in head} == set()
-
-
 def test_a10_l49_reasons_of_the_machines_are_in_the_catalogue() -> None:
     said = {
         reason
@@ -120,6 +106,16 @@ def test_a04_all_assigned_nacha_codes_have_a_row_and_unknown_ones_need_a_person(
 )
 def test_a04_codes_have_the_action_of_the_table(codes: tuple[str, ...], action: str) -> None:
     assert {code_of(code).action for code in codes} == {action}
+
+
+def test_a04_the_guide_says_of_codes_what_the_table_does() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guide" / "settlement.md"
+    rows = re.findall(r"^\| `([a-z_]+)` \| (.+?) \| .+ \|$", guide.read_text(encoding="utf-8"), re.MULTILINE)
+    told = {action: re.findall(r"\b[A-Z]{1,4}[0-9]{0,2}\b", codes) for action, codes in rows if action in ACTIONS}
+
+    assert told.keys() == ACTIONS
+    for action, codes in told.items():
+        assert codes and {code_of(code).action for code in codes} == {action}
 
 
 def test_a15_references_are_derived_from_transaction_and_step() -> None:

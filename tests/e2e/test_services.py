@@ -43,8 +43,9 @@ async def test_n06_without_kafka_http_takes_nothing_and_all_resumes_alone(stack:
 
 
 async def test_n06_a_broker_that_restarts_in_order_is_waited_for(stack: E2EStack, client: Client) -> None:
-    async with client.loading():
-        await client.reached(40, stack.logs)
+    # Under load: a transaction that is committed while the partitions lose their leader must get its markers later.
+    async with client.loading(per_second=100.0):
+        await client.reached(80, stack.logs)
         await stack.call(stack.local.kafka.restart)
     await assert_coherent(stack, client)
 

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 
 from aura_stream.engine import restore as restore_module
-from aura_stream.engine import transport
+from aura_stream.engine import transactions, transport
 from aura_stream.engine.driver import LogRecord
 from aura_stream.engine.errors import CommitFailed, DataLost, EngineError, Fenced
 from aura_stream.engine.kafka import RealKafka
@@ -55,6 +55,10 @@ async def started(bootstrap: str, transactional_id: str, *topics: str) -> Transa
     producer = TransactionalProducer(bootstrap, transactional_id)
     await producer.start(topics)
     return producer
+
+
+async def test_brokers_that_leave_out_ends_of_transactions_are_told_from_others(kafka: Any) -> None:
+    assert 0 < await transactions.newest_metadata(kafka.bootstrap) < transactions.LOSES_MARKERS.start
 
 
 @pytest.mark.long

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 
 from aura_stream.engine.kafka import RealKafka
 from aura_stream.engine.replay import Replay, ReplayDiffers, compare_signals
@@ -14,6 +16,20 @@ from aura_stream.engine.unit import Record, Unit
 from tests.engine.check import read_topic
 from tests.engine.tally import TallyActor, declared, names
 from tests.engine.test_worker import PARTITIONS, Tallies
+
+
+class Log(RealKafka):
+    """It counts who reads."""
+
+    readers = 0
+
+    async def read(self, partition: TopicPartition, start: int, end: int) -> AsyncGenerator[list[Record], None]:
+        self.readers += 1
+        try:
+            async for records in super().read(partition, start, end):
+                yield records
+        finally:
+            self.readers -= 1
 
 
 class Generous(TallyActor):
@@ -31,7 +47,7 @@ async def test_a_replay_of_the_inputs_gives_the_same_journal_byte_for_byte(
 ) -> None:
     await apply_topics(kafka.bootstrap, declared(unique), partitions=PARTITIONS, replication=1)
     tallies = Tallies(kafka.bootstrap, unique, tmp_path)
-    log = RealKafka(kafka.bootstrap)
+    log = Log(kafka.bootstrap)
     await log.start()
     try:
         worker = tallies.worker()
@@ -45,6 +61,7 @@ async def test_a_replay_of_the_inputs_gives_the_same_journal_byte_for_byte(
         for partition in range(PARTITIONS):
             replay = Replay(partition, log, tallies.names, PARTITIONS, lambda rules: TallyActor())
             again = [pair async for pair in replay.run()]
+            assert log.readers == 0, "a connection is left open"
             assert again == [(record.offset, record.value) for record in recorded[partition]]
             units += replay.units
         assert units > PARTITIONS
@@ -53,6 +70,7 @@ async def test_a_replay_of_the_inputs_gives_the_same_journal_byte_for_byte(
             for partition in range(PARTITIONS):
                 replay = Replay(partition, log, tallies.names, PARTITIONS, lambda rules: Generous())
                 [pair async for pair in replay.run()]
+        assert log.readers == 0
     finally:
         tallies.stop()
         await log.stop()

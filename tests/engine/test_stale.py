@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
 import msgspec
@@ -81,7 +81,7 @@ class Log:
 
     committed_ends = ends
 
-    async def read(self, partition: TopicPartition, start: int, end: int) -> AsyncIterator[list[Record]]:
+    async def read(self, partition: TopicPartition, start: int, end: int) -> AsyncGenerator[list[Record], None]:
         yield list(self.topics[partition.topic][start:end])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import NoOffsetForPartitionError
+from faust.transport.consumer import Fetcher
 from faust.types import TP
 
 from aura_stream.embedded.processes import free_port
@@ -94,6 +95,28 @@ async def test_nothing_is_handed_on_during_a_rebalance() -> None:
     drained = Drained(12)
     drained.flow_active = False
     assert await drained.drain() == []
+
+
+@pytest.mark.row("N03")
+@pytest.mark.parametrize("stopping", [True, False])
+async def test_n03_a_worker_that_stops_while_a_rebalance_is_on_has_not_crashed(stopping: bool) -> None:
+    class Waiting(Drained):
+        async def getmany(self, _: float) -> AsyncIterator[tuple[TP, Any]]:
+            drained.set()
+            await asyncio.Event().wait()
+            yield TP("t", 0), None
+
+        _drain_messages = Consumer._drain_messages
+
+    drained = asyncio.Event()
+    consumer = Waiting()
+    consumer.app.should_stop = stopping
+    app: Any = SimpleNamespace(consumer=consumer, rebalancing=True)
+    fetcher = Fetcher(app)
+    await fetcher.start()
+    await asyncio.wait_for(drained.wait(), 5)
+    await fetcher.stop()
+    assert fetcher.crashed is not stopping
 
 
 # --- nothing is missing between two lists ---------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from datetime import UTC, datetime
@@ -40,6 +41,24 @@ async def test_sec26_only_an_operator_approves_and_never_what_is_their_own(node:
     path = f"/v1/transactions/{own['id']}/approve"
     assert await node.code("POST", path, {}, token=olga.access) == (403, "four_eyes")
     assert (await node.code("POST", path, {}, token=(await staff(node, "operator")).access))[0] == 200
+
+    # Nor is a way out for one's own money found by oneself, or nobody's money matched to oneself.
+    path, inquire = f"/v1/transactions/{own['id']}/resolve", {"outcome": "inquire"}
+    assert await node.code("POST", path, inquire, token=olga.access) == (403, "four_eyes")
+    otto = await staff(node, "operator")
+    assert await node.code("POST", path, inquire, token=otto.access) == (409, "invalid_state_transition")
+    async with Lanes(node.services.settings) as lanes:
+        found = await lanes.unannounced("bank-a", "USD", 4711)
+    path, match = f"/v1/transactions/{found}/resolve", {"outcome": "match", "account_id": f"{olga.customer}:USD"}
+    async with asyncio.timeout(20):
+        while True:
+            answer = await node.code("POST", path, match, token=olga.access)
+            if answer[0] != 404:
+                break
+            await asyncio.sleep(0.02)
+    assert answer == (403, "four_eyes")
+    status, matched, _ = await node.call("POST", path, match, token=otto.access)
+    assert (status, matched["state"]) == (200, "matched"), matched
 
 
 @pytest.mark.row("SEC26")
@@ -134,3 +153,40 @@ async def test_a06_an_admin_pauses_their_tenant_and_an_operator_lifts(node: Node
             assert (status, lifted["lifted_by"]) == (200, olga.customer)
         assert (await node.code("POST", "/v1/deposits", work, token=ada.access))[0] == 201
     assert (await node.code("GET", "/v1/pauses", token=OPERATOR))[0] == 200
+
+
+@pytest.mark.row("SEC26")
+async def test_sec26_who_writes_off_and_why_is_for_operators_and_not_for_whom_it_is_about(node: Node) -> None:
+    ada, olga, otto = await register(node), await staff(node, "operator"), await staff(node, "operator")
+    deposit = await to_approve(node, ada)
+    path, secret = f"/v1/transactions/{deposit['id']}", "the bank says that she is a money mule"
+
+    async def read(who: Person, event: str) -> dict[str, Any]:
+        async with asyncio.timeout(20):
+            while True:
+                status, found, _ = await node.call("GET", path, token=who.access)
+                if status == 200 and event in [one["type"] for one in found["events"]]:
+                    return dict(found)
+                await asyncio.sleep(0.02)
+
+    async with Lanes(node.services.settings) as lanes:
+        assert (await node.call("POST", f"{path}/approve", {}, token=olga.access))[0] == 200
+        await lanes.bank(deposit, "settled", amount=500)
+        for code in ("R01", "R02"):
+            await lanes.bank(deposit, "returned", amount=500, code=code)
+        await read(ada, "deposit.break_opened")
+        body = {"outcome": "write_off", "note": secret}
+        assert (await node.call("POST", f"{path}/resolve", body, token=olga.access))[0] == 200
+
+        asked = await read(otto, "deposit.write_off_asked")
+        assert (asked["settlement"]["note"], asked["settlement"]["write_off_by"]) == (secret, olga.customer)
+        own = await read(ada, "deposit.write_off_asked")
+        assert own["settlement"]["suspense"] == "-5.00" and own["waits_for"] is None
+        assert (await node.call("POST", f"{path}/approve", {}, token=otto.access))[0] == 200
+        own = await read(ada, "deposit.written_off")
+        _, listed, _ = await node.call("GET", "/v1/transactions?type=deposit", token=ada.access)
+        assert deposit["id"] in [one["id"] for one in listed["items"]]
+    for told in (own, listed):
+        text = json.dumps(told)
+        assert secret not in text and olga.customer not in text.replace(f'"approved_by": "{olga.customer}"', "")
+        assert "write_off_by" not in text and '"note"' not in text

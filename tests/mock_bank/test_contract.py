@@ -33,7 +33,7 @@ async def test_transfers_have_the_form_of_the_contract(client: Client) -> None:
     document = load_contract().document
     schema = {"$ref": "#/components/schemas/Transfer", "components": document["components"]}
     validator = jsonschema_rs.Draft202012Validator(schema)
-    await client.fund("100.22")
+    await client.fund("100.00")
     await client.ach("REF-1", "10.22")
     await client.sepa("REF-2", "10.22")
     await client.sepa("REF-3", "10.11", instant=True)

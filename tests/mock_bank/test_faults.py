@@ -227,6 +227,11 @@ def test_every_profile_names_known_faults_and_rates_of_one_call_stay_below_all()
         assert sum(rates.get(fault, 0) for fault in SUBMIT) < 10_000
 
 
+def is_about(body: Any, name: str) -> bool:
+    """Whether an answer is one that may be believed: a transfer of this reference, with an amount."""
+    return isinstance(body, dict) and body.get("reference") == name and not str(body["amount"]).startswith("-")
+
+
 async def settle_one(client: Client, name: str, delay_s: int) -> None:
     """A careful client: after any doubt it inquires, and sends the same bytes again only when nothing can come late."""
     for _ in range(40):
@@ -244,12 +249,12 @@ async def settle_one(client: Client, name: str, delay_s: int) -> None:
                 inquiry = await client.bank("GET", "/transfers", reference=name)
             except NO_ANSWER:
                 continue
-            if inquiry.status == 200:
+            if inquiry.status == 200 and is_about(inquiry.body, name):
                 return
             if inquiry.status == 404:
                 await client.pass_time(delay_s)
                 again = await client.bank("GET", "/transfers", reference=name)
-                if again.status == 200:
+                if again.status == 200 and is_about(again.body, name):
                     return
                 break
     raise AssertionError(f"{name} has no outcome")
@@ -319,3 +324,59 @@ async def test_n31_one_cent_is_missing_on_sepa_and_from_what_comes_in(client: Cl
 
     assert (await client.status("REF-1"))["settled_amount"] == "10.11"
     assert (await client.books())["balances"]["trust-eur"] == "90.00"
+
+
+@pytest.mark.parametrize("kind", ["html", "huge", "wrong_types", "negative_amount", "wrong_currency"])
+async def test_sec34_hostile_answers_to_inquiries(client: Client, kind: str) -> None:
+    await client.ach("REF-1", "5.00")
+    await client.operator("PUT", "/profile", {"rates": {f"inquiry_{kind}": 10_000}})
+
+    answer = await client.bank("GET", "/transfers", reference="REF-1")
+
+    assert answer.status == 200
+    if kind == "html":
+        assert b"<script>" in answer.body
+    elif kind == "huge":
+        assert len(answer.body["padding"]) == 10_000_000
+    else:
+        seen = {"wrong_types": ["5.00"], "negative_amount": "-5.00", "wrong_currency": "5.00"}
+        assert answer.body["amount"] == seen[kind]
+        assert (answer.body["currency"] == "EUR") == (kind == "wrong_currency")
+    await client.operator("PUT", "/profile", {"rates": {}})
+    assert (await client.status("REF-1"))["amount"] == "5.00"
+
+
+@pytest.mark.parametrize("kind", ["error", "html", "huge", "wrong_types", "negative_amount"])
+async def test_sec34_hostile_lists_of_events(client: Client, kind: str) -> None:
+    await client.fund("5.00")
+    await client.operator("PUT", "/profile", {"rates": {f"events_{kind}": 10_000}})
+
+    answer = await client.bank("GET", "/events")
+
+    assert answer.status == (503 if kind == "error" else 200)
+    if kind in ("wrong_types", "negative_amount"):
+        transfer = answer.body["events"][0]["data"]["transfer"]
+        assert transfer["settled_amount"] == (["5.00"] if kind == "wrong_types" else "-5.00")
+    elif kind == "huge":
+        assert len(answer.body["padding"]) == 10_000_000
+    await client.operator("PUT", "/profile", {"rates": {}})
+    assert (await client.bank("GET", "/events")).body["events"][0]["data"]["transfer"]["amount"] == "5.00"
+
+
+@pytest.mark.parametrize("kind", ["html", "huge", "wrong_types", "negative_amount"])
+async def test_sec34_hostile_statements(client: Client, kind: str) -> None:
+    await client.fund("5.00")
+    await client.pass_time(days=1)
+    query = {"account_id": "trust-eur", "date": "2026-11-20"}
+    true = (await client.bank("GET", "/statements/camt.053", **query)).body
+    await client.operator("PUT", "/profile", {"rates": {f"file_{kind}": 10_000}})
+
+    spoiled = (await client.bank("GET", "/statements/camt.053", **query)).body
+
+    wanted = {
+        "html": b"<script>",
+        "huge": b"x" * 10_000_000,
+        "wrong_types": b">twelve</Amt>",
+        "negative_amount": b">-5.00",
+    }
+    assert wanted[kind] in spoiled and spoiled != true

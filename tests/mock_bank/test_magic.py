@@ -119,6 +119,55 @@ async def test_l51_eur_44_that_was_pushed_in_is_recalled_three_days_later(client
     assert types == ["transfer.received", "transfer.returned", "recall.answered"]  # it is taken, not asked for
 
 
+@pytest.mark.parametrize(
+    ("cents", "name", "at_once", "ends", "code", "told"),
+    [
+        ("01", "Alice", "pending", "pending", "", []),
+        ("11", "Alice", "rejected", "rejected", "MS03", []),
+        ("22", "Alice", "settled", "returned", "AC04", ["transfer.received", "transfer.returned"]),
+        ("33", "Alice", "rejected", "rejected", "AC01", []),
+        ("00", "REJECT AC06", "rejected", "rejected", "AC06", []),
+        ("00", "RETURN AC06", "settled", "returned", "AC06", ["transfer.received", "transfer.returned"]),
+    ],
+)
+async def test_l51_money_that_is_pushed_in_has_its_magic_too(
+    client: Client, cents: str, name: str, at_once: str, ends: str, code: str, told: list[str]
+) -> None:
+    body = {"account_id": "trust-eur", "amount": f"10.{cents}", "sender": {"name": name}, "reference": "MAGIC"}
+    pushed = await client.operator("POST", "/incoming", body)
+    assert pushed["status"] == at_once
+    await client.pass_time(days=6)
+
+    found = (await client.bank("GET", f"/transfers/{pushed['id']}")).body
+    assert (found["status"], found.get("code", "")) == (ends, code)
+    assert [event["type"] for event in (await client.bank("GET", "/events")).body["events"]] == told
+    assert (await client.books())["balances"]["trust-eur"] == "0.00"
+
+
+@pytest.mark.parametrize(("decided", "cents"), [("settled", "10.01"), ("rejected", "0.00")])
+async def test_l51_a_push_that_is_stuck_comes_when_somebody_decides_so(
+    client: Client, decided: str, cents: str
+) -> None:
+    body = {"account_id": "trust-eur", "amount": "10.01", "sender": {"name": "Alice"}, "reference": "MAGIC"}
+    await client.operator("POST", "/incoming", body)
+
+    found = await client.operator("POST", "/decisions", {"reference": "MAGIC", "status": decided})
+
+    assert found["status"] == decided
+    events = (await client.bank("GET", "/events")).body["events"]
+    assert [event["type"] for event in events] == (["transfer.received"] if decided == "settled" else [])
+    assert (await client.books())["balances"]["trust-eur"] == cents
+
+
+async def test_l51_by_rate_nothing_but_a_cent_is_missing_from_what_is_pushed_in(client: Client) -> None:
+    await client.operator("PUT", "/profile", {"rates": {"reject": 5_000, "return": 5_000}})
+    await client.fund("10.00")
+    await client.operator("PUT", "/profile", {"rates": {"stuck": 10_000}})
+    await client.fund("10.00")
+    await client.pass_time(days=6)
+    assert (await client.books())["balances"]["trust-eur"] == "20.00"
+
+
 async def test_l51_usd_44_comes_back_three_days_after_it_settled(client: Client) -> None:
     await client.ach("MAGIC", "10.44")
     await client.pass_time(days=12)

@@ -189,6 +189,40 @@ def test_sec26_mock_bank_refuses_what_it_cannot_be(
     assert result.code == 2 and text in result.err and "Traceback" not in result.err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("push", "10.00"),
+        ("return", "REF-1"),
+        ("change", "REF-1"),
+        ("recall", "REF-1"),
+        ("decide", "REF-1", "settled"),
+        ("profile", "flaky"),
+        ("hang",),
+        ("clock", "3d"),
+        ("clock", "3d", "--banks"),
+        ("books",),
+        ("chain", "mine"),
+    ],
+    ids=" ".join,
+)
+def test_a13_sec26_in_live_mode_no_trigger_does_anything(
+    stack: LocalStack, aura: Shell, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    stack.start_mock_bank(*CLOCK)  # as one that somebody has left running
+    assert asyncio.run(order(stack, "REF-1")) == [201]
+    books = aura("trigger", "books").out
+    monkeypatch.setenv("AURA_MODE", "live")
+    monkeypatch.setenv("AURA_API_KEY", bytes(range(16)).hex())
+    monkeypatch.setenv("AURA_IDENTITY_SECRET", bytes(range(32)).hex())
+
+    refused = aura("trigger", *arguments)
+
+    assert (refused.code, refused.out) == (2, "") and "sandbox only" in refused.err
+    monkeypatch.delenv("AURA_MODE")
+    assert aura("trigger", "books").out == books
+
+
 def test_trigger_says_how_to_start_the_bank(aura: Shell) -> None:
     result = aura("trigger", "books")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import date, datetime
 from typing import Any
 
@@ -121,6 +122,17 @@ async def test_importing_a_statement_again_has_no_effect_and_another_of_its_id_i
     assert (again.known, again.opened, len(await desk.breaks())) == (1, [], 1)
 
 
+async def test_a13_runs_at_once_keep_each_statement_once(desk: Desk) -> None:
+    days = [f"2026-11-{day:02}" for day in range(1, 13)]
+    content = [statement(id_=day).replace(b"2026-11-20", day.encode()) for day in days]
+    files = [("bank-a", "trust", one) for one in content]
+
+    runs = await asyncio.gather(*[desk.run(logins=[], files=files) for _ in range(3)])
+
+    assert [sum(outcomes) for outcomes in zip(*[(run.imported, run.known) for run in runs], strict=True)] == [12, 24]
+    assert await desk.breaks() == []
+
+
 async def test_a_statement_of_another_account_is_not_taken(desk: Desk) -> None:
     await desk.run(logins=[], files=[("bank-a", "trust", statement())])
     other = statement(id_="S-2", iban="DE2").replace(b"2026-11-20", b"2026-11-21")
@@ -184,11 +196,43 @@ def test_sec34_a_file_of_returns_that_is_cut_is_refused(cut: int) -> None:
         read_returns(file[:cut] if cut < len(file) - 1 else file[:-2])
 
 
-def test_sec34_a_file_of_returns_whose_totals_are_wrong_is_refused() -> None:
-    file = returns_file(("DEPOSIT-1", "R01", 1022, 26))
+@pytest.mark.parametrize(
+    ("record", "start", "told"),
+    [
+        (2, 29, "debits"),  # an amount
+        (2, 5, "entry hash"),  # a bank
+        (2, 2, "no return"),  # a direction
+        (4, 9, "number of records"),
+        (4, 19, "entry hash"),
+        (4, 31, "debits"),
+        (4, 43, "credits"),
+        (4, 93, "ends the batch"),
+        (5, 6, "batches"),
+        (5, 12, "blocks"),
+        (5, 20, "number of records"),
+        (5, 30, "entry hash"),
+        (5, 42, "debits"),
+        (5, 54, "credits"),
+    ],
+)
+def test_sec34_a_file_of_returns_with_one_other_digit_is_refused(record: int, start: int, told: str) -> None:
+    lines = returns_file(("DEPOSIT-1", "R01", 1022, 26)).decode().split("\n")
+    assert read_returns("\n".join(lines).encode())
+    digit = lines[record][start]
+    lines[record] = lines[record][:start] + str((int(digit) + 1) % 10) + lines[record][start + 1 :]
 
-    with pytest.raises(Unreadable, match="totals"):
-        read_returns(file.replace(b"0000001022DEPOSIT", b"0000001023DEPOSIT"))
+    with pytest.raises(Unreadable, match=told):
+        read_returns("\n".join(lines).encode())
+
+
+@pytest.mark.parametrize("left_out", [1, 2, 4])
+def test_sec34_a_file_of_returns_that_lacks_a_record_is_refused(left_out: int) -> None:
+    lines = returns_file(("DEPOSIT-1", "R01", 1022, 26)).decode().split("\n")
+    lines.insert(-1, "9" * 94)
+    del lines[left_out]
+
+    with pytest.raises(Unreadable):
+        read_returns("\n".join(lines).encode())
 
 
 async def test_a13_a_return_that_no_statement_has_is_a_break_until_one_has_it(desk: Desk) -> None:

@@ -101,6 +101,39 @@ async def test_l49_l51_a_statement_that_is_cut_is_a_break_until_it_comes_whole(d
         assert (ended["resolution"], ended["resolved_by"]) == ("gone", "reconciliation")
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("html", "a document type declaration"),
+        ("wrong_types", "has the amount 'twelve'"),
+        ("negative_amount", "has the amount '-"),
+    ],
+)
+async def test_sec34_a_statement_that_no_bank_writes_is_a_break_and_nothing_of_it_is_imported(
+    desk: Desk, kind: str, why: str
+) -> None:
+    await two_sides(desk)
+    await desk.bank.operator("PUT", "/profile", {"rates": {f"file_{kind}": 10_000}})
+    await desk.bank.pass_time(days=3)
+
+    outcome = await desk.run()
+
+    assert await desk.kinds() == ["statement_unreadable"] * 2 and outcome.imported == outcome.matched == 0
+    assert all(why in finding.detail for _, finding in outcome.opened)
+    await desk.bank.operator("PUT", "/profile", {"rates": {}})
+    assert ((await desk.run()).gone, await desk.kinds()) == (2, [])
+
+
+async def test_sec34_ten_megabytes_too_much_in_a_statement_change_nothing_of_it(desk: Desk) -> None:
+    await two_sides(desk)
+    await desk.bank.operator("PUT", "/profile", {"rates": {"file_huge": 10_000}})
+    await desk.bank.pass_time(days=3)
+
+    outcome = await desk.run()
+
+    assert (outcome.imported, outcome.opened, await desk.kinds()) == (6, [], [])
+
+
 async def test_a13_a_bank_that_settles_one_cent_less_than_was_told_is_a_break(desk: Desk) -> None:
     await desk.books.moved("d1", 10_012, currency="USD")
     asked = await desk.bank.ach("ABC-1", "100.12", direction="debit")

@@ -8,6 +8,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,12 @@ async def test_reserves_are_the_newest_report(
 
     status, shown, _ = await node.call("GET", "/v1/reserves", token=OPERATOR)
 
+    ages = [one.pop("age_s") for one in (shown, *shown["accounts"])]
     assert (status, shown) == (200, outcome.report)
+    assert 0 <= ages[0] < 60
+    ended = [datetime.fromisoformat(f"{one['day']}T00:00:00Z") + timedelta(days=1) for one in shown["accounts"]]
+    now = datetime.now(UTC)
+    assert ended and all(abs((now - end).total_seconds() - age) < 60 for end, age in zip(ended, ages[1:], strict=True))
     assert {one["token"] for one in shown["tokens"]} == {"AUSD", "AEUR"} and shown["open_breaks"] >= 1
 
 

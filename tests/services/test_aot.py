@@ -53,7 +53,7 @@ def test_a_data_directory_is_made_from_what_kafkas_own_tool_made_once(learned: P
         server.kill()
         meta = (server.data_dir / "meta.properties").read_text().splitlines()
         keys = sorted(line.partition("=")[0] for line in meta if not line.startswith("#"))
-        return keys, [path.read_bytes() for path in sorted(server.data_dir.rglob("*-0000000000.checkpoint"))]
+        return keys, [path.read_bytes() for path in sorted(server.data_dir.glob("bootstrap.checkpoint"))]
 
     kept = jars.cache_dir() / "formatted.checkpoint"
     assert not kept.exists()

@@ -11,9 +11,12 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import MessageSizeTooLargeError
 
 from aura_stream import SetupError
+from aura_stream.cli.services import _check_kafka
 from aura_stream.embedded import KafkaServer, Listener
 from aura_stream.embedded.kafka import KAFKA_SETTINGS, broker_is_ready, replication_settings
 from aura_stream.embedded.processes import free_port
+from aura_stream.engine import transactions
+from aura_stream.settings import load_settings
 
 MIB = 1024 * 1024
 
@@ -108,6 +111,25 @@ def test_a_broker_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(SetupError) as caught:
         server.start()
     assert "log.retention.hours" in str(caught.value)
+
+
+def test_the_data_of_a_later_kafka_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    later = tmp_path / "data" / "__cluster_metadata-0" / "00000000000000000000-0000000000.checkpoint"
+    later.parent.mkdir(parents=True)
+    later.touch()
+    with pytest.raises(SetupError, match="of a later version") as error:
+        KafkaServer(tmp_path, tied=True).launch()
+    assert error.value.fix.startswith("make reset")
+
+
+def test_doctor_warns_of_brokers_that_leave_out_ends_of_transactions(
+    kafka: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(kafka_bootstrap=kafka.bootstrap)
+    assert _check_kafka(settings).state == "ok"
+    monkeypatch.setattr(transactions, "LOSES_MARKERS", range(1, 1000))
+    finding = _check_kafka(settings)
+    assert (finding.state, finding.fix) == ("warn", "use Kafka 4.0 to 4.2") and "KAFKA-20734" in finding.detail
 
 
 def test_several_brokers_share_a_quorum_and_keep_three_copies(tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ ROUNDS = 5
 ENDED = frozenset({"completed", "failed", "canceled", "returned"})
 AT_THE_DOOR = (401, 403, 429)
 """Answers of a bank before it has read what for: it notes no reference then."""
-IN_ONE_STEP = ("deposit.returning", "deposit.returned")
-"""What came and went back is booked in one step when the return was heard before the mint was deep enough."""
+IN_ONE_STEP = ("deposit.returning", "deposit.returned", "deposit.settled_late", "withdrawal.settled_late")
+"""What came and went back is booked in one step when the return was heard before the mint was deep enough, or before
+the settlement."""
 AGAIN = ("deposit.mint_reorged", "deposit.mint_reconfirmed")
 """Journals that a chain may cause any number of times; each undoes the one before."""
 
@@ -78,7 +79,7 @@ async def read(connection: Any, banks: Mapping[str, Path], node_url: str, keys: 
     attempts = await connection.fetch(
         "SELECT *, transaction_id::text AS id FROM settlement.attempts ORDER BY lane, reference, number"
     )
-    files = {bank: dict(_bank(path)) for bank, path in banks.items()}
+    files = {bank: dict(at_bank(path)) for bank, path in banks.items()}
     return Books(
         {row["id"]: dict(row) for row in rows},
         {(row["account_id"], row["layer"]): row["amount"] for row in balances},
@@ -88,11 +89,12 @@ async def read(connection: Any, banks: Mapping[str, Path], node_url: str, keys: 
         {bank: found["calls"] for bank, found in files.items()},
         {(bank, row["account_id"]): row["cents"] for bank, found in files.items() for row in found["balances"]},
         {bank: len(found["unbalanced"]) for bank, found in files.items()},
-        {token: await _token(node_url, key) for token, key in keys.items()},
+        {token: await on_chain(node_url, key) for token, key in keys.items()},
     )
 
 
-def _bank(path: Path) -> Iterator[tuple[str, list[Row]]]:
+def at_bank(path: Path) -> Iterator[tuple[str, list[Row]]]:
+    """A bank's own tables, by name."""
     db = sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=30)  # a killed bank leaves a log to be folded in
     db.execute("PRAGMA query_only = 1")
     db.row_factory = sqlite3.Row
@@ -108,7 +110,8 @@ def _bank(path: Path) -> Iterator[tuple[str, list[Row]]]:
         db.close()
 
 
-async def _token(url: str, key: SigningKey) -> Chain:
+async def on_chain(url: str, key: SigningKey) -> Chain:
+    """A token, asked of a node at its head."""
     async with ChainNode(url) as node:
         address, head = token_address(key), (await node.head()).number
         found = Chain(
@@ -131,6 +134,32 @@ def wrong(found: Books) -> list[str]:
         *_sums(found),
         *_calls_explained(found),
     ]
+
+
+def unbacked(
+    tokens: Mapping[str, Chain], transfers: Mapping[str, list[Row]], pushes: Mapping[str, str]
+) -> Iterator[str]:
+    """What is on the chain and was not paid for: wrong at any moment, where the chain was read before the banks.
+
+    `pushes`: deposits whose reference at the bank is the one that we ask the payer for, and their bank. What a lane has
+    collected under a number of its own is in the sums only.
+    """
+    came = {bank: {one["reference"]: one["settled_cents"] or 0 for one in rows} for bank, rows in transfers.items()}
+    for token, chain in tokens.items():
+        minted = {reference: sum(amounts) for reference, amounts in chain.minted.items()}
+        settled = sum(
+            one["settled_cents"] or 0
+            for rows in transfers.values()
+            for one in rows
+            if one["currency"] == token[1:] and one["direction"] in ("incoming", "debit")
+        )
+        if sum(minted.values()) > settled * UNITS:
+            yield f"B3 {token}: {sum(minted.values())} units were minted when {settled} cents had settled"
+        for id_, bank in pushes.items():
+            units = sum(minted.get(chain_reference(id_, f"mint/{round_}"), 0) for round_ in range(1, ROUNDS + 1))
+            has = came[bank].get(bank_reference(id_, "deposit"), 0)
+            if units > has * UNITS:
+                yield f"B3, I11 {token}: {units} units of {id_} were minted when {has} cents of it had come"
 
 
 def _each(found: Books) -> Iterator[str]:

@@ -179,7 +179,7 @@ class Drive:
         for one in orders:
             self.orders.append(one)
             type_, data = one.command()
-            if one.is_early and _is_push(one):
+            if one.is_early and is_push(one):
                 await self.push(one)
             await self.command(type_, one.customer, data, one.key)
 
@@ -364,7 +364,8 @@ class Drive:
             report.faults_met.update(call["fault"] for call in calls if call["fault"])
 
 
-def _is_push(one: Order) -> bool:
+def is_push(one: Order) -> bool:
+    """Whether its payer sends the money by himself."""
     return one.kind == "deposit" and one.rail != "ach"
 
 

@@ -18,11 +18,6 @@ UNITS = 10_000
 
 PLAIN_CENTS = (0, 5, 10, 25, 40, 50, 75, 80)
 """None of them is a magic amount of the mock bank: what goes wrong is drawn by rate."""
-ACCOUNTS = {
-    "ach": {"name": "Bob Example", "account": "021000021/123456789"},
-    "sepa": {"name": "Bob Example", "account": "DE89370400440532013000"},
-    "sepa_instant": {"name": "Bob Example", "account": "DE89370400440532013000"},
-}
 
 # What befalls calls, inquiries and webhooks: basis points of each, and in each they add up to 3,000 = 30 %.
 CALLS = {
@@ -53,6 +48,14 @@ def profile(faults: float, seed: int, *, outcomes: bool = True) -> dict[str, Any
     return {"name": "calm", "rates": scaled, "seed": seed % (1 << 31), "slow_ms": 300, "hang_ms": 3000}
 
 
+def party(rail: str, number: int) -> dict[str, str]:
+    """The other side of a payment, with a bank account."""
+    bban = f"37040044{number:010}"
+    check = 98 - int(f"{bban}131400") % 97  # ISO 13616; 1314 stands for DE
+    account = f"021000021/{number:010}" if rail == "ach" else f"DE{check:02}{bban}"
+    return {"name": "Bob Example", "account": account}
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """One settlement: money in by a rail and minted, or tokens burnt and paid out."""
@@ -70,6 +73,11 @@ class Order:
         return str(uuid.uuid5(NAMESPACE, f"{TENANT}/{self.customer}/{self.key}"))
 
     @property
+    def number(self) -> int:
+        """Of the other side's bank account: what a bank says of that is said of no other order."""
+        return int(self.id[:8], 16)
+
+    @property
     def fiat(self) -> str:
         """Its currency."""
         return FIAT_OF[self.rail]
@@ -84,9 +92,9 @@ class Order:
         token_account = f"{self.customer}:{TOKEN_OF[self.fiat]}"
         if self.kind == "withdrawal":
             data = {"account_id": token_account, "amount": self.amount, "rail": self.rail}
-            return "withdrawal.submit", data | {"beneficiary": ACCOUNTS[self.rail]}
+            return "withdrawal.submit", data | {"beneficiary": party(self.rail, self.number)}
         data = {"account_id": f"{self.customer}:{self.fiat}", "amount": self.amount, "rail": self.rail}
-        payer = {"payer": ACCOUNTS["ach"]} if self.rail == "ach" else {}
+        payer = {"payer": party("ach", self.number)} if self.rail == "ach" else {}
         return "deposit.submit", data | {"mint_to": token_account} | payer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aura_stream.domain.ids import bank_reference, chain_reference
-from tests.settlements.books import Books, Chain, wrong
+from tests.settlements.books import Books, Chain, unbacked, wrong
 
 DEPOSIT, WITHDRAWAL = "89a07ac3-7127-5e3e-b4ae-b51cd89c8ffa", "aec54451-49df-57b5-ab08-8d24ffda18ad"
 MINT, BURN = chain_reference(DEPOSIT, "mint/1"), chain_reference(WITHDRAWAL, "burn")
@@ -165,10 +165,83 @@ def an_attempt_without_end(found: Books) -> None:
     found.attempts[1]["ended_at"] = None
 
 
+def asked_for_another_amount(found: Books) -> None:
+    found.transfers["bank-b"][1] |= {"cents": 499, "settled_cents": 499}
+
+
+def completed_and_never_minted(found: Books) -> None:
+    del found.tokens["AEUR"].minted[MINT]
+
+
+def failed_and_minted(found: Books) -> None:
+    found.transactions[DEPOSIT] |= {"status": "failed", "state": "rejected", "reason": "bank_rejected"}
+
+
+def burnt_for_a_return_and_never_minted(found: Books) -> None:
+    found.transactions[DEPOSIT] |= {"status": "returned", "state": "returned", "reason": "bank_returned"}
+    found.transfers["bank-b"][0] |= {"status": "returned"}
+    found.tokens["AEUR"].burnt[chain_reference(DEPOSIT, "return/1")] = [12_500_001]
+
+
+def burnt_twice(found: Books) -> None:
+    found.tokens["AEUR"].burnt[BURN].append(5_000_000)
+
+
+def burnt_by_nobody(found: Books) -> None:
+    found.tokens["AEUR"].burnt["ab" * 32] = [1]
+
+
+def minted_for_a_withdrawal(found: Books) -> None:
+    found.tokens["AEUR"].minted[chain_reference(WITHDRAWAL, "mint/1")] = [5_000_000]
+
+
+def logs_are_not_the_supply(found: Books) -> None:
+    found.tokens["AEUR"].minted[MINT] = [12_500_001]
+
+
+def credited_and_in_no_block(found: Books) -> None:
+    found.balances["@custody:chain:local:AEUR", "available"] -= 1_000_000
+    found.balances["@custody:chain:local:unconfirmed:AEUR", "available"] = 1_000_000
+
+
+def customers_have_more_than_our_address(found: Books) -> None:
+    found.balances["anna:AEUR", "available"] -= 1
+
+
+def the_banks_own_books_are_off(found: Books) -> None:
+    found.unbalanced["bank-b"] = 1
+
+
+def an_attempt_of_nobody(found: Books) -> None:
+    found.attempts[1]["id"] = "6b1fd34c-0b4b-55ea-8cf5-1bb74f0d7a7e"
+
+
+def an_end_without_an_answer(found: Books) -> None:
+    found.attempts[1]["answer"] = ""
+
+
+def a_breaker_that_is_none(found: Books) -> None:
+    found.attempts[1]["breaker"] = ""
+
+
 @pytest.mark.row("I10", "I11")
 @pytest.mark.parametrize(
     ("plant", "told"),
     [
+        (asked_for_another_amount, "asked for 499 cents, the customer asked for 500"),
+        (completed_and_never_minted, "the chain has no mint of it"),
+        (failed_and_minted, "12500000 units of it are on the chain"),
+        (burnt_for_a_return_and_never_minted, "burnt [12500001] for its return"),
+        (burnt_twice, "AEUR: burnt 2 times"),
+        (burnt_by_nobody, "AEUR: burnt by the unknown reference"),
+        (minted_for_a_withdrawal, "a withdrawal has minted [5000000]"),
+        (logs_are_not_the_supply, "minted and not burnt are 7500001"),
+        (credited_and_in_no_block, "1000000 units are credited and in no block"),
+        (customers_have_more_than_our_address, "our address holds 7500000 and customers have 7500001"),
+        (the_banks_own_books_are_off, "1 of its own journals do not add up"),
+        (an_attempt_of_nobody, "is of the unknown transaction 6b1fd34c"),
+        (an_end_without_an_answer, "has an end and no answer"),
+        (a_breaker_that_is_none, "was made while the breaker was ''"),
         (minted_twice, "AEUR: minted 2 times"),
         (minted_under_a_second_reference, "minted [12500000, 12500000]"),
         (minted_by_nobody, "unknown reference"),
@@ -196,3 +269,23 @@ def test_i10_i11_b3_b4_b5_what_is_planted_is_found(plant: Callable[[Books], None
     plant(books)
 
     assert any(told in one for one in wrong(books)), wrong(books)
+
+
+@pytest.mark.row("I10", "I11")
+def test_b3_i11_what_was_minted_before_it_was_paid_is_found_at_that_moment() -> None:
+    def at_a_moment(*rows: dict[str, Any], **minted: int) -> list[str]:
+        logs = {chain_reference(DEPOSIT, name.replace("_", "/")): [amount] for name, amount in minted.items()}
+        banks = {"bank-b": [one | {"currency": "EUR"} for one in rows]}
+        return list(unbacked({"AEUR": Chain(minted=logs)}, banks, {DEPOSIT: "bank-b"}))
+
+    came, other = transfer(CREDIT, "incoming", 1250), transfer("ab" * 16, "incoming", 1250)
+    assert at_a_moment() == at_a_moment(came) == at_a_moment(came, mint_1=12_500_000) == []
+    assert at_a_moment(came, other, mint_2=12_500_000) == []  # after a first one that could not land
+    early, of_it = at_a_moment(came | {"settled_cents": None}, mint_1=12_500_000)
+    assert "AEUR: 12500000 units were minted when 0 cents had settled" in early and DEPOSIT in of_it
+    (of_it,) = at_a_moment(other, mint_1=12_500_000)  # another's money came, and in all it is enough
+    assert f"units of {DEPOSIT} were minted when 0 cents of it had come" in of_it
+    assert len(at_a_moment(came, mint_1=12_500_001)) == 2
+    (of_it,) = at_a_moment(came, other, mint_1=12_500_000, mint_2=12_500_000)
+    assert "25000000 units" in of_it
+    assert at_a_moment(transfer(PAYOUT, "credit", 1250), mint_1=1) != []  # what went out is not what came

@@ -6,7 +6,7 @@ import contextlib
 import json
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ class Reader:
         """The last stable offsets."""
         return {tp: self._broker.at((tp.topic, tp.partition)).stable for tp in partitions}
 
-    async def read(self, partition: TopicPartition, start: int, end: int) -> AsyncIterator[list[Record]]:
+    async def read(self, partition: TopicPartition, start: int, end: int) -> AsyncGenerator[list[Record], None]:
         """All at once."""
         yield list(self._broker.at((partition.topic, partition.partition)).committed(start, end))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import TYPE_CHECKING
 
 from aiokafka import TopicPartition
@@ -53,7 +53,7 @@ class SimulatedKafka:
             lambda: {tp: self._broker.at((tp.topic, tp.partition)).stable for tp in partitions},
         )
 
-    async def read(self, partition: TopicPartition, start: int, end: int) -> AsyncIterator[list[Record]]:
+    async def read(self, partition: TopicPartition, start: int, end: int) -> AsyncGenerator[list[Record], None]:
         """The committed records, list by list; waits while no broker answers, as a consumer does."""
         await self._network.request(self._process, "read", lambda: None)
         log = self._broker.at((partition.topic, partition.partition))

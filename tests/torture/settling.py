@@ -18,15 +18,17 @@ from typing import Any
 import aiohttp
 import asyncpg
 
+from aura_stream.chain.rpc import ChainError
 from aura_stream.domain.ids import bank_reference
 from tests.e2e.client import Client
 from tests.settlements import books, plan
-from tests.settlements.drive import DAYS, Drive
+from tests.settlements.drive import DAYS, Drive, is_push
 from tests.settlements.plan import TENANT, Order
 from tests.torture.stack import TortureStack
 
 PER_S = 2.0
 CUSTOMERS = 6
+LOOK_S = 1.0
 FAULTS = 0.15
 """What the banks' calls suffer all the time, beside the faults that are drawn."""
 _AWAY = (aiohttp.ClientError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
@@ -57,6 +59,8 @@ class Settling(Drive):
         self.client = client
         self._chance = random.Random(f"{seed}/settling")
         self._paid_out: set[str] = set()
+        self.unbacked: list[str] = []
+        self.looks = 0
 
     async def command(self, type_: str, customer: str, data: dict[str, Any], key: str = "") -> None:
         """An intent of the client."""
@@ -116,17 +120,31 @@ class Settling(Drive):
         await self.usual()
 
     async def _settle_on(self, stop: asyncio.Event) -> None:
-        next_at = time.monotonic()
+        next_at = look_at = time.monotonic()
         while not stop.is_set():
             if time.monotonic() >= next_at:
                 next_at = time.monotonic() + 1 / PER_S
                 await self.send(plan.deposits(self._chance.getrandbits(32), 1, CUSTOMERS))
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + LOOK_S
+                await self._look()
             with contextlib.suppress(*_AWAY):
                 async with asyncio.timeout(10):
                     rows = await self.rows(self.orders)
                 await self.see_to(rows)
                 await self._pay_out(rows)
             await asyncio.sleep(0.2)
+
+    async def _look(self) -> None:
+        """Holds what is on the chain just now against what the banks say has come: first the one, then the other."""
+        with contextlib.suppress(*_AWAY, ChainError):
+            async with asyncio.timeout(3):  # a node that stands still is no reason to settle nothing
+                tokens = {token: await books.on_chain(self.node_url, key) for token, key in self._keys().items()}
+            files = {bank: self.home / f"{bank}.sqlite3" for bank in ("bank-a", "bank-b")}
+            transfers = {bank: dict(books.at_bank(path))["transfers"] for bank, path in files.items()}
+            pushes = {one.id: plan.BANK_OF[one.rail] for one in self.orders if is_push(one)}
+            self.unbacked += books.unbacked(tokens, transfers, pushes)
+            self.looks += 1
 
     async def _pay_out(self, rows: list[dict[str, Any]]) -> None:
         by_id = {one.id: one for one in self.orders}
@@ -146,8 +164,10 @@ class Settling(Drive):
             await self.until_ended(self.orders)
 
     async def must_agree(self) -> None:
-        """All books are of the same money. Raises AssertionError."""
-        wrong = await self.until_right()
+        """All books are of the same money, and none was ahead of another meanwhile. Raises AssertionError."""
+        assert self.looks, "nobody has looked at the books while they were written"
+        await self._look()
+        wrong = self.unbacked or await self.until_right()
         assert not wrong, f"{len(wrong)} settlements or sums are wrong:\n" + "\n".join(wrong[:30])
 
     async def outcomes(self) -> dict[str, int]:

@@ -46,6 +46,7 @@ class Report:
     only: list[str] = field(default_factory=list)  # the rows that were asked for; empty: all
     banks: bool = False
     settlements: dict[str, int] = field(default_factory=dict)
+    looks: int = 0  # how often the chain was held against the banks' books while both were written
     rows: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -85,7 +86,7 @@ class Report:
             *[f"  {seconds:6.2f} after {name}" for seconds, name in slow],
             *[f"skipped {row}: {why}" for row, why in sorted(self.skipped.items())],
             f"transactions {self.transactions}, entries {self.entries}",
-            *([f"settlements: {self.settlements}"] if self.banks else []),
+            *([f"settlements: {self.settlements}, books looked at {self.looks} times meanwhile"] if self.banks else []),
             f"digest {self.digest or '-'}",
             f"violations: {len(self.violations)}",
             *[f"  {violation}" for violation in self.violations],
@@ -167,7 +168,7 @@ async def _torture(stack: TortureStack, client: Client, report: Report, rows: Se
             await _hurt(Torture(stack, client, chances, settling), faults, report)
             if settling is not None:
                 await settling.come_to_rest()
-                report.settlements = await settling.outcomes()
+                report.settlements, report.looks = await settling.outcomes(), settling.looks
                 await settling.must_agree()
     finally:
         count(client, report)

@@ -39,6 +39,8 @@ async def test_a24_settlement_runs_without_the_other_systems_routes(backend: Bac
             path = one.path.replace("{", "").replace("}", "")
             async with client.request(one.method, path, json={}, headers={"Aura-Tenant": "default"}) as answer:
                 assert answer.status in (404, 405), one.id
+        async with client.post("/v1/bank-webhooks/bank-b", json={}) as answer:
+            assert answer.status == 503, "banks are heard; the secrets of none are here"
         _, document, _ = await api.get("/openapi.json")
         assert "/v1/transfers" not in document["paths"] and "/v1/withdrawals" in document["paths"]
     finally:

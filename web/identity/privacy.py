@@ -23,6 +23,7 @@ from web.identity.once import once
 from web.identity.views import api_key_of_row, erasure_of_row, session_of_row, user_of_row
 from web.pages import asked
 from web.problems import Problem
+from web.settlement_views import for_owner
 from web.views import account_of_row, balances_of, entry_of_row, transaction_of_row
 from web.webhooks import endpoint_of_row
 
@@ -159,7 +160,7 @@ async def _transactions(reads: LedgerReads, tenant: str, customer: str) -> list[
         return (await reads.transactions(tenant, page, counted=False))[0]
 
     rows = await _all(TRANSACTIONS, {"customer": customer}, transactions)
-    return [transaction_of_row(row).resource for row in rows]
+    return [for_owner(transaction_of_row(row).resource) for row in rows]
 
 
 async def _all(

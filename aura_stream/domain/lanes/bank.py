@@ -6,6 +6,7 @@
        │                │ └──not processed, 3rd time──▶ done      fact: rejected (NOTP)
        ├─not processed──┘
        │                └──no definite answer, or none in time───▶ unknown    fact: unknown
+       │                   (a rejection by time-out is none: AB05 and its like, from done too)
        │                                                            │ │ └─accepted, settled, rejected─▶ done
        └──not found, after the longest delay, inside the window─────┘ │
                                      after the window, or k inquiries └─▶ undecided  fact: undecided (news still end it)
@@ -19,7 +20,7 @@ decides the same.
 Invariants
     BL1  a job that may have been processed is sent again only with the same bytes and reference, after the bank has
          said "not found" when its longest delay was over, inside the time in which it recognises references
-    BL2  open lets no call through, half-open exactly one
+    BL2  open lets no call through, half-open exactly one; what a call of before still brings changes nothing then
     BL3  a fact of the bank is told once, however often and in whatever order it is heard
 """
 
@@ -30,6 +31,7 @@ from typing import Final
 
 import msgspec
 
+from aura_stream.domain.bank_codes import INQUIRE, code_of
 from aura_stream.domain.lane_requests import Expect, Instruct
 from aura_stream.domain.pauses import Pause, Scope, in_force
 from aura_stream.domain.signals import (
@@ -49,6 +51,8 @@ LOST: Final = "lost"
 """No answer, an answer cut off or not to be understood, a 5xx without the bank's word: anything may have happened."""
 NOT_FOUND: Final = "not_found"
 PENDING: Final = "pending"
+_UNCLEAR: Final = "unclear"
+"""Among what was told: a rejection came whose code says that a time-out is behind it (AB05), and was inquired about."""
 NEVER_TAKEN: Final = "NOTP"
 """Our own code: the bank was tried as often as allowed and has certainly not taken it."""
 
@@ -195,23 +199,32 @@ def answered(
     bank_reference: str = "",
     amount: int = 0,
     fact_id: str = "",
+    wait_ms: int = 0,
 ) -> Decided:
-    """The answer to the call: a kind of fact, or `not_processed`, `lost`, `not_found`, `pending`."""
-    lane = _after_call(lane, answer, limits, at)
+    """The answer to the call: a kind of fact, or `not_processed`, `lost`, `not_found`, `pending`.
+
+    `wait_ms`: how long the bank wishes not to be called (Retry-After); believed up to what the breaker would wait.
+    """
+    lane = _after_call(lane, job.reference, answer, limits, at)
+    lane = _with(lane, next_start_at=max(lane.next_start_at, at + min(wait_ms, limits.open_ms))) if wait_ms else lane
     if job.state not in ("started", "unknown"):
         # A webhook was faster: the call's answer has nothing to add.
         return Decided(lane, job)
-    if answer in (ACCEPTED, SETTLED, REJECTED):
+    if answer == ACCEPTED and job.state == "unknown" and _UNCLEAR in job.told:
+        answer = PENDING  # it was accepted before it was rejected: that is what it was
+    is_definite = job.state == "unknown" or not _is_unclear(answer, code)
+    if answer in (ACCEPTED, SETTLED, REJECTED) and is_definite:
         done = _with_job(job, state="done", due=0)
         return _told(lane, done, answer, fact_id, code=code, bank_reference=bank_reference, amount=amount)
     if job.state == "unknown":
         return _after_inquiry(lane, job, answer, limits, at)
     if answer != NOT_PROCESSED:
         wait = backoff(job.reference, job.attempt, 0, limits)
-        return _told(lane, _with_job(job, state="unknown", due=at + wait), UNKNOWN)
+        told = job.told if answer != REJECTED else (*job.told, _UNCLEAR)
+        return _told(lane, _with_job(job, state="unknown", due=at + wait, told=told), UNKNOWN, code=code)
     if UNKNOWN in job.told:
         # This attempt did nothing, but an earlier one still may: only the bank's word about the reference decides.
-        return Decided(lane, _with_job(job, state="unknown", due=at + limits.inquire_every_ms))
+        return Decided(lane, _with_job(job, state="unknown", due=at + _until_inquiry(job, limits)))
     if job.tries + 1 >= limits.tries:
         return _told(lane, _with_job(job, state="done", due=0), REJECTED, code=NEVER_TAKEN)
     wait = backoff(job.reference, job.attempt, job.tries, limits)
@@ -220,10 +233,10 @@ def answered(
 
 
 def _after_inquiry(lane: Lane, job: Job, answer: str, limits: Limits, at: int) -> Decided:
-    again = at + limits.inquire_every_ms
+    again = at + _until_inquiry(job, limits)
     if answer == NOT_FOUND:
-        if at >= job.first_at + limits.window_ms:
-            # The bank may have forgotten it: only a statement, or a person, can tell.
+        if at >= job.first_at + limits.window_ms or _was_known(job):
+            # The bank may have forgotten it, or contradicts itself: only a statement, or a person, can tell.
             return _told(lane, _with_job(job, state="undecided", due=0), UNDECIDED)
         settled_by = max(job.first_at, job.last_at) + limits.longest_delay_ms  # what was sent again may be late too
         if at >= settled_by:
@@ -235,17 +248,40 @@ def _after_inquiry(lane: Lane, job: Job, answer: str, limits: Limits, at: int) -
 
 
 def asked_to_inquire(job: Job, at: int) -> Job:
-    """An operator wants to know: what is not decided is asked again, from the beginning."""
-    return _with_job(job, state="unknown", inquiries=0, due=at) if job.state == "undecided" else job
+    """An operator wants to know: what is not decided, or has brought no news since, is asked from the beginning."""
+    return _with_job(job, state="unknown", inquiries=0, due=at) if job.state in ("undecided", "done") else job
 
 
 def heard(
-    lane: Lane, job: Job, kind: str, fact_id: str, *, code: str = "", amount: int = 0, bank_reference: str = ""
+    lane: Lane,
+    job: Job,
+    kind: str,
+    fact_id: str,
+    *,
+    at: int,
+    code: str = "",
+    amount: int = 0,
+    bank_reference: str = "",
 ) -> Decided:
     """News by a webhook, a statement or a poll: told once. It ends what was open, in whatever order it comes."""
+    if _is_unclear(kind, code) and job.step != "credit":
+        if (fact_id or kind) in job.told or _UNCLEAR in job.told:
+            return Decided(lane, job)
+        asks = _with_job(job, state="unknown", inquiries=0, due=at, told=(*job.told, _UNCLEAR))
+        return _told(lane, asks, UNKNOWN, code=code)
     if job.state != "done" and kind in (ACCEPTED, SETTLED, REJECTED, RETURNED) and job.step != "credit":
         job = _with_job(job, state="done", due=0)
     return _told(lane, job, kind, fact_id, code=code, amount=amount, bank_reference=bank_reference)
+
+
+def _is_unclear(kind: str, code: str) -> bool:
+    """Whether it is a rejection by time-out: somebody has waited in vain, may have acted, and must be asked."""
+    return kind == REJECTED and code_of(code).action == INQUIRE
+
+
+def _was_known(job: Job) -> bool:
+    """Whether the bank has ever said that it has it."""
+    return any(name.rpartition(":")[2] in (ACCEPTED, SETTLED, RETURNED) for name in job.told) or _UNCLEAR in job.told
 
 
 def _told(
@@ -277,8 +313,11 @@ def _told(
 # --- breaker and backoff ---------------------------------------------------------------------------------------------
 
 
-def _after_call(lane: Lane, answer: str, limits: Limits, at: int) -> Lane:
+def _after_call(lane: Lane, reference: str, answer: str, limits: Limits, at: int) -> Lane:
     calls = max(lane.calls - 1, 0)
+    if lane.breaker == "half_open" and lane.probe != reference:
+        # A call from before it opened: the probe decides, and until it has nobody else is let through.
+        return _with(lane, calls=calls)
     if answer not in (LOST, NOT_PROCESSED):
         return _with(lane, calls=calls, breaker="closed", failures=0, probe="")
     failures = lane.failures + 1
@@ -290,8 +329,17 @@ def _after_call(lane: Lane, answer: str, limits: Limits, at: int) -> Lane:
 def backoff(reference: str, attempt: int, tries: int, limits: Limits) -> int:
     """How long to wait: doubled per try, of that half to all, derived from reference and attempt."""
     whole = limits.backoff_ms << min(tries, 16)
-    part = int.from_bytes(blake2b(f"{reference}/{attempt}".encode(), digest_size=4).digest(), "big")
-    return whole // 2 + part % (whole // 2 + 1)
+    return whole // 2 + _drawn(f"{reference}/{attempt}", whole // 2)
+
+
+def _until_inquiry(job: Job, limits: Limits) -> int:
+    """How long until a bank is asked again: up to half longer, so that what fell silent as one does not ask as one."""
+    return limits.inquire_every_ms + _drawn(f"{job.reference}/?{job.inquiries}", limits.inquire_every_ms // 2)
+
+
+def _drawn(name: str, most: int) -> int:
+    part = int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), "big")
+    return part % (most + 1)
 
 
 def _with(lane: Lane, **changes: object) -> Lane:

@@ -31,7 +31,10 @@ Invariants
     M6  once a pause of the chain has its nonce, nothing that it stops is signed behind it until the nonce that lifts it
     M7  an operator cancels a nonce by a transfer to itself under it that pays more; whichever of its transactions lands
         decides, and M3 holds
-    M8  a release takes back no doubt: what stopped the lane stops it again with the next look, if it is still so
+    M8  a release takes back no doubt: what stopped the lane stops it again with the next look, if it is still so. Of
+        a job whose reference or nonce somebody else has used a release says that it is explained: it ends as M3 says
+    M9  after a foreign nonce only a pause is signed until that is final: if its block is lost, what stands behind it
+        can never land
 """
 
 from __future__ import annotations
@@ -61,7 +64,7 @@ REFERENCE_USED: Final = "reference_used_elsewhere"
 STOPS: Final = {
     FOREIGN_NONCE: (
         "The chain has a transaction of this key that the lane has not made: somebody else has the key.",
-        "It goes on behind the nonces that are used up; what it had signed under one of them is dead at finality.",
+        "It goes on behind the nonces that are used up, once they are final; what was signed under one is dead then.",
     ),
     ANOTHER_CHAIN: (
         "The node shows another chain than the one that the lane began with.",
@@ -69,7 +72,7 @@ STOPS: Final = {
     ),
     REFERENCE_USED: (
         "Somebody else has minted or burnt under a reference of this lane: somebody else has the key.",
-        "It looks again, and stops again as long as that job is watched: what was minted so must be explained first.",
+        "You have explained it. Its own job is dead at finality: a mint asks for a person, a burn gives tokens back.",
     ),
 }
 """Why a lane stops until a person releases it: what that means, and what a release does."""
@@ -80,8 +83,12 @@ WAITS: Final = {
     "supply_too_old": "The chain was not seen for too long. It ends with the next look.",
     "reserve_insufficient": "What may be minted does not cover it. It ends when fiat has settled.",
     "paused": "A pause holds it back.",
+    "nonce_not_final": "Nonces that somebody else has used are not final. It ends when they are, or in no block.",
 }
 """Why what is queued waits although its lane is not stopped. It ends by itself: there is nothing to release."""
+
+EXPLAINED: Final = "explained"
+"""Of a job that has stopped its lane, which a person has released since."""
 
 RELEASED, NOT_STOPPED, STOPPED_OTHERWISE = "released", "not_stopped", "stopped_otherwise"
 """Outcomes of a release."""
@@ -108,9 +115,11 @@ class Limits(msgspec.Struct, frozen=True):
     final_above: int = 10**12  # above, only finality counts
     bump_after_blocks: int = 5
     bumps: int = 5
+    fee_max: int = 2_000 * 10**9  # wei per gas, offered at first: what a node says of fees is not believed beyond
     open_returns_max: int = 10**13
     statement_age_ms: int = 4 * 24 * 60 * 60 * 1000
     supply_age_ms: int = 10 * 60 * 1000
+    backoff_ms: int = 1_000  # of the wait after a look that failed: doubled with each, up to 32 times
     least_sweep: dict[str, int] = msgspec.field(default_factory=lambda: dict(LEAST_SWEEP))
     """By token: less waits at a deposit address, to be swept with what comes later."""
 
@@ -126,7 +135,7 @@ class Minter(msgspec.Struct, frozen=True, array_like=True):
     statement_at: int = 0  # of the last bank statement
     supply_at: int = 0  # when totalSupply was last read
     stopped: str = ""
-    seen_nonce: int = 0  # used up on the chain when the lane stopped for a foreign nonce: a release goes on from there
+    seen_nonce: int = 0  # used up on the chain by somebody else: once that is final, a released lane goes on from there
     waits: str = ""  # why what is queued waits, as it was told last
     acts: int = 0  # what the contract refuses once all that is signed has landed: the bits of its flag
     acts_nonce: int = -1  # of the `pause` job that says so
@@ -158,6 +167,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     tip: int = 0  # wei per gas, of the fee
     cancels: tuple[str, ...] = ()  # those of `hashes` that do nothing but use up the nonce
     gas: int = 0  # wei paid, as a fact has told the ledger
+    elsewhere: str = ""  # somebody else has used its nonce or reference: why the lane stopped | explained
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -222,6 +232,8 @@ def held_back(lane: Minter, job: Job, limits: Limits, at: int, *, paused: bool =
     """Why a queued job is not signed now; "" = sign."""
     if lane.stopped:
         return lane.stopped
+    if lane.seen_nonce:
+        return "nonce_not_final"
     if paused or lane.acts & _ACT_OF.get(job.step, 0):
         return "paused"
     if job.step != "mint":
@@ -291,9 +303,7 @@ def for_pause(lane: Minter, acts: int) -> Minter | None:
     """
     if acts == lane.acts:
         return None
-    if not lane.stopped:
-        return lane
-    if lane.stopped == ANOTHER_CHAIN or acts | lane.acts != acts:
+    if lane.stopped and (lane.stopped == ANOTHER_CHAIN or acts | lane.acts != acts):
         return None
     return _with(lane, next_nonce=max(lane.next_nonce, lane.seen_nonce))
 
@@ -394,29 +404,44 @@ def _ended(lane: Minter, job: Job) -> Minter:
     return _with(lane, open_returns=lane.open_returns - job.amount) if job.is_return else lane
 
 
-def checked(lane: Minter, pending_nonce: int) -> Minter:
-    """A nonce on the chain that this lane has not given out: somebody else has the key. The lane stops."""
-    if pending_nonce <= lane.next_nonce:
+def checked(lane: Minter, nonce: int, final_nonce: int) -> Minter:
+    """The lane that has seen so many nonces used up at the head, and so many at finality.
+
+    More than this lane has given out: somebody else has the key, and it stops. What somebody else has used counts as
+    the youngest look shows it, since its block may be lost. A released lane goes on behind it once it is final.
+    """
+    if nonce > max(lane.next_nonce, lane.seen_nonce):
+        return _with(lane, stopped=FOREIGN_NONCE, seen_nonce=nonce)
+    if not lane.seen_nonce:
         return lane
-    return _with(lane, stopped=FOREIGN_NONCE, seen_nonce=max(pending_nonce, lane.seen_nonce))
+    lane = _with(lane, seen_nonce=nonce if nonce > lane.next_nonce else 0)
+    if lane.stopped or final_nonce < lane.seen_nonce:
+        return lane
+    return _with(lane, next_nonce=max(lane.next_nonce, lane.seen_nonce), seen_nonce=0)
 
 
 def released(lane: Minter, stopped: str) -> tuple[Minter, str]:
     """A person lets the lane go on who has read why it is stopped; and the outcome.
 
-    After a foreign nonce it goes on behind what the chain has used up. Bytes of ours under such a nonce are dead at
-    finality (M3), and the ledger is told so. Whoever has the key still has it: the next foreign nonce stops it again.
+    After a foreign nonce it goes on behind what the chain has used up, with a look that sees it final. Bytes of ours
+    under such a nonce are dead then (M3), and the ledger is told so. Whoever has the key still has it: the next foreign
+    nonce stops it again.
     """
     if not lane.stopped:
         return lane, NOT_STOPPED
     if lane.stopped != stopped:
         return lane, STOPPED_OTHERWISE
-    return _with(lane, stopped="", next_nonce=max(lane.next_nonce, lane.seen_nonce), seen_nonce=0), RELEASED
+    return _with(lane, stopped=""), RELEASED
 
 
-def to_send(jobs: list[Job]) -> list[Job]:
-    """What goes out again when the lane opens: all that is signed and not final, in nonce order."""
-    return sorted((job for job in jobs if job.state in ("signed", "mined", "confirmed")), key=lambda job: job.nonce)
+def doubted(job: Job, why: str) -> Job:
+    """The job whose nonce or reference somebody else was seen to have used: why the lane stops."""
+    return _with_job(job, elsewhere=why)
+
+
+def explained(job: Job) -> Job:
+    """The job after a person has released the lane that it had stopped: it is dead once its nonce is used up."""
+    return _with_job(job, elsewhere=EXPLAINED)
 
 
 def _fact(job: Job, kind: str, receipt: Receipt | None = None) -> ChainFact:
