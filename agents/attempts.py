@@ -41,8 +41,8 @@ INSERT INTO settlement.attempts (lane, reference, number, kind, transaction_id, 
     ended_at, answer, code, status, detail, took_ms)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT (lane, reference, number) DO UPDATE SET
-    breaker = excluded.breaker, ended_at = excluded.ended_at, answer = excluded.answer, code = excluded.code,
-    status = excluded.status, detail = excluded.detail, took_ms = excluded.took_ms
+    ended_at = coalesce(attempts.ended_at, excluded.ended_at), breaker = excluded.breaker, answer = excluded.answer,
+    code = excluded.code, status = excluded.status, detail = excluded.detail, took_ms = excluded.took_ms
 WHERE excluded.ended_at IS NOT NULL
 """
 _LANE: Final = """
@@ -204,7 +204,7 @@ async def _write_line(
     if isinstance(line, AddressLine):
         await connection.execute(_ADDRESS, line.lane, line.address, line.tenant, line.account, at)
         return
-    ended = at if line.state == "ended" else None
+    ended = None if line.state == "started" else at
     if line.number == 1 and ended is None:
         # A lane on which nothing has ever gone wrong is to be seen too.
         await connection.execute(_LANE_SEEN, line.lane, line.breaker, at)

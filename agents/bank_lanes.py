@@ -185,7 +185,7 @@ class BankLanes:
             self._ended(unit, bank, known, news)
             return
         # The call was given up before its answer came: what it says is still true.
-        self._line(unit, bank, known, news.number, "ended", news)
+        self._line(unit, bank, known, news.number, "late", news)
         if news.kind in (ACCEPTED, SETTLED, REJECTED):
             row = self._lane(bank)
             decided = lanes.heard(

@@ -117,6 +117,47 @@ async def test_a14_n31_half_open_lets_one_call_through_while_many_wait_and_all_d
     assert details == {"no answer within 1.8 s"}
 
 
+@pytest.mark.row("A14", "N30", "N31")
+async def test_a14_n30_a_connector_that_slept_through_its_calls_ends_each_attempt_once(town: Town) -> None:
+    """What it hears of a call that its lane has given up is true, and shown; but the attempt was over."""
+    await town.customer("slept", "USD")
+    began = await now(town)
+    lost = ("aura_lane_attempts_total", "lost", "submit", "bank:bank-a")
+    before = (await town.metrics("bank-0")).get(lost, 0)
+    await behave(town, "bank-a", name="hanging")
+    asked = {"account_id": "slept:USD", "amount": "10.00", "rail": "ach", "payer": PAYER}
+    ids = [await town.send("deposit.submit", "slept", asked) for _ in range(4)]
+
+    async def under_way() -> str:
+        found = await attempts_since(town, "bank:bank-a", began)
+        return "" if len(found) >= 4 else f"{len(found)} calls were made"
+
+    await soon(under_way, "four calls are under way", town)
+    latest = max(one["started_at"] for one in await attempts_since(town, "bank:bank-a", began))
+
+    async def over() -> str:
+        (row,) = await town.fetch("SELECT now() - $1::timestamptz > interval '3.5 s' AS is_over", latest)
+        return "" if row["is_over"] else "the lane still waits for its calls"
+
+    town.processes["bank-0"].freeze()
+    try:
+        await soon(over, "the calls' time is over", town)
+    finally:
+        town.processes["bank-0"].thaw()
+    await behave(town, "bank-a")
+    for id_ in ids:
+        await town.reaches(id_, "submitted")
+    found = await attempts_since(town, "bank:bank-a", began)
+    assert most_at_once(found) == 4
+    submits = [one for one in found if one["kind"] == "submit" and one["answer"] == "lost"]
+
+    async def counted() -> str:
+        known = (await town.metrics("bank-0"))[lost] - before
+        return "" if known == len(submits) else f"{known} attempts are counted, {len(submits)} were made"
+
+    await soon(counted, "each attempt is counted once", town)
+
+
 def _ms(text: str) -> float:
     return datetime.fromisoformat(text).timestamp() * 1000
 

@@ -9,6 +9,7 @@ from aura_stream.domain.lane_news import ENCODE, CallEnded
 from aura_stream.domain.lane_requests import ENCODE as ENCODE_REQUEST
 from aura_stream.domain.lane_requests import SetPause
 from aura_stream.domain.pauses import Pause, Scope
+from aura_stream.domain.signals import BankFact
 from tests.domain.test_early_money import Lane, inbox, requests
 
 AT_ONCE = 20
@@ -72,3 +73,20 @@ def test_a15_a_pause_that_finds_a_full_queue_sets_it_aside_and_each_lift_brings_
     pause(lane, "p0", both[0], lift=True)
     assert run_out(lane) == names["collect"][len(under_way) :]
     assert not [line for line in lane.lines if line["line"] == "note"]
+
+
+@pytest.mark.row("A14", "N30")
+def test_a14_n30_what_is_heard_of_a_call_that_was_given_up_is_told_and_ends_no_attempt_again(lane: Lane) -> None:
+    lane.order("out", "payout")
+    (call,) = lane.calls()
+    lane.wait(call.timeout_ms + 2_000)
+    given_up = len(lane.told)
+    lane.hear(inbox, ENCODE(CallEnded("out", call.number, "accepted", bank_reference="b-1", took_ms=9_000)))
+
+    of_call = [line for line in lane.lines if line["line"] == "attempt" and line["number"] == call.number]
+    assert [(line["state"], line.get("answer", "")) for line in of_call] == [
+        ("started", ""),
+        ("ended", "lost"),
+        ("late", "accepted"),
+    ]
+    assert [fact.kind for fact in lane.told[given_up:] if isinstance(fact, BankFact)] == ["accepted"]

@@ -10,7 +10,8 @@ from typing import Any
 
 import orjson
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 
 from aura_stream.engine import restore as restore_module
@@ -55,6 +56,37 @@ async def started(bootstrap: str, transactional_id: str, *topics: str) -> Transa
     producer = TransactionalProducer(bootstrap, transactional_id)
     await producer.start(topics)
     return producer
+
+
+@pytest.mark.row("N06")
+async def test_n06_a_client_that_starts_while_no_broker_shows_waits_for_one(
+    kafka: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shows, updated = 0, ClusterMetadata.update_metadata
+
+    def update(cluster: ClusterMetadata, metadata: Any) -> None:
+        nonlocal shows
+        shows += 1
+        if shows > 3:
+            updated(cluster, metadata)
+
+    monkeypatch.setattr(ClusterMetadata, "update_metadata", update)
+    producer = await started(kafka.bootstrap, f"{prefix}-late", f"{prefix}-commands")
+    await producer.commit(producer.build([message(f"{prefix}-commands", b"in the end")]))
+    await producer.stop()
+    assert shows > 3
+
+    shows = 0
+    consumer = AIOKafkaConsumer(
+        f"{prefix}-commands", bootstrap_servers=kafka.bootstrap, group_id=prefix, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        async with asyncio.timeout(30):
+            found = await consumer.getone()
+    finally:
+        await consumer.stop()
+    assert found.value == b"in the end" and shows > 3
 
 
 async def test_brokers_that_leave_out_ends_of_transactions_are_told_from_others(kafka: Any) -> None:

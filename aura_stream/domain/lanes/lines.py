@@ -1,7 +1,8 @@
 """What lanes write down: lines of their journals, from which Postgres shows every attempt and every breaker.
 
 An attempt has two lines, `started` before it is made and `ended`. A broadcast that a crash has cut off is ended by the
-look that sees its nonce used up.
+look that sees its nonce used up. What is heard of a call after its lane has given it up is a third line, `late`: it
+tells what was said, and ends nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class AttemptLine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="li
     kind: str  # submit | inquire | broadcast
     reference: str  # as the other side knows it: ours, NACHA's 15 characters, or a chain's hash
     number: int
-    state: str  # started | ended
+    state: str  # started | ended | late
     at: int
     breaker: str
     answer: str = ""
