@@ -164,7 +164,7 @@ def _ms(text: str) -> float:
 
 @pytest.mark.row("A14", "A15", "L51", "N31")
 async def test_a15_l51_a_bank_is_called_in_its_own_pace_and_left_alone_for_as_long_as_it_asks(town: Town) -> None:
-    async with unpolled(town, {"calls_at_once": 2, "gap_ms": 300}):
+    async with unpolled(town, {"calls_at_once": 2, "gap_ms": 300, "answer_ms": 10_000}):
         await funded(town, "pace", "500.00")
         began = await now(town)
         await behave(town, "bank-b", slow_ms=1200)
