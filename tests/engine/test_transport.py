@@ -19,7 +19,7 @@ from aura_stream.engine.driver import LogRecord
 from aura_stream.engine.feed import Feed
 from aura_stream.engine.partition import Fetch, Fetched, Partition
 from aura_stream.engine.topics import Topic, apply_topics
-from aura_stream.engine.transport import Consumer, make_app
+from aura_stream.engine.transport import FETCH_WAIT_MS, IDLE_FETCH_WAIT_MS, Consumer, make_app, wait_as_fits
 from aura_stream.engine.unit import Record
 
 
@@ -63,6 +63,50 @@ async def test_a_group_without_offsets_is_no_reason_to_stop_while_owners_know_wh
     assert [found async for found in Consumer.getmany(asked, 1.0)] == []
     assert asked.sought == ([(TP(unique, 0), 42)] if ready else [])
     assert [found async for found in Consumer.getmany(asked, 1.0)] == []
+
+
+async def test_a_fetch_waits_long_unless_it_leaves_out_a_partition(kafka: Any, unique: str) -> None:
+    await apply_topics(kafka.bootstrap, [Topic(unique, "", "")], partitions=2, replication=1)
+    places = [TopicPartition(unique, 0), TopicPartition(unique, 1)]
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest")
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    await consumer.start()
+    await producer.start()
+    asked: list[tuple[int, int]] = []  # of how many partitions, and for how long it waits
+    more = asyncio.Event()
+    fetch = consumer._fetcher._proc_fetch_request
+
+    async def fetching(assignment: Any, node: int, request: Any) -> Any:
+        asked.append((len(request.topics[0][1]), request._max_wait_ms))
+        more.set()
+        return await fetch(assignment, node, request)
+
+    consumer._fetcher._proc_fetch_request = fetching
+    wait_as_fits(consumer._fetcher)
+
+    async def until(wanted: tuple[int, int]) -> None:
+        seen = len(asked)
+        async with asyncio.timeout(20):
+            while wanted not in asked[seen:]:
+                more.clear()
+                await more.wait()
+
+    try:
+        consumer.assign(places)
+        await until((2, IDLE_FETCH_WAIT_MS))  # nothing is there
+        for _ in range(2):
+            await producer.send_and_wait(unique, b"kept waiting", partition=0)
+            await until((1, FETCH_WAIT_MS))  # its record is not taken yet
+            assert len((await consumer.getmany(places[0], timeout_ms=5_000))[places[0]]) == 1
+            await until((2, IDLE_FETCH_WAIT_MS))
+        consumer.pause(places[0])
+        await until((1, FETCH_WAIT_MS))
+        consumer.resume(places[0])
+        await until((2, IDLE_FETCH_WAIT_MS))
+    finally:
+        await producer.stop()
+        await consumer.stop()
+    assert {wait for count, wait in asked if count < len(places)} == {FETCH_WAIT_MS}
 
 
 class Drained:
