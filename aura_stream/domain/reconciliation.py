@@ -6,7 +6,8 @@
                      same amount, same or a near day──▶ matched, if there is only one way to do it
                    ──else─────────────────────────────▶ break `missing_in_ledger` or `duplicate_line`
     ledger entry   ──no line, and its day is closed───▶ break `missing_at_bank`
-                   ──no line, its day is open─────────▶ on its way, a line of the reserve report
+                   ──no line, its day is open─────────▶ on its way, a line of the reserve report; and break
+                                                        `statement_missing`, once it is open for too long
 
 A difference is never corrected here: it becomes a break, which a person resolves with a note, or which ends by itself
 when what was missing comes. Nothing is guessed: where two lines could be one entry's, both stay open.
@@ -36,6 +37,9 @@ NEAR_DAYS: Final = 4
 GRACE_DAYS: Final = 1
 """Days of statements after an entry's own before it is missing: what is booked late may be the next day's."""
 
+LATE_DAYS: Final = 5
+"""How far entries may be ahead of the newest statement: over Easter TARGET is closed for four days."""
+
 # Kinds of breaks.
 MISSING_IN_LEDGER: Final = "missing_in_ledger"
 MISSING_AT_BANK: Final = "missing_at_bank"
@@ -44,6 +48,7 @@ DUPLICATE_LINE: Final = "duplicate_line"
 STATEMENT_UNREADABLE: Final = "statement_unreadable"
 STATEMENT_CHANGED: Final = "statement_changed"
 STATEMENT_GAP: Final = "statement_gap"
+STATEMENT_MISSING: Final = "statement_missing"
 STATEMENT_WRONG_SUM: Final = "statement_wrong_sum"
 RETURN_NOT_BOOKED: Final = "return_not_booked"
 SUPPLY_DIFFERS: Final = "supply_differs"
@@ -60,6 +65,7 @@ MEANING: Final[dict[str, str]] = {
     STATEMENT_UNREADABLE: "a statement or file of returns came and is cut or is no such file",
     STATEMENT_CHANGED: "a statement came again under the same id with other content; the first one stands",
     STATEMENT_GAP: "a statement does not open with what the one before it closed with",
+    STATEMENT_MISSING: "the ledger has booked at an account long after the day of its newest statement",
     STATEMENT_WRONG_SUM: "opening balance and lines of a statement do not make its closing balance",
     RETURN_NOT_BOOKED: "a file of returns names a return, and the statement of its day is there without it",
     SUPPLY_DIFFERS: "the supply on chain is not what is owed to token holders, whatever is in flight has done",
@@ -360,6 +366,18 @@ def statement_findings(statements: Sequence[Balances]) -> list[Finding]:
             found.append(Finding(STATEMENT_WRONG_SUM, f"sum:{one.id}", wrong, detail))
         before, closed = f"{one.statement_id} closed with", one.closing
     return found
+
+
+def late_statement(account: str, through: date, left: Iterable[Entry]) -> list[Finding]:
+    """The break of an account whose statements have stopped coming while the ledger goes on booking there.
+
+    Told by the days of the two books, by no clock: where nothing is booked, no statement is missed.
+    """
+    newest = max((entry.day for entry in left), default=through)
+    if newest - through <= timedelta(days=LATE_DAYS):
+        return []
+    detail = f"the newest statement of {account} is of {through}, and the ledger has booked there for {newest}"
+    return [Finding(STATEMENT_MISSING, f"late:{account}", 0, detail)]
 
 
 def changes(findings: Iterable[Finding], known: Mapping[str, Known]) -> Change:

@@ -362,6 +362,7 @@ async def _account(
     of_statements = pure.statement_findings(statements)
     found = pure.line_findings(account.house, matched, through, repeated, differing)
     found += of_statements
+    found += pure.late_statement(account.house, through, matched.entries)
     found += await _returns(connection, account, through)
     late = [entry for entry in matched.entries if pure.is_overdue(entry.day, through)]
     on_its_way = [entry for entry in matched.entries if not pure.is_overdue(entry.day, through)]

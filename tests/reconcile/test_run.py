@@ -218,6 +218,31 @@ async def test_a13_a_return_is_its_own_line_with_its_code_and_is_gone_once_it_is
     assert usd["oldest_open_return_at"] is not None
 
 
+@pytest.mark.row("A13", "L51")
+async def test_a13_l51_statements_that_stop_while_money_moves_are_a_break_until_they_come(desk: Desk) -> None:
+    await two_sides(desk)
+    await desk.bank.pass_time(days=1)
+    await desk.run()
+    for number, day in ((4, 3), (5, 5)):  # five days without a banking day: Easter
+        await desk.books.moved(f"d{number}", 100, day=day)
+    assert (await desk.run(logins=[])).opened == []
+    await desk.books.moved("d6", 100, day=6)
+
+    outcome = await desk.run(logins=[])
+    ((_, late),) = outcome.opened
+    assert (late.kind, late.amount) == ("statement_missing", 0)
+    assert f"{TRUST} is of 2026-11-20" in late.detail and "2026-11-26" in late.detail
+    assert account_of(outcome)["explained"]["not_on_a_statement_yet"] == "-3.00"
+    assert account_of(outcome)["unexplained"] == "0.00"
+    assert (await desk.run(logins=[])).opened == []
+
+    for number in (4, 5, 6):
+        await desk.bank.fund("1.00", reference=desk.books.reference(f"d{number}"))
+    await desk.bank.pass_time(days=6)
+    came = await desk.run()
+    assert (came.gone, came.matched, await desk.kinds()) == (1, 3, [])
+
+
 async def test_a_bank_that_is_away_is_a_problem_and_no_break(desk: Desk) -> None:
     await two_sides(desk)
     await desk.bank.operator("PUT", "/profile", {"name": "down"})
