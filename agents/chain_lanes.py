@@ -225,8 +225,7 @@ class ChainLanes:
             CHAIN_LANES.set(lane.encode(), row)
             prefix = waiting_prefix(lane, "s")
             for key, _ in list(CHAIN_WAITING.range(prefix, prefix + b"\xff" * 9)):
-                known = CHAIN_JOBS.get(job_key(lane, key[len(prefix) + 8 :].decode()))
-                assert known is not None
+                known = _job_waiting(lane, key)
                 if known.job.elsewhere == news.stopped:
                     self._put(lane, known, msgspec.structs.replace(known, job=lanes.explained(known.job)))
             self._tell(unit, lane, row)
@@ -461,8 +460,7 @@ class ChainLanes:
         prefixes = [waiting_prefix(lane, kind) for kind in "mq"]
         queues = [islice(CHAIN_WAITING.range(one, one + b"\xff" * 9), _QUEUED_AT_ONCE) for one in prefixes]
         for numbered in sorted(key[len(prefixes[0]) :] for queue in queues for key, _ in queue):
-            known = CHAIN_JOBS.get(job_key(lane, numbered[8:].decode()))
-            assert known is not None
+            known = _job_waiting(lane, prefixes[0] + numbered)
             minter, job = self._lane(lane).minter, known.job
             if job.state != "queued":
                 CHAIN_WAITING.delete(prefixes[1] + numbered)  # where a version before this one had a mint wait
@@ -577,8 +575,7 @@ class ChainLanes:
         prefix = waiting_prefix(lane, "s")
         jobs = []
         for key, _ in islice(CHAIN_WAITING.range(prefix, prefix + b"\xff" * 9), _AT_ONCE):
-            known = CHAIN_JOBS.get(job_key(lane, key[len(prefix) + 8 :].decode()))
-            assert known is not None
+            known = _job_waiting(lane, key)
             jobs.append(Watch(known.job, known.since))
         until = unit.at + _LOOK_GIVEN_UP_MS
         breaker = "half_open" if row.breaker == "open" else row.breaker
@@ -654,6 +651,13 @@ class ChainLanes:
 def _concerns_the_ledger(fact: ChainFact) -> bool:
     """What else a lane does is its own; a sweep that is dead is asked for again, and lands in the end."""
     return fact.step in ("mint", "burn") or (fact.step == "sweep" and fact.kind in (CONFIRMED, STUCK))
+
+
+def _job_waiting(lane: str, waiting: bytes) -> ChainJob:
+    """The job of a key that `_waiting` has made."""
+    found = CHAIN_JOBS.get(job_key(lane, waiting[len(waiting_prefix(lane, "s")) + 8 :].decode()))
+    assert found is not None
+    return found
 
 
 def _waiting(lane: str, row: ChainJob) -> bytes | None:

@@ -545,6 +545,11 @@ class Settings(BaseSettings):
                 )
         return self
 
+    def require_sandbox(self, what: str, *, why: str, fix: str) -> None:
+        """Raises :class:`SettingsError`, which begins with `what`, outside the sandbox."""
+        if self.mode != "sandbox":
+            raise SettingsError(what, where=f"AURA_MODE={self.mode}", why=why, fix=fix)
+
     @model_validator(mode="after")
     def _safe_in_live(self) -> Self:
         if self.mode != "sandbox" and self.webhook_allow:

@@ -17,7 +17,6 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from aura_stream.brokers import Brokers, client_options
-from aura_stream.engine import patches  # noqa: F401 - of aiokafka
 from aura_stream.engine.transactions import METADATA_MAX_AGE_MS
 from aura_stream.journal import DECODE
 from aura_stream.ledger.reads import LedgerReads, ReadsUnavailable, Stored

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from aura_stream import SettingsError, SetupError
+from aura_stream import SetupError
 from aura_stream.chain import rpc, token
 from aura_stream.chain.rpc import ChainNode, Kind, Refused
 from aura_stream.chain.token import Act
@@ -22,13 +22,11 @@ class Chaos:
     :class:`SetupError` when the node is not one that can be moved."""
 
     def __init__(self, node: ChainNode, settings: Settings) -> None:
-        if settings.mode != "sandbox":
-            raise SettingsError(
-                "A chain is made to misbehave in the sandbox only.",
-                where=f"AURA_MODE={settings.mode}",
-                why="this would touch real money",
-                fix="AURA_MODE=sandbox, with a chain of its own",
-            )
+        settings.require_sandbox(
+            "A chain is made to misbehave in the sandbox only.",
+            why="this would touch real money",
+            fix="AURA_MODE=sandbox, with a chain of its own",
+        )
         self._node = node
 
     async def mine(self, blocks: int = 1) -> int:

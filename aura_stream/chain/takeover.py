@@ -97,8 +97,10 @@ async def _missing(
             return _Step(f"money for gas to {new.address}", old, new.address, b"", needed)
         offered = await node.read(contract, "offered")
         if offered.lower() != new.address.lower():
-            return _Step(f"admin's place offered to {new.address}", old, contract, _call("offerAdmin", new.address))
-        return _Step("admin's place accepted", new, contract, _call("acceptAdmin"))
+            return _Step(
+                f"admin's place offered to {new.address}", old, contract, token.call_data("offerAdmin", new.address)
+            )
+        return _Step("admin's place accepted", new, contract, token.call_data("acceptAdmin"))
     for account in [old.address, *await _given(node, contract, since)]:
         if account.lower() != new.address.lower() and await node.read(contract, "roles", account):
             return _Step(f"all roles taken from {account}", new, contract, token.set_roles(account, Role.NONE))
@@ -107,10 +109,6 @@ async def _missing(
     if await node.read(contract, "paused") != _ALL_ACTS:
         return _Step("mints, burns and transfers paused", new, contract, token.set_paused(_ALL_ACTS))
     return None
-
-
-def _call(function: str, *arguments: object) -> bytes:
-    return token.call_data(function, *arguments)
 
 
 async def _given(node: ChainNode, contract: str, since: int) -> list[str]:

@@ -48,13 +48,11 @@ def mock_bank(
     from aura_stream.mock_bank.world import CannotStart, Config
 
     settings = load_settings(**({"mock_bank_port": port} if port else {}))
-    if settings.mode != "sandbox":
-        raise SettingsError(
-            "The mock bank runs in the sandbox only.",
-            where=f"AURA_MODE={settings.mode}",
-            why="its money is play money, and anybody with its operator's token can make more",
-            fix="connect a real bank, or set AURA_MODE=sandbox",
-        )
+    settings.require_sandbox(
+        "The mock bank runs in the sandbox only.",
+        why="its money is play money, and anybody with its operator's token can make more",
+        fix="connect a real bank, or set AURA_MODE=sandbox",
+    )
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     config = Config(
         data_dir=data or settings.home / "mock-bank",

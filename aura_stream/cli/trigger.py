@@ -162,13 +162,11 @@ async def _clock(body: dict[str, int] | None, key: str) -> dict[str, Any]:
 def _settings() -> Settings:
     """The settings of a sandbox. Raises :class:`SettingsError` in live mode."""
     settings = load_settings()
-    if settings.mode != "sandbox":
-        raise SettingsError(
-            "Things are made to happen outside in the sandbox only.",
-            where=f"AURA_MODE={settings.mode}",
-            why="banks, chain and clock are real there",
-            fix="set AURA_MODE=sandbox",
-        )
+    settings.require_sandbox(
+        "Things are made to happen outside in the sandbox only.",
+        why="banks, chain and clock are real there",
+        fix="set AURA_MODE=sandbox",
+    )
     return settings
 
 

@@ -13,7 +13,6 @@ import aiokafka.errors
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from aura_stream.brokers import Brokers, client_options
-from aura_stream.engine import patches  # noqa: F401 - of aiokafka
 from aura_stream.engine.producer import Batches, Message, TransactionalProducer
 from aura_stream.engine.transactions import METADATA_MAX_AGE_MS
 from aura_stream.engine.unit import Record

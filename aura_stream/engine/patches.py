@@ -1,4 +1,4 @@
-"""Two things of aiokafka (as pinned) put right. Imported by whatever talks to Kafka as the engine does.
+"""Two things of aiokafka (as pinned) put right. `transactions.py` imports it, and all that reads topics imports that.
 
 Only leaders are asked for records. Since version 11 of Fetch any replica answers a consumer, also one that has just
 come back and is behind: it says OffsetOutOfRange about offsets that its leader has. To us that means that Kafka has

@@ -45,6 +45,7 @@ from aiokafka.protocol.types import (
 )
 
 from aura_stream.brokers import Brokers, client_options
+from aura_stream.engine import patches  # noqa: F401 - of aiokafka, for all that talks to Kafka as the engine does
 
 REQUEST_TIMEOUT_MS = 3_000
 TRANSACTION_TIMEOUT_MS = 10_000

@@ -38,7 +38,6 @@ from faust.types.auth import CredentialsT
 from faust.types.tuples import ConsumerMessage
 
 from aura_stream.brokers import Brokers, tls_context
-from aura_stream.engine import patches  # noqa: F401 - of aiokafka
 from aura_stream.engine.partition import Fetched, wait_for
 from aura_stream.engine.transactions import METADATA_MAX_AGE_MS
 

@@ -37,6 +37,14 @@ async def minting(town: Town, name: str, amount: str = "10.00") -> str:
     return id_
 
 
+async def stuck(town: Town, chaos: Chaos, name: str) -> str:
+    """A deposit whose mint is sent, on a chain that makes no blocks for now."""
+    await chaos.stop_mining()
+    id_ = await minting(town, name)
+    await town.reaches(id_, "mint_broadcast")
+    return id_
+
+
 async def minted(town: Town, id_: str, rounds: int = 3) -> list[int]:
     """What the chain's own logs have of a deposit: amounts by round of asking, and each may be there once."""
     key = derived(load_key(town.settings), "AEUR")
@@ -73,9 +81,7 @@ async def house(town: Town, account: str) -> int:
 @pytest.mark.row("N32", "A04")
 async def test_n32_a_killed_signer_and_a_node_that_forgets_mint_once(town: Town, chaos: Chaos) -> None:
     before = await town.supply("AEUR")
-    await chaos.stop_mining()
-    id_ = await minting(town, "killed")
-    await town.reaches(id_, "mint_broadcast")
+    id_ = await stuck(town, chaos, "killed")
 
     await town.kill("chain-0")
     await chaos.drop_all()
@@ -100,9 +106,7 @@ async def test_n32_a_fork_as_deep_as_one_block_before_the_credit_is_mined_again_
     town: Town, chaos: Chaos
 ) -> None:
     before = await town.supply("AEUR")
-    await chaos.stop_mining()
-    id_ = await minting(town, "forked-1")
-    await town.reaches(id_, "mint_broadcast")
+    id_ = await stuck(town, chaos, "forked-1")
     await chaos.mine(1)
     await town.reaches(id_, "mint_confirming")
     assert await minted(town, id_) == [10_000_000, 0, 0]
@@ -126,9 +130,7 @@ async def test_n32_a_block_lost_after_the_credit_is_mined_again_and_no_status_go
 ) -> None:
     """As deep as confirmations are asked for (2), and one deeper."""
     before, name = await town.supply("AEUR"), f"forked-{depth}"
-    await chaos.stop_mining()
-    id_ = await minting(town, name)
-    await town.reaches(id_, "mint_broadcast")
+    id_ = await stuck(town, chaos, name)
     await chaos.mine(1)
     await town.reaches(id_, "mint_confirming")
     await chaos.mine(depth - 1)
@@ -193,9 +195,7 @@ async def test_n32_a_mint_that_reverts_has_minted_nothing_and_asked_for_again_mi
 ) -> None:
     """The contract is paused behind everyone's back."""
     before = await town.supply("AEUR")
-    await chaos.stop_mining()
-    id_ = await minting(town, "reverted")
-    await town.reaches(id_, "mint_broadcast")
+    id_ = await stuck(town, chaos, "reverted")
     async with chaos.paused(token_address(derived(load_key(town.settings), "AEUR")), Act.MINT):
         await chaos.mine(1)
     assert await minted(town, id_) == [0, 0, 0]
@@ -223,9 +223,7 @@ async def test_n32_a_slow_chain_is_waited_for_with_one_transaction(town: Town, c
 @pytest.mark.row("N32")
 async def test_n32_a_stuck_mint_pays_more_under_the_same_nonce(town: Town, chaos: Chaos) -> None:
     before = await town.supply("AEUR")
-    await chaos.stop_mining()
-    id_ = await minting(town, "stuck")
-    await town.reaches(id_, "mint_broadcast")
+    id_ = await stuck(town, chaos, "stuck")
 
     async def raised() -> str:
         await chaos.base_fee(10**15)

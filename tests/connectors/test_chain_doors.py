@@ -13,7 +13,7 @@ from aura_stream.chain.rpc import ChainNode
 from aura_stream.chain.setup import token_address
 from aura_stream.chain.signer import SigningKey, Transaction, derived, load_key, sign
 from aura_stream.domain.ids import bank_reference
-from tests.connectors.test_chain import attention, chaos, house, minted, minting
+from tests.connectors.test_chain import attention, chaos, house, minted, stuck
 from tests.connectors.test_lanes import ask
 from tests.connectors.town import Town, soon
 
@@ -62,9 +62,7 @@ async def test_n32_an_operator_cancels_a_stuck_nonce_and_the_mint_fails_only_onc
     town: Town, chaos: Chaos
 ) -> None:
     before = await town.supply("AEUR")
-    await chaos.stop_mining()
-    id_ = await minting(town, "canceled")
-    await town.reaches(id_, "mint_broadcast")
+    id_ = await stuck(town, chaos, "canceled")
     (attempt, *_) = await town.attempts(id_)
     nonce = attempt["detail"].removeprefix("nonce ")
     done = await town.aura("lanes", "cancel-nonce", LANE, "--nonce", nonce, "--note", "ada: the customer cannot wait")

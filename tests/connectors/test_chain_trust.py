@@ -21,7 +21,7 @@ from aura_stream.chain.token import Role
 from aura_stream.domain.ids import bank_reference, chain_reference
 from aura_stream.embedded.anvil import AnvilServer
 from tests.chain.proxy import Answer, Request, lying_url
-from tests.connectors.test_chain import attention, chaos, minted, minting
+from tests.connectors.test_chain import attention, chaos, minted, minting, stuck
 from tests.connectors.test_lanes import LANE, ask, is_stopped, lane
 from tests.connectors.town import Town, soon
 
@@ -243,9 +243,7 @@ async def test_n32_a_mint_whose_reference_somebody_else_has_used_is_no_mint_of_o
     await release(town, "foreign_nonce")
     await town.reaches(await minting(town, "before-the-thief"), "completed")
     supply = await town.supply("AEUR")
-    await chaos.stop_mining()
-    id_ = await minting(town, "robbed")
-    await town.reaches(id_, "mint_broadcast")
+    id_ = await stuck(town, chaos, "robbed")
     reference = bytes.fromhex(chain_reference(id_, "mint/1"))
     await transact(town, thief, contract.mint(thief.address, 77, reference), hurry=20)
     await chaos.resume_mining()
@@ -271,9 +269,7 @@ async def test_n32_a_mint_whose_reference_somebody_else_has_used_is_no_mint_of_o
 async def test_n32_a_mint_whose_nonce_somebody_else_has_used_stops_the_lane_and_has_a_way_out(
     town: Town, chaos: Chaos
 ) -> None:
-    await chaos.stop_mining()
-    id_ = await minting(town, "outbid")
-    await town.reaches(id_, "mint_broadcast")
+    id_ = await stuck(town, chaos, "outbid")
     await transact(town, minter(town), contract.set_paused(contract.Act.NONE), hurry=3)
     await chaos.resume_mining()
 
@@ -295,9 +291,7 @@ async def test_n32_a_token_is_taken_away_from_a_thief_by_the_steps_of_the_guide(
     await is_stopped(town, "foreign_nonce")
     await release(town, "foreign_nonce")
     await town.reaches(await minting(town, "before-the-rescue"), "completed")
-    await chaos.stop_mining()
-    id_ = await minting(town, "rescued")
-    await town.reaches(id_, "mint_broadcast")
+    id_ = await stuck(town, chaos, "rescued")
     supply = await town.supply("AEUR")
 
     scope = {"asset": "AEUR"}
